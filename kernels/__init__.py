@@ -1,0 +1,1 @@
+"""Taichi kernels; the only code that runs compiled."""

@@ -1,0 +1,78 @@
+"""Where and in which precision everything runs: the only call of ti.init."""
+
+import contextlib
+import io
+from dataclasses import dataclass
+
+import taichi as ti
+import torch
+
+_ARCHES = ("auto", "cpu", "gpu")
+_DTYPES = {"float32": (torch.float32, ti.f32), "float64": (torch.float64, ti.f64)}
+
+
+@dataclass(frozen=True)
+class Device:
+    """The device in use: where tensors live and their real dtype."""
+
+    arch: str
+    torch_device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def complex_dtype(self) -> torch.dtype:
+        """Complex dtype of the same precision."""
+        return torch.complex64 if self.dtype == torch.float32 else torch.complex128
+
+
+_current: Device | None = None
+
+
+def init(arch: str = "auto", dtype: str = "float32") -> Device:
+    """Start Taichi; optional, since the first computation does it with the defaults.
+
+    Args:
+        arch: "cpu", "gpu" (CUDA) or "auto", which takes the GPU where torch sees one.
+        dtype: "float32" or "float64", the precision of every array.
+
+    Returns:
+        The device now in use.
+
+    Raises:
+        ValueError: if arch or dtype is not one of these, or no GPU is found for arch="gpu".
+    """
+    global _current
+    if arch not in _ARCHES:
+        raise ValueError(f"arch={arch!r}: must be one of {', '.join(_ARCHES)}")
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(_DTYPES)}")
+    cuda = torch.cuda.is_available()
+    if arch == "gpu" and not cuda:
+        raise ValueError("arch='gpu': torch finds no CUDA device; use 'cpu' or 'auto'")
+    torch_dtype, ti_dtype = _DTYPES[dtype]
+    on_gpu = cuda and arch != "cpu"
+    wanted = Device("gpu" if on_gpu else "cpu", torch.device("cuda" if on_gpu else "cpu"),
+                    torch_dtype)
+    if wanted != _current:
+        # ti.init greets on standard output, which belongs to the program that uses us.
+        with contextlib.redirect_stdout(io.StringIO()):
+            ti.init(arch=ti.cuda if on_gpu else ti.cpu, default_fp=ti_dtype, offline_cache=True,
+                    log_level=ti.WARN)
+        _current = wanted
+    return wanted
+
+
+def current() -> Device:
+    """The device in use, started with the defaults if nothing started it yet."""
+    return _current or init()
+
+
+def as_tensor(value: object) -> torch.Tensor:
+    """Value as a real tensor of the device's dtype; a tensor keeps its gradient."""
+    device = current()
+    return torch.as_tensor(value, dtype=device.dtype, device=device.torch_device)
+
+
+def number(value: float | torch.Tensor) -> float:
+    """Value as a plain number, for checks."""
+    return float(value.detach()) if isinstance(value, torch.Tensor) else float(value)

@@ -1,0 +1,67 @@
+"""Constants of the electron beam (CODATA 2018)."""
+
+import math
+from typing import overload
+
+import torch
+
+from tem_taichi.device import number
+
+Value = float | torch.Tensor
+
+PLANCK = 6.62607015e-34
+ELECTRON_MASS = 9.1093837015e-31
+ELEMENTARY_CHARGE = 1.602176634e-19
+LIGHT_SPEED = 299792458.0
+
+REST_ENERGY = ELECTRON_MASS * LIGHT_SPEED**2 / ELEMENTARY_CHARGE
+"""Electron rest energy m0 c^2 [eV]."""
+
+SCATTERING_TO_POTENTIAL = PLANCK**2 / (2 * math.pi * ELECTRON_MASS * ELEMENTARY_CHARGE) * 1e20
+"""h^2 / (2 pi m0 e) [V A^2]: turns a scattering factor [A] into a projected potential."""
+
+
+def _volts(voltage: Value) -> Value:
+    if not (math.isfinite(number(voltage)) and number(voltage) > 0):
+        raise ValueError(f"voltage={number(voltage)}: must be positive [kV]")
+    return voltage * 1e3
+
+
+@overload
+def wavelength(voltage: float) -> float: ...
+@overload
+def wavelength(voltage: torch.Tensor) -> torch.Tensor: ...
+@overload
+def wavelength(voltage: Value) -> Value: ...
+def wavelength(voltage: Value) -> Value:
+    """Relativistic electron wavelength [A] at an accelerating voltage [kV].
+
+    lambda = h c / sqrt(e U (e U + 2 m0 c^2)) (Kirkland 2020, eq. 2.5).
+
+    Raises:
+        ValueError: if the voltage is not positive.
+    """
+    volts = _volts(voltage)
+    energy = (volts * (volts + 2 * REST_ENERGY)) ** 0.5 * ELEMENTARY_CHARGE
+    return PLANCK * LIGHT_SPEED / energy * 1e10
+
+
+@overload
+def interaction_constant(voltage: float) -> float: ...
+@overload
+def interaction_constant(voltage: torch.Tensor) -> torch.Tensor: ...
+@overload
+def interaction_constant(voltage: Value) -> Value: ...
+def interaction_constant(voltage: Value) -> Value:
+    """Phase per projected potential, sigma [rad/(V A)], at a voltage [kV].
+
+    sigma = 2 pi m e lambda / h^2 with the relativistic mass m = m0 (1 + U/E0)
+    (Kirkland 2020, eq. 5.6).
+
+    Raises:
+        ValueError: if the voltage is not positive.
+    """
+    volts = _volts(voltage)
+    mass = ELECTRON_MASS * (1 + volts / REST_ENERGY)
+    return (2 * math.pi * mass * ELEMENTARY_CHARGE * wavelength(voltage) * 1e-10 / PLANCK**2
+            * 1e-10)
