@@ -1,0 +1,226 @@
+"""Splatting sums of Gaussians into slices, and the adjoint of it.
+
+Lengths are in pixels here. Atom i adds to slice s the value
+
+    weight_i sum_g a_g (pi / beta_g) exp(-pi^2 r^2 / beta_g),   beta_g = b_g + b_i,
+
+whose Fourier transform is weight_i sum_g a_g exp(-beta_g |k|^2), k in cycles/pixel. The table
+holds a_g and b_g per species; b_i is the atom's own broadening. Slices are periodic.
+
+The atoms come sorted by (slice, row), so that every thread owns a band of rows and finds the
+atoms that reach it as one range: no atomic adds, hence fast and the same sum in every run.
+Gaussians on consecutive pixels follow from one another by two multiplications, from the
+centre outward, where they can only decay.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import taichi as ti
+
+BAND = 32  # rows owned by one thread
+PI = 3.141592653589793
+
+
+class SplatKernels(NamedTuple):
+    """The kernel and its adjoint for one number of Gaussians a species."""
+
+    splat: object
+    adjoint: object
+
+
+@cache
+def splat_kernels(gaussians: int) -> SplatKernels:
+    """Kernels for species that are sums of this many Gaussians (unrolled)."""
+
+    @ti.func
+    def rates(table: ti.template(), kind, broadening):
+        """pi^2 / beta per Gaussian."""
+        rate = ti.Vector.zero(float, gaussians)
+        for g in ti.static(range(gaussians)):
+            rate[g] = PI * PI / (table[kind, 1, g] + broadening)
+        return rate
+
+    @ti.func
+    def amplitudes(table: ti.template(), kind, rate):
+        amplitude = ti.Vector.zero(float, gaussians)
+        for g in ti.static(range(gaussians)):
+            amplitude[g] = table[kind, 0, g] * rate[g] / PI
+        return amplitude
+
+    @ti.kernel
+    def splat(
+        x: ti.types.ndarray(ndim=1),
+        y: ti.types.ndarray(ndim=1),
+        weight: ti.types.ndarray(ndim=1),
+        broadening: ti.types.ndarray(ndim=1),
+        kind: ti.types.ndarray(ndim=1),
+        radius: ti.types.ndarray(ndim=1),
+        row_start: ti.types.ndarray(ndim=1),
+        table: ti.types.ndarray(ndim=3),
+        reach: int,
+        n_bands: int,
+        slices: ti.types.ndarray(ndim=3),
+    ):
+        """Add to slices (n_slices, ny, nx)."""
+        ti.loop_config(block_dim=1)
+        for s, band in ti.ndrange(slices.shape[0], n_bands):
+            ny = slices.shape[1]
+            nx = slices.shape[2]
+            first = band * BAND
+            last = ti.min(first + BAND, ny)
+            # The period may fit several times into the reach of a wide atom.
+            periods = (reach + ny - 1) // ny
+            for wrap in range(-periods, periods + 1):
+                low = ti.max(first - reach - wrap * ny, 0)
+                high = ti.min(last + reach - wrap * ny, ny)
+                if low < high:
+                    for i in range(row_start[s * ny + low], row_start[s * ny + high]):
+                        centre_x = int(ti.floor(x[i] + 0.5))
+                        centre_y = int(ti.floor(y[i] + 0.5))
+                        dx = centre_x - x[i]
+                        dy = centre_y - y[i]
+                        rate = rates(table, kind[i], broadening[i])
+                        at_centre = (weight[i] * amplitudes(table, kind[i], rate)
+                                     * ti.exp(-rate * (dx * dx + dy * dy)))
+                        # exp(-rate (d + 1)^2) = exp(-rate d^2) decay / tilt, and so on outward.
+                        decay = ti.exp(-rate)
+                        tilt_x = ti.exp(2.0 * rate * dx)
+                        tilt_y = ti.exp(2.0 * rate * dy)
+                        ratio = decay * decay
+                        for side in range(2):
+                            step = 1 - 2 * side
+                            row = centre_y + wrap * ny
+                            gauss_y = at_centre
+                            next_y = decay / tilt_y
+                            if side == 1:
+                                row -= 1
+                                gauss_y = at_centre * decay * tilt_y
+                                next_y = ratio * decay * tilt_y
+                            for _i in range(radius[i] + 1 - side):
+                                if first <= row and row < last:
+                                    right = gauss_y
+                                    left = gauss_y * decay * tilt_x
+                                    next_right = decay / tilt_x
+                                    next_left = ratio * decay * tilt_x
+                                    column = centre_x % nx
+                                    mirror = (centre_x - 1) % nx
+                                    for _j in range(radius[i] + 1):
+                                        slices[s, row, column] = (slices[s, row, column]
+                                                                  + right.sum())
+                                        slices[s, row, mirror] = (slices[s, row, mirror]
+                                                                  + left.sum())
+                                        right *= next_right
+                                        left *= next_left
+                                        next_right *= ratio
+                                        next_left *= ratio
+                                        column += 1
+                                        mirror -= 1
+                                        if column == nx:
+                                            column = 0
+                                        if mirror < 0:
+                                            mirror = nx - 1
+                                gauss_y *= next_y
+                                next_y *= ratio
+                                row += step
+
+    @ti.kernel
+    def adjoint(
+        x: ti.types.ndarray(ndim=1),
+        y: ti.types.ndarray(ndim=1),
+        weight: ti.types.ndarray(ndim=1),
+        broadening: ti.types.ndarray(ndim=1),
+        kind: ti.types.ndarray(ndim=1),
+        radius: ti.types.ndarray(ndim=1),
+        slice_index: ti.types.ndarray(ndim=1),
+        table: ti.types.ndarray(ndim=3),
+        slices_grad: ti.types.ndarray(ndim=3),
+        x_grad: ti.types.ndarray(ndim=1),
+        y_grad: ti.types.ndarray(ndim=1),
+        weight_grad: ti.types.ndarray(ndim=1),
+        broadening_grad: ti.types.ndarray(ndim=1),
+    ):
+        """Gradients of `splat`, by a gather of the same pixels, one thread an atom.
+
+        With the moments m_pq = sum_pixels grad dx^p dy^q exp(-rate r^2) of each Gaussian, the
+        gradients are those of amplitude and rate, both functions of beta = pi^2 / rate.
+        """
+        for i in range(x.shape[0]):
+            ny = slices_grad.shape[1]
+            nx = slices_grad.shape[2]
+            s = slice_index[i]
+            centre_x = int(ti.floor(x[i] + 0.5))
+            centre_y = int(ti.floor(y[i] + 0.5))
+            start_dx = centre_x - x[i]
+            start_dy = centre_y - y[i]
+            rate = rates(table, kind[i], broadening[i])
+            amplitude = amplitudes(table, kind[i], rate)
+            at_centre = ti.exp(-rate * (start_dx * start_dx + start_dy * start_dy))
+            decay = ti.exp(-rate)
+            tilt_x = ti.exp(2.0 * rate * start_dx)
+            tilt_y = ti.exp(2.0 * rate * start_dy)
+            ratio = decay * decay
+            m_00 = ti.Vector.zero(float, gaussians)
+            m_10 = ti.Vector.zero(float, gaussians)
+            m_01 = ti.Vector.zero(float, gaussians)
+            m_rr = ti.Vector.zero(float, gaussians)
+            for side in range(2):
+                step = 1 - 2 * side
+                dy = start_dy - side
+                gauss_y = at_centre
+                next_y = decay / tilt_y
+                if side == 1:
+                    gauss_y = at_centre * decay * tilt_y
+                    next_y = ratio * decay * tilt_y
+                row = (centre_y - side) % ny
+                for _i in range(radius[i] + 1 - side):
+                    right = gauss_y
+                    left = gauss_y * decay * tilt_x
+                    next_right = decay / tilt_x
+                    next_left = ratio * decay * tilt_x
+                    dx = start_dx
+                    mirror_dx = start_dx - 1.0
+                    column = centre_x % nx
+                    mirror = (centre_x - 1) % nx
+                    row_0 = ti.Vector.zero(float, gaussians)
+                    row_1 = ti.Vector.zero(float, gaussians)
+                    row_2 = ti.Vector.zero(float, gaussians)
+                    for _j in range(radius[i] + 1):
+                        from_right = slices_grad[s, row, column] * right
+                        from_left = slices_grad[s, row, mirror] * left
+                        row_0 += from_right + from_left
+                        row_1 += dx * from_right + mirror_dx * from_left
+                        row_2 += dx * dx * from_right + mirror_dx * mirror_dx * from_left
+                        right *= next_right
+                        left *= next_left
+                        next_right *= ratio
+                        next_left *= ratio
+                        dx += 1.0
+                        mirror_dx -= 1.0
+                        column += 1
+                        mirror -= 1
+                        if column == nx:
+                            column = 0
+                        if mirror < 0:
+                            mirror = nx - 1
+                    m_00 += row_0
+                    m_10 += row_1
+                    m_01 += dy * row_0
+                    m_rr += row_2 + dy * dy * row_0
+                    gauss_y *= next_y
+                    next_y *= ratio
+                    dy += step
+                    row += step
+                    if row == ny:
+                        row = 0
+                    if row < 0:
+                        row = ny - 1
+            x_grad[i] += weight[i] * (2.0 * amplitude * rate * m_10).sum()
+            y_grad[i] += weight[i] * (2.0 * amplitude * rate * m_01).sum()
+            weight_grad[i] += (amplitude * m_00).sum()
+            # d(rate)/d(beta) = -rate^2 / pi^2, and the amplitude is proportional to the rate.
+            broadening_grad[i] += (
+                weight[i] * (amplitude * rate * (rate * m_rr - m_00)).sum() / (PI * PI)
+            )
+
+    return SplatKernels(splat, adjoint)

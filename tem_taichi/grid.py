@@ -1,0 +1,70 @@
+"""Frequencies and the band limit of a periodic grid."""
+
+import math
+
+import torch
+
+from tem_taichi.device import current, number
+
+BAND_LIMIT = 2 / 3
+"""Kept fraction of the Nyquist frequency: products of two waves then do not alias back."""
+
+_TAPER = 0.01
+"""Width of the band limit's cosine edge [cycles/pixel], as in abTEM."""
+
+
+def frequencies(n: int, pixel_size: float = 1.0, half: bool = False) -> torch.Tensor:
+    """Frequencies [1/A] of an axis of n pixels in FFT order, shape (n,), or of its rfft."""
+    device = current()
+    make = torch.fft.rfftfreq if half else torch.fft.fftfreq
+    return make(n, d=pixel_size, dtype=device.dtype, device=device.torch_device)
+
+
+def squared_frequencies(
+    shape: tuple[int, int], pixel_size: float = 1.0, half: bool = False
+) -> torch.Tensor:
+    """|k|^2 [1/A^2] in FFT order, shape (ny, nx), or (ny, nx // 2 + 1) with `half`."""
+    ky = frequencies(shape[0], pixel_size)
+    kx = frequencies(shape[1], pixel_size, half)
+    return ky[:, None] ** 2 + kx[None, :] ** 2
+
+
+def band_limit(shape: tuple[int, int]) -> torch.Tensor:
+    """Tapered aperture A(k) at 2/3 Nyquist, shape (ny, nx), FFT order.
+
+    A = 1 below kc - w, 0.5 (1 + cos(pi (k - kc + w) / w)) up to kc, 0 beyond, with
+    kc = 1/3 and w = 0.01 cycles/pixel. A hard edge would leave a 2 % error in exit waves.
+    """
+    k = squared_frequencies(shape).sqrt()
+    cutoff = BAND_LIMIT / 2
+    edge = ((k - cutoff + _TAPER) / _TAPER).clamp(0, 1)
+    return 0.5 * (1 + torch.cos(math.pi * edge)) * (k <= cutoff)
+
+
+def check_pixel_size(pixel_size: float) -> float:
+    """The pixel size [A] as a float; ValueError unless positive and finite."""
+    value = number(pixel_size)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"pixel_size={pixel_size}: must be positive [A]")
+    return value
+
+
+def fourier_crop(image: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """The same field on fewer pixels, without what the coarser grid cannot hold.
+
+    Args:
+        image: real (ny, nx).
+        shape: even numbers of pixels, at most (ny, nx). The centre n // 2 stays the centre if ny
+            and nx are even too.
+
+    Returns:
+        Real tensor of that shape with the same mean; its Nyquist frequency is zero.
+    """
+    ny, nx = shape
+    if tuple(image.shape) == tuple(shape):
+        return image
+    spectrum = torch.fft.rfft2(image)[:, : nx // 2]
+    half = torch.cat([spectrum[: ny // 2], torch.zeros_like(spectrum[:1]),
+                      spectrum[spectrum.shape[0] - ny // 2 + 1:]])
+    scale = ny * nx / image.numel()
+    return torch.fft.irfft2(torch.nn.functional.pad(half, (0, 1)), s=(ny, nx)) * scale

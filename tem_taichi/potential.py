@@ -1,0 +1,322 @@
+"""Projected potential of atoms, straight into slices.
+
+Every scattering factor is a sum of Gaussians (Peng et al. 1996), which stays one under a
+B-factor. Each Gaussian is widened until the grid resolves it, splatted, and narrowed again in
+Fourier space, where the widening is a known factor: exact inside the band up to the aliasing
+of the widened Gaussians. The cost is one small stencil an atom and one pair of real FFTs a
+slice.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import gemmi
+import taichi as ti
+import torch
+
+from tem_taichi.bridge import differentiable
+from tem_taichi.device import as_tensor, current
+from tem_taichi.grid import BAND_LIMIT, check_pixel_size, squared_frequencies
+from tem_taichi.kernels.potential import BAND, splat_kernels
+from tem_taichi.physics import SCATTERING_TO_POTENTIAL
+from tem_taichi.structures import Atoms, displaced_volumes
+
+_WIDENING = 17.0
+"""Common broadening [pixel^2]: aliases stay below exp(-17 / 3) of the signal at the band edge."""
+
+_TAIL = 2e-4
+"""Fraction of a Gaussian's weight that may lie outside its stencil."""
+
+
+@cache
+def _peng_table() -> tuple[list[list[float]], list[list[float]]]:
+    """Peng's a_g [A] and b_g / 4 [A^2] for Z = 0..98, s-range up to 2 1/A."""
+    elements = [gemmi.Element(z).c4322 for z in range(1, 99)]
+    return ([[0.0] * 5] + [list(e.a) for e in elements],
+            [[1.0] * 5] + [[b / 4 for b in e.b] for e in elements])
+
+
+def peng_table() -> torch.Tensor:
+    """Scattering factors f(k) = sum_g a_g exp(-b_g |k|^2), shape (99, 2, 5): a [A], b [A^2]."""
+    a, b = (as_tensor(part) for part in _peng_table())
+    return torch.stack([a, b], dim=1).contiguous()
+
+
+@ti.ad.grad_replaced
+def _splat(x, y, weight, broadening, kind, radius, slice_index, table, out):  # type: ignore[no-untyped-def]
+    ny = out.shape[1]
+    row = torch.floor(y + 0.5).long().remainder(ny)
+    key, order = torch.sort(slice_index.long() * ny + row, stable=True)
+    edges = torch.arange(out.shape[0] * ny + 1, device=key.device)
+    row_start = torch.searchsorted(key, edges).int()
+    # The row may have wrapped; the kernel expects y beside it.
+    y = y - ny * torch.floor((torch.floor(y + 0.5)) / ny)
+    reach = int(radius.max())
+    splat_kernels(table.shape[2]).splat(
+        x[order], y[order], weight[order], broadening[order], kind[order], radius[order],
+        row_start, table, reach, -(-ny // BAND), out)
+
+
+@ti.ad.grad_for(_splat)
+def _splat_adjoint(x, y, weight, broadening, kind, radius, slice_index, table, out):  # type: ignore[no-untyped-def]
+    splat_kernels(table.shape[2]).adjoint(
+        x, y, weight, broadening, kind, radius, slice_index, table, out.grad,
+        *(torch.empty_like(t) if t.grad is None else t.grad for t in (x, y, weight, broadening)))
+
+
+def splat(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    slice_index: torch.Tensor,
+    weight: torch.Tensor,
+    broadening: torch.Tensor,
+    kind: torch.Tensor,
+    table: torch.Tensor,
+) -> torch.Tensor:
+    """Add widened Gaussians to slices; differentiable in x, y, weight and broadening.
+
+    Args:
+        out: slices (n_slices, ny, nx), added to.
+        x: column of each scatterer [pixel], shape (n,); y: its row. Any value: periodic.
+        y: see x.
+        slice_index: slice of each, shape (n,), within range.
+        weight: factor of each, shape (n,).
+        broadening: b [pixel^2] added to every Gaussian of the scatterer, shape (n,).
+        kind: row of the table, shape (n,).
+        table: a_g and b_g [pixel^2] of exp(-b_g |k|^2), shape (kinds, 2, n_gaussians).
+
+    Returns:
+        out, to be passed to `narrow`.
+    """
+    if len(x) == 0:
+        return out
+    table = table.clone()
+    table[:, 1] += _WIDENING
+    amount = table[:, 0].abs()
+    share = (amount / amount.sum(1, keepdim=True).clamp_min(1e-30) / _TAIL).clamp_min(1).log()
+    wide = ((table[kind, 1] + broadening.detach()[:, None]) * share[kind]).amax(1).sqrt()
+    radius = torch.ceil(wide / math.pi - 0.5).clamp_min(1).int()
+    return differentiable(_splat, out, x.contiguous(), y.contiguous(), weight.contiguous(),
+                          broadening.contiguous(), kind.int(), radius, slice_index.int(), table)
+
+
+def narrow(splatted: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+    """Undo the widening of `splat` inside the band, set the rest to zero, and scale.
+
+    Args:
+        splatted: slices (n_slices, ny, nx).
+        scale: constant factor of the result.
+
+    Returns:
+        Band-limited slices of the same shape.
+    """
+    ny, nx = splatted.shape[-2:]
+    squared = squared_frequencies((ny, nx), half=True)
+    factor = scale * torch.exp(_WIDENING * squared) * (squared <= (BAND_LIMIT / 2) ** 2)
+    if splatted.requires_grad:
+        return torch.fft.irfft2(torch.fft.rfft2(splatted) * factor, s=(ny, nx))
+    for image in splatted:  # slice by slice stays in the cache; the FFTs use every core
+        torch.fft.irfft2(torch.fft.rfft2(image).mul_(factor), s=(ny, nx), out=image)
+    return splatted
+
+
+def depth_weights(
+    z: torch.Tensor, n_slices: int, depth: str
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Slice of each scatterer, and the part of it that belongs to the next slice.
+
+    "nearest" puts a scatterer wholly into the slice that holds it: the potential then has no
+    gradient in z. "smooth" shares it between the two slices whose centres enclose it, by
+    3 f^2 - 2 f^3 of the fraction f of the way: differentiable, at the price of a doubled splat
+    and of depths that are off by less than a tenth of a slice.
+
+    Args:
+        z: depth in slices from the entrance plane, shape (n,), within [0, n_slices].
+        n_slices: number of slices.
+        depth: "nearest" or "smooth".
+
+    Returns:
+        slice index (n,), and the share (n,) of the next slice or None.
+
+    Raises:
+        ValueError: for another depth.
+    """
+    if depth == "nearest":
+        return z.detach().floor().long().clamp(0, n_slices - 1), None
+    if depth != "smooth":
+        raise ValueError(f"depth={depth!r}: must be 'nearest' or 'smooth'")
+    from_centre = z - 0.5
+    index = from_centre.detach().floor().long().clamp(0, max(n_slices - 2, 0))
+    part = (from_centre - index).clamp(0, 1)
+    return index, part**2 * (3 - 2 * part)
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """What each of n scatterers at given positions adds: sums of Gaussians.
+
+    Scatterer j of kind t has the projected potential whose Fourier transform is
+    47.878 V A^2 weight_j sum_g a_tg exp(-(b_tg + broadening_j) |k|^2).
+    """
+
+    weight: torch.Tensor
+    """Factor of each, shape (n,)."""
+    broadening: torch.Tensor
+    """[A^2], B / 4 of an atom, shape (n,)."""
+    kind: torch.Tensor
+    """Row of the table, integers (n,)."""
+    table: torch.Tensor
+    """a [A] and b [A^2] of each kind, shape (kinds, 2, n_gaussians)."""
+
+    def take(self, rows: torch.Tensor) -> "Gaussians":
+        """Those of the scatterers that an index selects."""
+        return Gaussians(self.weight[rows], self.broadening[rows], self.kind[rows], self.table)
+
+
+def atom_gaussians(
+    atoms: Atoms, solvent_potential: float | torch.Tensor = 0.0
+) -> tuple[Gaussians, ...]:
+    """Scattering of atoms, less that of the solvent they displace.
+
+    Args:
+        atoms: species, B-factors and occupancies.
+        solvent_potential: mean inner potential [V] of the solvent; 0 for vacuum.
+
+    Returns:
+        The atoms' own Gaussians, and those of the solvent where there is one: a Gaussian of
+        each atom's volume (Fraser et al. 1978), soft, and integrating to that volume.
+    """
+    broadening = atoms.b_factors / 4
+    own = Gaussians(atoms.occupancies, broadening, atoms.numbers, peng_table())
+    if not isinstance(solvent_potential, torch.Tensor) and solvent_potential == 0:
+        return (own,)
+    volumes = displaced_volumes(atoms)
+    removed = -solvent_potential / SCATTERING_TO_POTENTIAL * volumes * atoms.occupancies
+    solvent = Gaussians(removed, math.pi * volumes ** (2 / 3) + broadening,
+                        torch.zeros_like(atoms.numbers), as_tensor([[[1.0], [0.0]]]))
+    return own, solvent
+
+
+def render(
+    out: torch.Tensor,
+    groups: Sequence[Gaussians],
+    pixels: torch.Tensor,
+    pixel_size: float,
+    *,
+    first_slice: int = 0,
+    n_slices: int | None = None,
+    depth: str = "nearest",
+) -> torch.Tensor:
+    """Splat scatterers into some slices of a stack; `narrow` then finishes them.
+
+    Args:
+        out: slices first_slice, first_slice + 1, ... of the stack, shape (m, ny, nx).
+        groups: what the scatterers add, all at the same positions.
+        pixels: column, row and depth of each, in pixels, pixels and slices, shape (n, 3).
+        pixel_size: [A].
+        first_slice: number of the first slice of `out` in the stack.
+        n_slices: length of the stack; by default that of `out`.
+        depth: see `depth_weights`.
+
+    Returns:
+        out, added to; scatterers of other slices add nothing.
+    """
+    index, share = depth_weights(pixels[:, 2], n_slices or len(out), depth)
+    layers = [(index, None if share is None else 1 - share)]
+    if share is not None:
+        layers.append((index + 1, share))
+    for layer, part in layers:
+        local = layer - first_slice
+        here = torch.nonzero((local >= 0) & (local < len(out))).flatten()
+        everything = len(here) == len(local)
+        x, y = (pixels[:, i] if everything else pixels[here, i] for i in (0, 1))
+        for group in groups:
+            if not everything:
+                group = group.take(here)
+            weight = group.weight
+            if part is not None:
+                weight = weight * (part if everything else part[here])
+            table = group.table.clone()
+            table[:, 1] /= pixel_size**2
+            out = splat(out, x, y, local if everything else local[here], weight,
+                        group.broadening / pixel_size**2, group.kind, table)
+    return out
+
+
+def slice_potential(
+    atoms: Atoms,
+    shape: tuple[int, int],
+    pixel_size: float,
+    slice_thickness: float,
+    thickness: float,
+    *,
+    periodic: bool = False,
+    clip: bool = False,
+    depth: str = "nearest",
+    solvent_potential: float | torch.Tensor = 0.0,
+) -> torch.Tensor:
+    """Projected potential of atoms in slices across the beam.
+
+    V(k) = 47.878 V A^2 sum_j occ_j f_j(k) exp(-B_j |k|^2 / 4) exp(-2 pi i k r_j) per area,
+    exact to 1e-3 (relative L2) at the frequencies below 2/3 Nyquist and zero beyond. The
+    tails of atoms at the rim come back at the opposite side, as in any Fourier series.
+
+    Args:
+        atoms: positions [A]; the origin is at pixel (nx // 2, ny // 2) and mid-thickness.
+        shape: (ny, nx) of a slice.
+        pixel_size: [A].
+        slice_thickness: [A] along the beam.
+        thickness: of all slices [A]; rounded up to whole slices.
+        periodic: put atoms outside the box back into it, modulo its size.
+        clip: leave atoms outside the box out.
+        depth: "nearest" or "smooth" (differentiable in z), see `depth_weights`.
+        solvent_potential: mean inner potential [V] of the solvent the atoms displace; 0 for
+            atoms in vacuum, 4.48 for vitreous ice. The solvent itself is not added: the
+            result is the difference from it.
+
+    Returns:
+        Slices (n_slices, ny, nx) [V A], the one of smallest z first; differentiable in
+        positions, B-factors, occupancies and the solvent potential.
+
+    Raises:
+        ValueError: for atoms outside the box, impossible sizes, or a slice thicker than the
+            box.
+    """
+    pixel_size = check_pixel_size(pixel_size)
+    for name, value in (("slice_thickness", slice_thickness), ("thickness", thickness)):
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name}={value}: must be positive [A]")
+    if slice_thickness > thickness * (1 + 1e-6):
+        raise ValueError(f"slice_thickness={slice_thickness}: must be at most "
+                         f"thickness={thickness} [A]")
+    ny, nx = shape
+    if min(ny, nx) < 1:
+        raise ValueError(f"shape={shape}: must be at least 1 pixel each way")
+    n_slices = math.ceil(thickness / slice_thickness - 1e-6)
+    box = as_tensor([nx, ny, n_slices])
+    scale = as_tensor([pixel_size, pixel_size, slice_thickness])
+    origin = as_tensor([nx // 2, ny // 2, n_slices / 2])
+    pixels = atoms.positions / scale + origin
+    # A pixel's own area reaches half a pixel around its centre; a slice starts at its edge.
+    low = as_tensor([-0.5, -0.5, 0.0])
+    outside = ((pixels < low) | (pixels > low + box)).any(1)
+    if bool(outside.any()):
+        if periodic:
+            pixels = pixels - box * torch.floor((pixels.detach() - low) / box)
+        elif clip:
+            inside = torch.nonzero(~outside).flatten()
+            atoms, pixels = atoms[inside], pixels[inside]
+        else:
+            first = int(torch.nonzero(outside)[0])
+            position = [round(float(c), 2) for c in atoms.positions[first]]
+            raise ValueError(
+                f"positions: {int(outside.sum())} atoms lie outside the box of "
+                f"{nx * pixel_size:g} x {ny * pixel_size:g} x {n_slices * slice_thickness:g} A, "
+                f"the first at {position}; enlarge it, or allow periodic=True or clip=True")
+    device = current()
+    out = torch.zeros((n_slices, ny, nx), dtype=device.dtype, device=device.torch_device)
+    out = render(out, atom_gaussians(atoms, solvent_potential), pixels, pixel_size, depth=depth)
+    return narrow(out, SCATTERING_TO_POTENTIAL / pixel_size**2)
