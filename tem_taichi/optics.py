@@ -1,0 +1,185 @@
+"""Image formation: aberrations, coherence envelopes, aperture and the CTF."""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from tem_taichi.device import as_tensor, number
+from tem_taichi.grid import check_pixel_size, frequencies
+from tem_taichi.physics import REST_ENERGY, Value, wavelength
+
+
+@dataclass(frozen=True)
+class Optics:
+    """Lens and source; every field is a float or a tensor with a gradient."""
+
+    defocus: Value = 0.0
+    """[A], positive = underfocus; the mean of the two principal defoci."""
+    spherical_aberration: Value = 2.7
+    """Cs [mm], positive for a round lens."""
+    astigmatism: Value = 0.0
+    """Difference of the principal defoci U - V [A]; U lies along the angle."""
+    astigmatism_angle: Value = 0.0
+    """Direction of the larger defocus U [deg], from +x towards +y, as RELION's."""
+    phase_shift: Value = 0.0
+    """Of the scattered wave against the unscattered by a phase plate [deg], 0 without."""
+    chromatic_aberration: Value = 2.7
+    """Cc [mm]."""
+    energy_spread: Value = 0.0
+    """1/e half-width of the beam's energy distribution [eV] (FWHM / 1.665); 0 = none."""
+    convergence: Value = 0.0
+    """1/e half-angle of illumination [mrad]; 0 = parallel."""
+    aperture: Value | None = None
+    """Objective aperture's diameter [um]; None = open."""
+    focal_length: Value = 3.0
+    """Of the objective lens [mm]; matters only for the aperture."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and not math.isfinite(number(value)):
+                raise ValueError(f"{field.name}={number(value)}: must be finite")
+        for name in ("chromatic_aberration", "energy_spread", "convergence"):
+            if number(getattr(self, name)) < 0:
+                raise ValueError(f"{name}={number(getattr(self, name))}: must not be negative")
+        if number(self.focal_length) <= 0 or (self.aperture is not None
+                                             and number(self.aperture) <= 0):
+            raise ValueError(f"aperture={self.aperture}, focal_length={self.focal_length}: "
+                             "must be positive")
+
+
+def _k_squared(
+    shape: tuple[int, int], pixel_size: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """|k|^2, and |k|^2 times cos and sin of twice the azimuth, each (ny, nx) [1/A^2]."""
+    ky = frequencies(shape[0], pixel_size)[:, None]
+    kx = frequencies(shape[1], pixel_size)[None, :]
+    return kx**2 + ky**2, kx**2 - ky**2, 2 * kx * ky
+
+
+def aberration_phase(
+    shape: tuple[int, int], pixel_size: float, voltage: Value, optics: Optics
+) -> torch.Tensor:
+    """Phase chi(k) [rad] of the lens; the image wave is F^-1[exp(-i chi) F psi].
+
+    chi = -pi lambda D(azimuth) |k|^2 + (pi / 2) Cs lambda^3 |k|^4 - phase shift, with
+    D = defocus + astigmatism / 2 cos(2 (azimuth - angle)). The phase shift leaves k = 0 out.
+
+    Args:
+        shape: (ny, nx).
+        pixel_size: [A].
+        voltage: [kV].
+        optics: lens.
+
+    Returns:
+        Real tensor (ny, nx) in FFT order.
+    """
+    wave = as_tensor(wavelength(voltage))
+    squared, cosine, sine = _k_squared(shape, pixel_size)
+    twice = 2 * torch.deg2rad(as_tensor(optics.astigmatism_angle))
+    stretch = as_tensor(optics.astigmatism) / 2 * (cosine * torch.cos(twice)
+                                                   + sine * torch.sin(twice))
+    spherical = as_tensor(optics.spherical_aberration) * 1e7
+    chi = math.pi * wave * (0.5 * spherical * wave**2 * squared**2
+                            - as_tensor(optics.defocus) * squared - stretch)
+    return chi - torch.deg2rad(as_tensor(optics.phase_shift)) * (squared > 0)
+
+
+def envelope(
+    shape: tuple[int, int], pixel_size: float, voltage: Value, optics: Optics
+) -> torch.Tensor:
+    """Damping E(k) of the wave by the source's angle and energy spread, times the aperture.
+
+    With q = 2 pi k, kappa = 2 pi / lambda (Rullgard et al. 2011, eqs. 12-14):
+    exp[-(alpha^2 / 4) (D q - Cs q^3 / kappa^2)^2 - (dE Cc')^2 q^4 / (16 kappa^2)],
+    Cc' = Cc (1 + U/E0) / (U (1 + U / (2 E0))).
+
+    Returns:
+        Real tensor (ny, nx) in FFT order, 1 at k = 0.
+    """
+    wave = as_tensor(wavelength(voltage))
+    volts = as_tensor(voltage) * 1e3
+    kappa = 2 * math.pi / wave
+    squared = _k_squared(shape, pixel_size)[0]
+    q_squared = (2 * math.pi) ** 2 * squared
+    angle = as_tensor(optics.convergence) * 1e-3
+    spherical = as_tensor(optics.spherical_aberration) * 1e7
+    slope = as_tensor(optics.defocus) - spherical * q_squared / kappa**2
+    spread = as_tensor(optics.energy_spread) * as_tensor(optics.chromatic_aberration) * 1e7 * (
+        1 + volts / REST_ENERGY) / (volts * (1 + volts / (2 * REST_ENERGY)))
+    damping = torch.exp(-(angle**2 / 4) * q_squared * slope**2
+                        - (spread * q_squared / kappa) ** 2 / 16)
+    if optics.aperture is not None:
+        angle_limit = as_tensor(optics.aperture) * 1e-3 / (2 * as_tensor(optics.focal_length))
+        damping = damping * (squared.sqrt() * wave < angle_limit)
+    return damping
+
+
+def ctf(
+    shape: tuple[int, int],
+    pixel_size: float,
+    voltage: Value,
+    optics: Optics,
+    amplitude_contrast: Value = 0.0,
+) -> torch.Tensor:
+    """Contrast transfer function E(k) sin(chi - asin Q): an image is 1 + 2 F^-1[CTF F(sigma V)].
+
+    Negative at low frequencies under focus, so that matter is dark; RELION's is its negative.
+
+    Args:
+        shape: (ny, nx).
+        pixel_size: [A].
+        voltage: [kV].
+        optics: lens and source.
+        amplitude_contrast: Q, within [0, 1).
+
+    Returns:
+        Real tensor (ny, nx) in FFT order.
+    """
+    lag = torch.asin(as_tensor(amplitude_contrast))
+    return envelope(shape, pixel_size, voltage, optics) * torch.sin(
+        aberration_phase(shape, pixel_size, voltage, optics) - lag)
+
+
+def image_wave(
+    exit_wave: torch.Tensor, pixel_size: float, voltage: Value, optics: Optics
+) -> torch.Tensor:
+    """Wave in the image plane: F^-1[exp(-i chi) E F psi], complex (ny, nx)."""
+    shape = (exit_wave.shape[-2], exit_wave.shape[-1])
+    chi = aberration_phase(shape, pixel_size, voltage, optics)
+    transfer = torch.polar(envelope(shape, pixel_size, voltage, optics), -chi)
+    return torch.fft.ifft2(transfer * torch.fft.fft2(exit_wave))
+
+
+def form_image(
+    exit_wave: torch.Tensor,
+    pixel_size: float,
+    voltage: Value,
+    optics: Optics | None = None,
+    *,
+    linear: bool = False,
+    **parameters: Any,
+) -> torch.Tensor:
+    """Intensity in the image plane, relative to the incident beam.
+
+    Args:
+        exit_wave: complex (ny, nx); defocus is measured from its plane.
+        pixel_size: [A].
+        voltage: [kV].
+        optics: lens and source.
+        linear: drop the square of the scattered wave: 1 + 2 Re(psi - 1).
+        **parameters: fields of `Optics` (defocus=, spherical_aberration=, ...), which replace
+            those of `optics`.
+
+    Returns:
+        Real intensity (ny, nx), about 1 where nothing scatters.
+
+    Raises:
+        ValueError: for values out of range; TypeError for an unknown parameter.
+    """
+    pixel_size = check_pixel_size(pixel_size)
+    settings = {f.name: getattr(optics, f.name) for f in fields(optics)} if optics else {}
+    wave = image_wave(exit_wave, pixel_size, voltage, Optics(**{**settings, **parameters}))
+    return 2 * wave.real - 1 if linear else wave.real**2 + wave.imag**2
