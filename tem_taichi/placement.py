@@ -1,0 +1,158 @@
+"""Where the copies of each kind of particle are, and how they are turned."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.spatial import cKDTree
+
+from tem_taichi.config import Particle, Scene
+from tem_taichi.particle_files import read_placements
+from tem_taichi.poses import euler_to_matrix, matrix_to_euler, random_rotations
+
+_STREAM = 1 << 33
+"""Random streams of placement, apart from those of noise and tilts."""
+
+_ROUNDS = 200
+"""Rounds of random proposals before a specimen counts as full."""
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Copies of one kind of particle in the specimen."""
+
+    positions: np.ndarray
+    """x, y, z of each copy's centre from the specimen's [A], shape (n, 3)."""
+    rotations: np.ndarray
+    """Matrices that take the particle's coordinates to the specimen's, shape (n, 3, 3)."""
+
+
+def particle_table(names: list[str], poses: tuple[Poses, ...]) -> pd.DataFrame:
+    """Truth of all copies: kind, x, y, z [A from the specimen's centre], rot, tilt, psi [deg]."""
+    parts = []
+    for name, pose in zip(names, poses, strict=True):
+        rot, tilt, psi = matrix_to_euler(pose.rotations)
+        x, y, z = pose.positions.T
+        parts.append(pd.DataFrame({"kind": name, "x": x, "y": y, "z": z,
+                                   "rot": rot, "tilt": tilt, "psi": psi}))
+    columns = ["kind", "x", "y", "z", "rot", "tilt", "psi"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def place(scene: Scene, radii: dict[str, float]) -> tuple[Poses, ...]:
+    """Poses of every kind, in the order of the scene.
+
+    Listed and lattice copies stand where the scene puts them; then the random ones are added,
+    largest kind first, where their bounding spheres overlap with none.
+
+    Args:
+        scene: particles, seed and box.
+        radii: of the bounding sphere of each kind [A].
+
+    Raises:
+        ValueError: if a random kind does not fit into the ice, or not all of its copies.
+    """
+    particles = scene.specimen.particles
+    placed: dict[str, Poses] = {}
+    for stream, (name, particle) in enumerate(particles.items()):
+        rng = np.random.Generator(np.random.Philox(key=[scene.seed, _STREAM + stream]))
+        if particle.placement == "listed":
+            placed[name] = _listed(name, particle)
+        elif particle.placement == "lattice":
+            placed[name] = _lattice(name, particle, radii[name], rng)
+    random = [(stream, name) for stream, name in enumerate(particles) if name not in placed]
+    for stream, name in sorted(random, key=lambda item: -radii[item[1]]):
+        rng = np.random.Generator(np.random.Philox(key=[scene.seed, _STREAM + stream]))
+        taken = [(poses.positions, radii[other]) for other, poses in placed.items()]
+        placed[name] = _random(name, scene, radii[name], taken, rng)
+    return tuple(placed[name] for name in particles)
+
+
+def _turned(name: str, particle: Particle, n: int) -> np.ndarray | None:
+    """Rotations of the scene's orientations for n copies; None where it gives none."""
+    given = particle.orientations
+    if given is None:
+        return None
+    if len(given) not in (1, n):
+        raise ValueError(f"specimen.particles.{name}.orientations: has {len(given)} entries; must "
+                         f"have one, or one for each of the {n} copies")
+    rot, tilt, psi = np.asarray(given, dtype=float).T
+    return np.broadcast_to(euler_to_matrix(rot, tilt, psi), (n, 3, 3))
+
+
+def _listed(name: str, particle: Particle) -> Poses:
+    if particle.file is not None:
+        try:
+            table = read_placements(Path(particle.file))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"specimen.particles.{name}.file: {error}") from error
+        if "kind" in table and table["kind"].notna().any():
+            table = table[table["kind"] == name]
+        return Poses(table[["x", "y", "z"]].to_numpy(float),
+                     euler_to_matrix(table["rot"], table["tilt"], table["psi"]))
+    positions = np.asarray(particle.positions, dtype=float).reshape(-1, 3)
+    rotations = _turned(name, particle, len(positions))
+    if rotations is None:
+        rotations = np.broadcast_to(np.eye(3), (len(positions), 3, 3))
+    return Poses(positions, rotations)
+
+
+def _lattice(name: str, particle: Particle, radius: float, rng: np.random.Generator) -> Poses:
+    spacing = particle.spacing or [2.2 * radius] * 3
+    axes = [(np.arange(n) - (n - 1) / 2) * step
+            for n, step in zip(particle.copies, spacing, strict=True)]
+    positions = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    rotations = _turned(name, particle, len(positions))
+    return Poses(positions, random_rotations(len(positions), rng) if rotations is None
+                 else rotations)
+
+
+def _random(
+    name: str, scene: Scene, radius: float, taken: list[tuple[np.ndarray, float]],
+    rng: np.random.Generator,
+) -> Poses:
+    """Random sequential adsorption of spheres, many proposals at a time."""
+    particle = scene.specimen.particles[name]
+    thickness = scene.specimen.ice.thickness
+    if 2 * radius > thickness:
+        raise ValueError(
+            f"specimen.ice.thickness={thickness:g}: must be at least the diameter of "
+            f"specimen.particles.{name}, {2 * radius:.0f} A, to place it at random")
+    size = scene.specimen.size or [n * scene.pixel_size for n in reversed(scene.shape)]
+    half = np.array([size[0] / 2, size[1] / 2, thickness / 2 - radius])
+    accepted = np.empty((0, 3))
+    for _ in range(_ROUNDS):
+        missing = particle.count - len(accepted)
+        if missing == 0:
+            break
+        proposals = rng.uniform(-half, half, (2 * missing + 16, 3))
+        for centres, other in [*taken, (accepted, radius)]:
+            if len(centres):
+                distance, _ = cKDTree(centres).query(proposals)
+                proposals = proposals[distance >= radius + other + particle.gap]
+        proposals = _compatible(proposals, 2 * radius + particle.gap)
+        accepted = np.concatenate([accepted, proposals[:missing]])
+    if len(accepted) < particle.count:
+        raise ValueError(
+            f"specimen.particles.{name}.count={particle.count}: only {len(accepted)} of radius "
+            f"{radius:.0f} A found room without overlap in {size[0]:g} x {size[1]:g} x "
+            f"{thickness:g} A; lower the count or enlarge specimen.size or specimen.ice.thickness")
+    return Poses(accepted, random_rotations(particle.count, rng))
+
+
+def _compatible(points: np.ndarray, distance: float) -> np.ndarray:
+    """Points of which no two are closer than a distance; of a close pair the first stays."""
+    kept = np.zeros(len(points), dtype=bool)
+    undecided = ~kept
+    if len(points) == 0:
+        return points
+    first, second = cKDTree(points).query_pairs(distance, output_type="ndarray").reshape(-1, 2).T
+    while undecided.any():
+        open_pairs = undecided[first] & undecided[second]
+        winners = undecided.copy()
+        winners[second[open_pairs]] = False
+        kept |= winners
+        undecided &= ~winners
+        undecided[second[winners[first]]] = False
+    return points[kept]

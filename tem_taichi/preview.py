@@ -1,0 +1,114 @@
+"""A picture of a tilt series, to see at a glance whether it is what was meant."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from numpy.typing import ArrayLike, NDArray
+
+_MOST_TILTS = 5
+_MOST_PIXELS = 256  # along the longer side of a panel, so that noise stays a small file
+_PANEL_INCHES = 2.4
+_NANOMETRE = 10.0  # [A]
+
+
+def write_preview(path: Path, images: ArrayLike, noise_free: ArrayLike, tilt_angles: ArrayLike,
+                  pixel_size: float) -> None:
+    """Write a PNG of up to five tilts, the noisy images above the noise-free ones.
+
+    Row 0 of an array is at the bottom; few electrons (protein) are dark. Every panel runs from
+    its own 1st to 99th percentile; large images are averaged over blocks of pixels.
+
+    Args:
+        path: file to write.
+        images: detector counts, shape (n, ny, nx).
+        noise_free: their expectation, same shape.
+        tilt_angles: of the images [deg], shape (n,).
+        pixel_size: [A].
+
+    Raises:
+        ValueError: if the shapes do not agree.
+    """
+    noisy, clean = np.asarray(images), np.asarray(noise_free)
+    angles = np.asarray(tilt_angles, dtype=np.float64)
+    if noisy.ndim != 3 or noisy.size == 0:
+        raise ValueError(f"images: shape {noisy.shape} must be (n, ny, nx), none empty")
+    if clean.shape != noisy.shape:
+        raise ValueError(f"noise_free: shape {clean.shape} must be that of images {noisy.shape}")
+    if angles.shape != noisy.shape[:1]:
+        raise ValueError(f"tilt_angles: shape {angles.shape} must be {noisy.shape[:1]}")
+    chosen = spread(len(angles), _MOST_TILTS)
+    ny, nx = noisy.shape[1:]
+    # A panel at least a quarter as high as wide, and the other way round, keeps its title.
+    width, height = (_PANEL_INCHES * max(side / max(ny, nx), 0.25) for side in (nx, ny))
+    figure = Figure(figsize=(width * len(chosen) + 0.5, 2 * height + 0.6), dpi=100,
+                    layout="constrained")
+    panels = figure.subplots(2, len(chosen), squeeze=False)
+    for row, name, stack in zip(panels, ("noisy", "noise-free"), (noisy, clean), strict=True):
+        for axes, tilt in zip(row, chosen, strict=True):
+            _show(axes, stack[tilt], pixel_size)
+        row[0].set_ylabel(name)
+    for axes, tilt in zip(panels[0], chosen, strict=True):
+        axes.set_title(f"{angles[tilt].round(1) + 0.0:.1f}°")
+    _scale_bar(panels[0, 0], nx * pixel_size / _NANOMETRE, ny * pixel_size / _NANOMETRE)
+    # No version of matplotlib in the file: the same images give the same bytes.
+    figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def spread(n: int, most: int) -> list[int]:
+    """At most `most` indices of n, evenly spread, first and last among them."""
+    if n <= most:
+        return list(range(n))
+    return np.linspace(0, n - 1, most).round().astype(int).tolist()
+
+
+def block_mean(image: ArrayLike, most: int) -> NDArray[np.float64]:
+    """Average square blocks so that neither side is longer than `most` pixels.
+
+    A rest of rows or columns that fills no block is left out.
+
+    Args:
+        image: shape (ny, nx).
+        most: largest number of pixels along a side.
+
+    Returns:
+        Shape (ny // b, nx // b) for the smallest b that does it; the image itself for b = 1.
+    """
+    image = np.asarray(image, dtype=np.float64)
+    b = math.ceil(max(image.shape) / most)
+    ny, nx = (max(side // b, 1) for side in image.shape)
+    kept = image[:ny * b, :nx * b]
+    return kept.reshape(ny, kept.shape[0] // ny, nx, kept.shape[1] // nx).mean(axis=(1, 3))
+
+
+def scale_bar_length(width: float) -> float:
+    """Longest of 1, 2 or 5 times a power of ten that is at most a third of `width`."""
+    third = width / 3
+    decade = 10.0 ** math.floor(math.log10(third))
+    return max(step * decade for step in (1, 2, 5) if step * decade <= third)
+
+
+def _show(axes: Axes, image: NDArray, pixel_size: float) -> None:
+    ny, nx = image.shape
+    reduced = block_mean(image, _MOST_PIXELS)
+    low, high = np.percentile(reduced, (1, 99))
+    if not high > low:  # a flat image: mid-grey
+        low, high = low - 1, low + 1
+    scale = pixel_size / _NANOMETRE
+    axes.imshow(reduced, cmap="gray", vmin=low, vmax=high, origin="lower",
+                extent=(0, nx * scale, 0, ny * scale))
+    axes.set(xticks=[], yticks=[])
+
+
+def _scale_bar(axes: Axes, width: float, height: float) -> None:
+    length = scale_bar_length(width)
+    x, y = 0.06 * width, 0.07 * height
+    axes.plot([x, x + length], [y, y], color="white", linewidth=3, solid_capstyle="butt",
+              path_effects=[withStroke(linewidth=5, foreground="black")])
+    axes.annotate(f"{length:g} nm", (x, y), xytext=(0, 5), textcoords="offset points",
+                  color="white", fontsize=9,
+                  path_effects=[withStroke(linewidth=2, foreground="black")])
+    axes.set(xlim=(0, width), ylim=(0, height))

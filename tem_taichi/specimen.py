@@ -1,0 +1,226 @@
+"""What is in the ice: kinds of particles as sums of Gaussians, and their copies."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tem_taichi.config import Particle, Scene
+from tem_taichi.device import as_tensor, current
+from tem_taichi.io import read_volume
+from tem_taichi.physics import SCATTERING_TO_POTENTIAL
+from tem_taichi.placement import Poses, place
+from tem_taichi.potential import Gaussians, atom_gaussians, narrow, render
+from tem_taichi.structures import read_structure
+
+_BATCH = 1_000_000
+"""Scatterers rendered at once: bounds the memory of crowded scenes."""
+
+_VOXEL_GAUSSIAN = 14.0
+"""exp(-14 |k|^2), k in cycles/voxel: the Gaussian that stands for a voxel of a map."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of particle, about its own centre."""
+
+    name: str
+    positions: torch.Tensor
+    """Of its scatterers [A], shape (n, 3)."""
+    groups: tuple[Gaussians, ...]
+    """What each scatterer adds to the potential."""
+    radius: float
+    """Of the sphere about the centre that holds all scatterers [A]."""
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """Particles in a slab of ice; the ice itself is uniform and only attenuates."""
+
+    kinds: tuple[Kind, ...]
+    poses: tuple[Poses, ...]
+    """Where the copies of each kind are."""
+    n_scatterers: int
+
+
+def map_gaussians(volume: np.ndarray, voxel_size: float) -> tuple[torch.Tensor, Gaussians]:
+    """A potential map as Gaussians on a grid, exact under any rotation.
+
+    The map is interpolated to 1.5 times as many voxels, so that its whole spectrum lies inside
+    the band in which the Gaussians' aliases are negligible; dividing by their transform
+    gives the weights. Voxels below 1e-4 of the largest weight are left out.
+
+    Args:
+        volume: potential [V] relative to the surroundings, shape (nz, ny, nx), centre at n // 2.
+        voxel_size: [A].
+
+    Returns:
+        Positions (n, 3) [A] from the centre, and the Gaussians there.
+    """
+    coarse = volume.shape
+    fine = tuple(2 * math.ceil(0.75 * n) for n in coarse)
+    spectrum = np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(volume.astype(np.float64))))
+    pad = [(f // 2 - c // 2, f - f // 2 - (c - c // 2)) for f, c in zip(fine, coarse, strict=True)]
+    spectrum = np.pad(spectrum, pad)
+    k = np.meshgrid(*(np.fft.fftshift(np.fft.fftfreq(n)) for n in fine), indexing="ij")
+    spectrum *= np.exp(_VOXEL_GAUSSIAN * sum(axis**2 for axis in k))
+    weights = np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(spectrum)).real)
+    # f voxels span the length of c: the values keep their scale by f / c along each axis, and a
+    # voxel stands for its volume, so that together the factor is that of the coarse voxel.
+    weights *= voxel_size**3
+    z, y, x = np.nonzero(np.abs(weights) > 1e-4 * np.abs(weights).max(initial=1e-300))
+    steps = [voxel_size * c / f for f, c in zip(fine, coarse, strict=True)]
+    positions = np.stack([(x - fine[2] // 2) * steps[2], (y - fine[1] // 2) * steps[1],
+                          (z - fine[0] // 2) * steps[0]], axis=1)
+    weight = as_tensor(weights[z, y, x] / SCATTERING_TO_POTENTIAL)
+    width = _VOXEL_GAUSSIAN * max(steps) ** 2
+    return as_tensor(positions), Gaussians(
+        weight, torch.full_like(weight, width),
+        torch.zeros(len(weight), dtype=torch.int64, device=weight.device),
+        as_tensor([[[1.0], [0.0]]]))
+
+
+def load_kind(name: str, particle: Particle, ice_potential: float) -> Kind:
+    """Read a structure or map and make it a kind of particle, centred on its bounding box.
+
+    Raises:
+        ValueError: for a file that cannot be read, or as `read_structure`, naming the key.
+    """
+    key = f"specimen.particles.{name}"
+    if particle.map is not None:
+        try:
+            volume, voxel = read_volume(Path(particle.map), particle.voxel_size)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{key}.map: {error}") from error
+        positions, group = map_gaussians(volume * particle.map_scale, voxel)
+        groups: tuple[Gaussians, ...] = (group,)
+        if len(positions) == 0:
+            raise ValueError(f"{key}.map={particle.map}: is zero everywhere")
+    else:
+        model = particle.model if particle.model == "all" else int(particle.model)
+        try:
+            atoms = read_structure(particle.structure or "", particle.assembly, model,
+                                   particle.hydrogens, particle.altlocs).centred()
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{key}.structure: {error}") from error
+        if particle.b_factor is not None:
+            atoms = replace(atoms, b_factors=torch.full_like(atoms.b_factors, particle.b_factor))
+        positions, groups = atoms.positions, atom_gaussians(atoms, ice_potential)
+    radius = float(torch.linalg.vector_norm(positions, dim=1).max())
+    return Kind(name, positions, groups, radius)
+
+
+def build_specimen(scene: Scene) -> Specimen:
+    """Read all particles and place their copies; the seed decides what is random.
+
+    Raises:
+        ValueError: for files that cannot be read, particles that do not fit into the ice, or
+            more copies than fit without overlap.
+    """
+    names = list(scene.specimen.particles)
+    kinds = tuple(load_kind(name, scene.specimen.particles[name], scene.specimen.ice.potential)
+                  for name in names)
+    poses = place(scene, {kind.name: kind.radius for kind in kinds})
+    for kind, pose in zip(kinds, poses, strict=True):
+        _check_inside(kind, pose, scene.specimen.ice.thickness)
+    return Specimen(kinds, poses, sum(len(k.positions) * len(p.positions)
+                                      for k, p in zip(kinds, poses, strict=True)))
+
+
+def _check_inside(kind: Kind, pose: Poses, thickness: float) -> None:
+    """ValueError if a copy sticks out of the ice."""
+    z = as_tensor(pose.positions[:, 2])
+    doubtful = torch.nonzero(z.abs() + kind.radius > thickness / 2).flatten()
+    for copies in doubtful.split(max(1, _BATCH // len(kind.positions))):
+        reach = as_tensor(pose.rotations[copies.cpu().numpy(), 2]) @ kind.positions.T
+        low, high = (bound + z[copies] for bound in (reach.amin(1), reach.amax(1)))
+        out = torch.nonzero(torch.maximum(-low, high) > thickness / 2).flatten()
+        if len(out):
+            n = int(out[0])
+            raise ValueError(
+                f"specimen.particles.{kind.name}: copy {int(copies[n])} reaches from z="
+                f"{float(low[n]):.0f} to {float(high[n]):.0f} A: must lie within the ice, "
+                f"specimen.ice.thickness={thickness:g}")
+
+
+@dataclass(frozen=True)
+class View:
+    """One tilted view of the specimen, cut into slices."""
+
+    rotation: torch.Tensor
+    """Specimen to image frame, (3, 3)."""
+    shift: torch.Tensor
+    """Of the image [A], (2,)."""
+    shape: tuple[int, int]
+    """(ny, nx) of the wave's grid."""
+    pixel_size: float
+    """Of the wave's grid [A]."""
+    slice_thickness: float
+    """[A]"""
+    entrance: float
+    """z where the first slice begins [A]."""
+    n_slices: int
+
+    @property
+    def exit(self) -> float:
+        """Z where the last slice ends [A]."""
+        return self.entrance + self.n_slices * self.slice_thickness
+
+
+def extent(specimen: Specimen, rotation: torch.Tensor) -> tuple[float, float]:
+    """Least and largest z [A] that the particles' spheres reach in a view; (0, 0) if none."""
+    low, high = 0.0, 0.0
+    for kind, pose in zip(specimen.kinds, specimen.poses, strict=True):
+        if len(pose.positions):
+            z = as_tensor(pose.positions) @ rotation[2]
+            low = min(low, float(z.min()) - kind.radius)
+            high = max(high, float(z.max()) + kind.radius)
+    return low, high
+
+
+def slices(
+    specimen: Specimen, view: View, first: int, count: int, depth: str = "nearest"
+) -> torch.Tensor:
+    """Projected potential of slices first .. first + count - 1 of a view.
+
+    Args:
+        specimen: particles.
+        view: how they lie and how they are sliced.
+        first: number of the first slice.
+        count: how many.
+        depth: see `potential.depth_weights`.
+
+    Returns:
+        Band-limited slices (count, ny, nx) [V A] relative to the ice.
+    """
+    device = current()
+    ny, nx = view.shape
+    out = torch.zeros((count, ny, nx), dtype=device.dtype, device=device.torch_device)
+    low = view.entrance + (first - 1) * view.slice_thickness
+    high = view.entrance + (first + count + 1) * view.slice_thickness
+    half_x, half_y = nx * view.pixel_size / 2, ny * view.pixel_size / 2
+    scale = as_tensor([view.pixel_size, view.pixel_size, view.slice_thickness])
+    origin = as_tensor([nx // 2, ny // 2, -view.entrance / view.slice_thickness])
+    for kind, pose in zip(specimen.kinds, specimen.poses, strict=True):
+        centres = as_tensor(pose.positions) @ view.rotation.T
+        centres = torch.cat([centres[:, :2] + view.shift, centres[:, 2:]], dim=1)
+        r = kind.radius
+        seen = torch.nonzero((centres[:, 2] > low - r) & (centres[:, 2] < high + r)
+                             & (centres[:, 0].abs() < half_x + r)
+                             & (centres[:, 1].abs() < half_y + r)).flatten()
+        rotations = view.rotation @ as_tensor(pose.rotations)
+        at_once = max(1, _BATCH // len(kind.positions))
+        for copies in seen.split(at_once):
+            placed = (torch.einsum("cij,nj->cni", rotations[copies], kind.positions)
+                      + centres[copies, None, :]).reshape(-1, 3)
+            pixels = placed / scale + origin
+            inside = torch.nonzero((pixels[:, 0] > -0.5) & (pixels[:, 0] < nx - 0.5)
+                                   & (pixels[:, 1] > -0.5) & (pixels[:, 1] < ny - 0.5)
+                                   & (pixels[:, 2] > first - 1)
+                                   & (pixels[:, 2] < first + count + 1)).flatten()
+            template = inside.remainder(len(kind.positions))
+            out = render(out, [g.take(template) for g in kind.groups], pixels[inside],
+                         view.pixel_size, first_slice=first, n_slices=view.n_slices, depth=depth)
+    return narrow(out, SCATTERING_TO_POTENTIAL / view.pixel_size**2)
