@@ -38,9 +38,10 @@ def acquisition_angles(tilts: Tilts) -> np.ndarray:
             angles = tilts.minimum + tilts.step * np.arange(count)
         else:
             up, down = steps(tilts.maximum), steps(tilts.minimum)
-            size = max(len(up), len(down)) if tilts.scheme == "bidirectional" else tilts.group
+            longest = max(len(up), len(down))
+            size = tilts.group if tilts.scheme == "dose_symmetric" else max(longest, 1)
             parts = [np.array([tilts.start])]
-            for first in range(0, max(len(up), len(down)), size):
+            for first in range(0, longest, size):
                 parts += [up[first:first + size], down[first:first + size]]
             angles = np.concatenate(parts)
     if not np.isfinite(angles).all() or np.abs(angles).max() > MAX_TILT:

@@ -84,7 +84,7 @@ def plan(scene: Scene) -> Plan:
     sizes = []
     for n in scene.shape:
         least = math.ceil((n + 2 * margin / scene.pixel_size) / 2)
-        while next_fast_len(least) != least or next_fast_len(least * twice) != least * twice:
+        while least * twice % 2 or any(next_fast_len(f) != f for f in (least, least * twice)):
             least += 1
         sizes.append((2 * least, least * twice))
     (ny, wy), (nx, wx) = sizes
@@ -112,20 +112,19 @@ def exit_wave(
     scene: Scene, specimen: Specimen, grids: Plan, tilt: pd.Series,
     stages: Callable | None = None,
 ) -> tuple[torch.Tensor, float]:
-    """Wave behind the tilted specimen, and the distance of that plane from its centre [A]."""
+    """Wave behind the tilted specimen, and the defocus of its centre as seen from there [A]."""
     stages = stages or _Stages()
     settings = scene.interaction
     rotation = tilt_rotation(tilt["tilt_angle"], tilt["axis_angle"])
     low, high = extent(specimen, rotation)
     thickness = settings.slice_thickness
     if settings.mode == "multislice":
-        first, last = math.floor(low / thickness), math.ceil(high / thickness)
+        first = math.floor(low / thickness)
+        entrance, n_slices = first * thickness, math.floor(high / thickness) - first + 1
     else:
-        thickness = max(high - low, 1.0)
-        first, last = 0, 1
-    entrance = first * thickness if settings.mode == "multislice" else low
+        entrance, n_slices, thickness = low, 1, max(high - low, 1.0)
     view = View(rotation, as_tensor([tilt["shift_x"], tilt["shift_y"]]), grids.wave_shape,
-                grids.wave_pixel, thickness, entrance, last - first)
+                grids.wave_pixel, thickness, entrance, n_slices)
     wave = torch.ones(view.shape, dtype=current().complex_dtype, device=current().torch_device)
     for start in range(0, view.n_slices, _CHUNK):
         with stages("potential"):
@@ -135,7 +134,8 @@ def exit_wave(
             wave = multislice(chunk, view.pixel_size, thickness, scene.microscope.voltage,
                               amplitude_contrast=scene.optics.amplitude_contrast,
                               mode=settings.mode, incident=wave)
-    return wave, view.exit if settings.mode == "multislice" else 0.0
+    # A slice acts where it begins; its scatterers are half a slice further on the average.
+    return wave, view.exit + thickness / 2 if settings.mode == "multislice" else 0.0
 
 
 def intensity(

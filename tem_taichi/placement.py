@@ -78,7 +78,7 @@ def _turned(name: str, particle: Particle, n: int) -> np.ndarray | None:
         raise ValueError(f"specimen.particles.{name}.orientations: has {len(given)} entries; must "
                          f"have one, or one for each of the {n} copies")
     rot, tilt, psi = np.asarray(given, dtype=float).T
-    return np.broadcast_to(euler_to_matrix(rot, tilt, psi), (n, 3, 3))
+    return np.broadcast_to(euler_to_matrix(rot, tilt, psi), (n, 3, 3)).copy()
 
 
 def _listed(name: str, particle: Particle) -> Poses:
@@ -89,12 +89,12 @@ def _listed(name: str, particle: Particle) -> Poses:
             raise ValueError(f"specimen.particles.{name}.file: {error}") from error
         if "kind" in table and table["kind"].notna().any():
             table = table[table["kind"] == name]
-        return Poses(table[["x", "y", "z"]].to_numpy(float),
+        return Poses(table[["x", "y", "z"]].to_numpy(float, copy=True),
                      euler_to_matrix(table["rot"], table["tilt"], table["psi"]))
     positions = np.asarray(particle.positions, dtype=float).reshape(-1, 3)
     rotations = _turned(name, particle, len(positions))
     if rotations is None:
-        rotations = np.broadcast_to(np.eye(3), (len(positions), 3, 3))
+        rotations = np.tile(np.eye(3), (len(positions), 1, 1))
     return Poses(positions, rotations)
 
 

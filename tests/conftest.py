@@ -1,6 +1,9 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tem_taichi.device import init
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
@@ -11,3 +14,19 @@ def shared() -> Path:
     if not (SHARED / "reference").is_dir():
         pytest.skip("no folder ../shared beside the checkout with data and reference results")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def single_precision(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test starts in float32 on the CPU; `double` asks for float64."""
+    if "double" not in request.fixturenames:
+        init("cpu", "float32")
+    yield
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Compute in float64."""
+    init("cpu", "float64")
+    yield
+    init("cpu", "float32")

@@ -1,0 +1,75 @@
+"""Plain numpy in float64 of what the library computes, written to be read, not to be fast."""
+
+import gemmi
+import numpy as np
+
+VOLT_AREA = 47.87764737  # h^2 / (2 pi m0 e) [V A^2], CODATA 2018
+
+
+def k_squared(shape, pixel_size):
+    ky = np.fft.fftfreq(shape[0], pixel_size)
+    kx = np.fft.fftfreq(shape[1], pixel_size)
+    return ky[:, None] ** 2 + kx[None, :] ** 2
+
+
+def in_band(shape):
+    """Frequencies inside 2/3 Nyquist, without those on the very edge."""
+    return k_squared(shape, 1.0) < 1 / 9 - 1e-5
+
+
+def scattering_factor(number, squared):
+    """Peng's five Gaussians, s = k / 2."""
+    factor = gemmi.Element(int(number)).c4322
+    return sum(a * np.exp(-b * squared / 4) for a, b in zip(factor.a, factor.b, strict=True))
+
+
+def exact_potential(numbers, positions, b_factors, occupancies, shape, pixel_size):
+    """Fourier sum of the projected potential, FFT order; origin at pixel n // 2."""
+    squared = k_squared(shape, pixel_size)
+    ky = np.fft.fftfreq(shape[0], pixel_size)
+    kx = np.fft.fftfreq(shape[1], pixel_size)
+    origin = np.array([shape[1] // 2, shape[0] // 2]) * pixel_size
+    total = np.zeros(shape, complex)
+    for number, position, b, occupancy in zip(numbers, positions, b_factors, occupancies,
+                                              strict=True):
+        x, y = position[:2] + origin
+        phase = np.exp(-2j * np.pi * ky * y)[:, None] * np.exp(-2j * np.pi * kx * x)[None, :]
+        total += (occupancy * scattering_factor(number, squared) * np.exp(-b * squared / 4)
+                  * phase)
+    return VOLT_AREA / pixel_size**2 * total
+
+
+def band_limit(shape):
+    k = np.sqrt(k_squared(shape, 1.0))
+    edge = np.clip((k - (1 / 3 - 0.01)) / 0.01, 0, 1)
+    return 0.5 * (1 + np.cos(np.pi * edge)) * (k <= 1 / 3)
+
+
+def multislice(slices, pixel_size, slice_thickness, wavelength, sigma, contrast=0.0):
+    """Transmit and propagate, slice after slice."""
+    shape = slices.shape[1:]
+    band = band_limit(shape)
+    propagator = band * np.exp(-1j * np.pi * wavelength * slice_thickness
+                               * k_squared(shape, pixel_size))
+    wave = np.ones(shape, complex)
+    for potential in slices:
+        transmission = np.exp(1j * sigma * potential
+                              * (np.sqrt(1 - contrast**2) + 1j * contrast))
+        transmission = np.fft.ifft2(band * np.fft.fft2(transmission))
+        wave = np.fft.ifft2(propagator * np.fft.fft2(wave * transmission))
+    return wave
+
+
+def aberration(shape, pixel_size, wavelength, defocus, cs, astigmatism=0.0, angle=0.0):
+    """Chi [rad]: defocus, astigmatism in A, cs in A, angle in rad."""
+    ky = np.fft.fftfreq(shape[0], pixel_size)[:, None]
+    kx = np.fft.fftfreq(shape[1], pixel_size)[None, :]
+    squared = kx**2 + ky**2
+    local = defocus + astigmatism / 2 * np.cos(2 * (np.arctan2(ky, kx) - angle))
+    return (-np.pi * wavelength * local * squared
+            + np.pi / 2 * cs * wavelength**3 * squared**2)
+
+
+def image(wave, pixel_size, wavelength, defocus, cs):
+    chi = aberration(wave.shape, pixel_size, wavelength, defocus, cs)
+    return np.abs(np.fft.ifft2(np.exp(-1j * chi) * np.fft.fft2(wave))) ** 2

@@ -1,0 +1,200 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import twins
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tem_taichi import form_image, multislice
+from tem_taichi.device import as_tensor
+from tem_taichi.grid import band_limit
+from tem_taichi.multislice import fresnel_propagator
+from tem_taichi.optics import Optics, ctf
+from tem_taichi.physics import interaction_constant, wavelength
+
+SIGMA, WAVELENGTH = interaction_constant(300.0), wavelength(300.0)
+
+
+def smooth_slices(rng, shape, strength=20.0):
+    """Random slices whose spectrum falls off well inside the band."""
+    spectrum = np.fft.fft2(rng.standard_normal(shape))
+    spectrum *= np.exp(-200 * twins.k_squared(shape[-2:], 1.0))
+    slices = np.fft.ifft2(spectrum).real
+    return slices / slices.std() * strength
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 6), st.integers(4, 33), st.integers(4, 33), st.floats(0.3, 5.0),
+       st.floats(1.0, 100.0), st.floats(0.0, 0.5), st.integers(0, 2**31))
+@pytest.mark.usefixtures("double")
+def test_is_its_twin(n, ny, nx, pixel_size, thickness, contrast, seed):
+    slices = np.random.default_rng(seed).uniform(-100, 300, (n, ny, nx))
+    wave = multislice(as_tensor(slices), pixel_size, thickness, 300.0,
+                      amplitude_contrast=contrast)
+    expected = twins.multislice(slices, pixel_size, thickness, WAVELENGTH, SIGMA, contrast)
+    assert np.abs(wave.numpy() - expected).max() < 1e-12
+
+
+# Tolerances as the reference's README states them: its slices are stored in single precision.
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("float64", 3e-7)])
+def test_exit_wave_and_image_of_an_outside_program(shared, request, precision, tolerance):
+    if precision == "float64":
+        request.getfixturevalue("double")
+    folder = shared / "reference/abtem"
+    slices = np.load(folder / "apoferritin_256_1.0A_lobato_slices.npz")["slices"]
+    theirs = np.load(folder / "apoferritin_256_1.0A_lobato_infinite.npz")
+    wave = multislice(as_tensor(slices.transpose(0, 2, 1).copy()), 1.0, 10.0, 300.0)
+    assert relative(wave.numpy(), theirs["exit_wave"].T) < tolerance
+    for name, defocus in (("underfocus_1um", 1e4), ("overfocus_1um", -1e4),
+                          ("in_focus_Cs2p7", 0.0)):
+        image = form_image(wave, 1.0, 300.0, defocus=defocus, spherical_aberration=2.7)
+        assert relative(image.numpy(), theirs[f"intensity_{name}"].T) < tolerance
+
+
+def relative(found, expected):
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+def test_free_space_leaves_a_plane_wave_alone():
+    wave = multislice(torch.zeros(5, 32, 40), 1.0, 30.0, 300.0)
+    assert float((wave - 1).abs().max()) < 1e-6
+
+
+def test_propagation_spreads_a_gaussian_beam_as_its_formula(double):
+    """exp(-pi r^2 / w^2) after distance d is exp(-pi r^2 / (w^2 + i lambda d)) / (1 + ...)."""
+    n, width, distance = 128, 12.0, 3000.0
+    r = torch.arange(n, dtype=torch.float64) - n // 2
+    squared = r[:, None] ** 2 + r[None, :] ** 2
+    beam = torch.exp(-math.pi * squared / width**2).to(torch.complex128)
+    wave = multislice(torch.zeros(3, n, n, dtype=torch.float64), 1.0, distance / 3, 300.0,
+                      incident=beam)
+    spread = width**2 + 1j * WAVELENGTH * distance
+    expected = width**2 / spread * torch.exp(-math.pi * squared / spread)
+    # the beam's tail at the rim of the box and the band limit: exp(-pi 64^2 / spread)
+    assert float((wave - expected).abs().max()) < 1e-6
+
+
+def test_underfocus_undoes_propagation():
+    """Sign of the propagator: 200 A downstream are undone by 200 A of underfocus."""
+    rng = np.random.default_rng(0)
+    thin = as_tensor(smooth_slices(rng, (1, 64, 64)))
+    empty = torch.cat([thin, torch.zeros(20, 64, 64)])
+    at_once = multislice(thin, 1.0, 1e-6, 300.0)
+    later = multislice(empty, 1.0, 10.0, 300.0)
+    focused = form_image(later, 1.0, 300.0, defocus=210.0, spherical_aberration=0.0)
+    wrong = form_image(later, 1.0, 300.0, defocus=-210.0, spherical_aberration=0.0)
+    flat = at_once.abs() ** 2
+    error = float((focused - flat).abs().max())
+    assert error < 1e-5  # rounding in float32
+    assert float((wrong - flat).abs().max()) > 100 * error
+
+
+def test_matter_is_dark_under_focus_and_bright_over_focus():
+    n = 64
+    r = torch.arange(n) - n // 2
+    blob = 50 * torch.exp(-(r[:, None] ** 2 + r[None, :] ** 2) / 50.0)[None]
+    wave = multislice(blob, 2.0, 10.0, 300.0)
+    under, over = (form_image(wave, 2.0, 300.0, defocus=d) for d in (2e4, -2e4))
+    assert float(under[n // 2, n // 2]) < 1 < float(over[n // 2, n // 2])
+
+
+def test_a_scatterer_downstream_is_further_under_focus(double):
+    """A weak object z behind the centre looks as at defocus + z: its slice is nearer the lens."""
+    shape, dz = (1, 64, 64), 25.0
+    thin = as_tensor(smooth_slices(np.random.default_rng(1), shape, 1e-3))
+    empty = torch.zeros_like(thin)
+    first = multislice(torch.cat([thin, empty, empty]), 1.0, dz, 300.0)
+    last = multislice(torch.cat([empty, empty, thin]), 1.0, dz, 300.0)
+    upstream = form_image(first, 1.0, 300.0, defocus=1e4 + 2 * dz)
+    downstream = form_image(last, 1.0, 300.0, defocus=1e4)
+    assert relative(upstream - 1, downstream - 1) < 1e-6  # second order in sigma V = 1e-6
+    assert relative(form_image(last, 1.0, 300.0, defocus=1e4 + 2 * dz) - 1, downstream - 1) > 0.01
+
+
+def test_weak_phase_image_is_the_contrast_transfer_function(double):
+    contrast, optics = 0.07, Optics(defocus=8000.0, spherical_aberration=2.7, astigmatism=900.0,
+                                    astigmatism_angle=25.0, phase_shift=30.0, convergence=0.1,
+                                    energy_spread=0.5)
+    potential = as_tensor(smooth_slices(np.random.default_rng(2), (1, 64, 64), 1e-3))
+    transfer = ctf((64, 64), 1.5, 300.0, optics, contrast)
+    expected = 1 + 2 * torch.fft.ifft2(transfer * torch.fft.fft2(SIGMA * potential[0])).real
+    for mode in ("weak_phase", "projection"):
+        wave = multislice(potential, 1.5, 1e-3, 300.0, amplitude_contrast=contrast, mode=mode)
+        image = form_image(wave, 1.5, 300.0, optics)
+        # quadratic terms: sigma V = 3e-6, so their square over the signal
+        assert relative(image - 1, expected - 1) < 1e-5
+        assert relative(form_image(wave, 1.5, 300.0, optics, linear=True) - 1,
+                        expected - 1) < 1e-5
+
+
+def test_electrons_are_conserved_without_absorption():
+    """Only what is scattered beyond the band is lost: less than the smooth slices send there."""
+    slices = as_tensor(smooth_slices(np.random.default_rng(3), (8, 64, 64), 100.0))
+    wave = multislice(slices, 1.0, 20.0, 300.0)
+    assert float((wave.abs() ** 2).mean()) == pytest.approx(1.0, abs=1e-5)
+    image = form_image(wave, 1.0, 300.0, defocus=1e4)
+    assert float(image.mean()) == pytest.approx(float((wave.abs() ** 2).mean()), rel=1e-5)
+
+
+def test_absorption_follows_beer_and_lambert():
+    slices = torch.full((10, 16, 16), 30.0)
+    wave = multislice(slices, 1.0, 10.0, 300.0, amplitude_contrast=0.1)
+    expected = math.exp(-2 * SIGMA * 0.1 * 300.0)
+    assert float((wave.abs() ** 2).mean()) == pytest.approx(expected, rel=1e-5)
+    complex_wave = multislice(torch.complex(slices * math.sqrt(0.99), slices * 0.1), 1.0, 10.0,
+                              300.0)
+    assert torch.allclose(complex_wave, wave, atol=1e-5)
+
+
+def test_one_slice_is_a_projection_and_order_matters():
+    slices = as_tensor(smooth_slices(np.random.default_rng(4), (4, 48, 48), 80.0))
+    whole = slices.sum(0, keepdim=True)
+    assert torch.allclose(multislice(whole, 1.0, 1e-6, 300.0),
+                          multislice(slices, 1.0, 10.0, 300.0, mode="projection"), atol=2e-5)
+    forward, backward = (multislice(s, 1.0, 500.0, 300.0) for s in (slices, slices.flip(0)))
+    assert relative(forward, backward) > 0.01
+
+
+def test_stages_in_a_row_are_one_stack(double):
+    slices = as_tensor(smooth_slices(np.random.default_rng(5), (7, 32, 32), 50.0))
+    whole = multislice(slices, 1.0, 10.0, 300.0)
+    part = multislice(slices[3:], 1.0, 10.0, 300.0,
+                      incident=multislice(slices[:3], 1.0, 10.0, 300.0))
+    assert torch.equal(whole, part)
+
+
+def test_propagator_is_unitary():
+    propagator = fresnel_propagator((20, 31), 0.7, WAVELENGTH, 55.0)
+    assert float((propagator.abs() - 1).abs().max()) < 1e-6
+    assert band_limit((20, 31)).max() == 1
+
+
+def test_gradients(double):
+    generator = torch.Generator().manual_seed(1)
+    slices = 100 * torch.rand(7, 6, 9, generator=generator, dtype=torch.float64)
+    incident = torch.randn(6, 9, generator=generator, dtype=torch.complex128)
+    inputs = (slices, as_tensor(12.0), as_tensor(250.0), as_tensor(0.1), incident)
+    for t in inputs:
+        t.requires_grad_()
+
+    def wave(slices, thickness, voltage, contrast, incident):
+        return torch.view_as_real(multislice(slices, 1.0, thickness, voltage,
+                                             amplitude_contrast=contrast, incident=incident))
+
+    assert torch.autograd.gradcheck(wave, inputs)
+
+
+@pytest.mark.parametrize(("changed", "message"), [
+    ({"voltage": 0.0}, "voltage=0.0"), ({"pixel_size": -1.0}, "pixel_size=-1.0"),
+    ({"slice_thickness": math.nan}, "slice_thickness=nan"),
+    ({"amplitude_contrast": 1.0}, "amplitude_contrast=1.0: must be in"),
+    ({"mode": "multi"}, "mode='multi': must be one of multislice, projection, weak_phase"),
+    ({"slices": torch.zeros(4, 4)}, r"slices of shape \(4, 4\)"),
+])
+def test_impossible_values(changed, message):
+    arguments = dict(slices=torch.zeros(1, 8, 8), pixel_size=1.0, slice_thickness=1.0,
+                     voltage=300.0)
+    with pytest.raises(ValueError, match=message):
+        multislice(**{**arguments, **changed})
