@@ -61,6 +61,16 @@ class _Stage(torch.autograd.Function):
         return None, output_grads[0], *gradients
 
 
+def launch(kernel: Callable, *arguments: Any) -> None:
+    """Run a kernel on torch tensors; on a GPU Taichi's and torch's streams wait for each other."""
+    on_gpu = any(isinstance(a, torch.Tensor) and a.is_cuda for a in arguments)
+    if on_gpu:
+        torch.cuda.synchronize()
+    kernel(*arguments)
+    if on_gpu:
+        ti.sync()
+
+
 def differentiable(stage: Callable, out: torch.Tensor, *inputs: Any) -> torch.Tensor:
     """Run stage(*inputs, out) and return out as a differentiable function of the inputs.
 

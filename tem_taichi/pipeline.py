@@ -11,19 +11,15 @@ import pandas as pd
 import torch
 from scipy.fft import next_fast_len
 
-from tem_taichi import optics
 from tem_taichi.config import Scene
-from tem_taichi.detector import Detector, detect, detector_from_config
-from tem_taichi.device import as_tensor, current, init
-from tem_taichi.geometry import tilt_rotation, tilt_table
-from tem_taichi.grid import fourier_crop
-from tem_taichi.multislice import multislice
+from tem_taichi.detector import detect, detector_from_config
+from tem_taichi.device import current, init
+from tem_taichi.forward import Exposure, Instrument, exit_wave, intensity
+from tem_taichi.geometry import tilt_table
+from tem_taichi.optics import Optics
 from tem_taichi.physics import wavelength
 from tem_taichi.placement import particle_table
-from tem_taichi.specimen import Specimen, View, build_specimen, extent, slices
-
-_CHUNK = 8
-"""Slices held at once."""
+from tem_taichi.specimen import Specimen, build_specimen
 
 
 @dataclass(frozen=True)
@@ -48,21 +44,17 @@ class TiltSeries:
 
 @dataclass(frozen=True)
 class Plan:
-    """The grids of a scene: what is computed around and between the detector's pixels."""
+    """What a scene asks for, checked: the instrument and one exposure an image."""
 
-    detector_shape: tuple[int, int]
-    """Detector pixels with the margin."""
-    wave_shape: tuple[int, int]
-    """Wave pixels over the same field."""
-    wave_pixel: float
-    """[A]"""
+    instrument: Instrument
+    exposures: list[Exposure]
+    """In the order of the stack."""
     tilts: pd.DataFrame
-    """See `geometry.tilt_table`."""
-    detector: Detector
+    """See `geometry.tilt_table`; one row an exposure."""
 
 
 def plan(scene: Scene) -> Plan:
-    """Grids and tilts of a scene, checked.
+    """Grids, tilts and detector of a scene.
 
     The margin keeps what scatters at the detector's Nyquist frequency from wrapping around: at
     defocus D it travels wavelength D / (2 pixel). Grids are even and factor well.
@@ -76,11 +68,12 @@ def plan(scene: Scene) -> Plan:
     except (ValueError, OSError) as error:
         text = str(error)
         raise ValueError(text if text.startswith("detector") else f"detector.{text}") from error
-    margin = scene.interaction.margin
+    settings, microscope = scene.interaction, scene.microscope
+    margin = settings.margin
     if margin is None:
         defocus = tilts[["defocus_u", "defocus_v"]].abs().to_numpy().max()
-        margin = wavelength(scene.microscope.voltage) * defocus / (2 * scene.pixel_size)
-    twice = round(2 * scene.interaction.oversampling)
+        margin = wavelength(microscope.voltage) * defocus / (2 * scene.pixel_size)
+    twice = round(2 * settings.oversampling)
     sizes = []
     for n in scene.shape:
         least = math.ceil((n + 2 * margin / scene.pixel_size) / 2)
@@ -88,10 +81,23 @@ def plan(scene: Scene) -> Plan:
             least += 1
         sizes.append((2 * least, least * twice))
     (ny, wy), (nx, wx) = sizes
-    return Plan((ny, nx), (wy, wx), 2 * scene.pixel_size / twice, tilts, detector)
+    instrument = Instrument(
+        (ny, nx), (wy, wx), scene.pixel_size, microscope.voltage,
+        scene.optics.amplitude_contrast, settings.mode, settings.slice_thickness, settings.depth,
+        detector)
+    lens = {name: getattr(microscope, name) for name in (
+        "spherical_aberration", "chromatic_aberration", "energy_spread", "convergence",
+        "aperture", "focal_length")}
+    exposures = [
+        Exposure(
+            Optics(defocus=(t.defocus_u + t.defocus_v) / 2, astigmatism=t.defocus_u - t.defocus_v,
+                   astigmatism_angle=t.astigmatism_angle, phase_shift=t.phase_shift, **lens),
+            t.tilt_angle, t.axis_angle, t.shift_x, t.shift_y, t.dose)
+        for t in tilts.itertuples()]
+    return Plan(instrument, exposures, tilts)
 
 
-class _Stages:
+class _Timer:
     """Seconds per stage."""
 
     def __init__(self) -> None:
@@ -106,64 +112,6 @@ class _Stages:
             if current().torch_device.type == "cuda":
                 torch.cuda.synchronize()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-def exit_wave(
-    scene: Scene, specimen: Specimen, grids: Plan, tilt: pd.Series,
-    stages: Callable | None = None,
-) -> tuple[torch.Tensor, float]:
-    """Wave behind the tilted specimen, and the defocus of its centre as seen from there [A]."""
-    stages = stages or _Stages()
-    settings = scene.interaction
-    rotation = tilt_rotation(tilt["tilt_angle"], tilt["axis_angle"])
-    low, high = extent(specimen, rotation)
-    thickness = settings.slice_thickness
-    if settings.mode == "multislice":
-        first = math.floor(low / thickness)
-        entrance, n_slices = first * thickness, math.floor(high / thickness) - first + 1
-    else:
-        entrance, n_slices, thickness = low, 1, max(high - low, 1.0)
-    view = View(rotation, as_tensor([tilt["shift_x"], tilt["shift_y"]]), grids.wave_shape,
-                grids.wave_pixel, thickness, entrance, n_slices)
-    wave = torch.ones(view.shape, dtype=current().complex_dtype, device=current().torch_device)
-    for start in range(0, view.n_slices, _CHUNK):
-        with stages("potential"):
-            chunk = slices(specimen, view, start, min(_CHUNK, view.n_slices - start),
-                           settings.depth)
-        with stages("interaction"):
-            wave = multislice(chunk, view.pixel_size, thickness, scene.microscope.voltage,
-                              amplitude_contrast=scene.optics.amplitude_contrast,
-                              mode=settings.mode, incident=wave)
-    # A slice acts where it begins; its scatterers are half a slice further on the average.
-    return wave, view.exit + thickness / 2 if settings.mode == "multislice" else 0.0
-
-
-def intensity(
-    scene: Scene, wave: torch.Tensor, exit_distance: float, grids: Plan, tilt: pd.Series
-) -> torch.Tensor:
-    """Relative intensity on the detector's pixels, margin included.
-
-    Defocus counts from the specimen's centre, so the lens sees the exit plane, which lies
-    `exit_distance` nearer to it, that much further under focus. The ice attenuates by
-    exp(-thickness / (mean free path cos(tilt))).
-    """
-    microscope, ice = scene.microscope, scene.specimen.ice
-    lens = optics.Optics(
-        defocus=(tilt["defocus_u"] + tilt["defocus_v"]) / 2 + exit_distance,
-        astigmatism=tilt["defocus_u"] - tilt["defocus_v"],
-        astigmatism_angle=tilt["astigmatism_angle"],
-        phase_shift=tilt["phase_shift"],
-        **{name: getattr(microscope, name) for name in (
-            "spherical_aberration", "chromatic_aberration", "energy_spread", "convergence",
-            "aperture", "focal_length")})
-    image = optics.form_image(wave, grids.wave_pixel, microscope.voltage, lens,
-                              linear=scene.interaction.mode == "weak_phase")
-    image = fourier_crop(image, grids.detector_shape)
-    if ice.mean_free_path is not None:
-        path = ice.thickness / math.cos(math.radians(tilt["tilt_angle"]))
-        image = image * math.exp(-path / ice.mean_free_path)
-    # Cropping rings below zero only beside edges far sharper than a specimen has.
-    return image.clamp(min=0)
 
 
 def simulate(
@@ -185,27 +133,28 @@ def simulate(
         ValueError: for a scene that cannot be; nothing has been computed then.
     """
     init(scene.compute.arch, scene.compute.dtype)
-    stages = _Stages()
-    grids = plan(scene)
+    stages = _Timer()
+    planned = plan(scene)
+    instrument = planned.instrument
     with stages("structures"):
         specimen = specimen or build_specimen(scene)
     crop = tuple(slice(full // 2 - n // 2, full // 2 - n // 2 + n)
-                 for full, n in zip(grids.detector_shape, scene.shape, strict=True))
-    n = len(grids.tilts)
+                 for full, n in zip(instrument.detector_shape, scene.shape, strict=True))
+    n = len(planned.exposures)
     noisy, clean = (torch.empty((n, *scene.shape), dtype=current().dtype) for _ in range(2))
     with torch.no_grad():
-        for i, tilt in grids.tilts.iterrows():
-            wave, distance = exit_wave(scene, specimen, grids, tilt, stages)
+        for i, exposure in enumerate(planned.exposures):
+            wave, distance = exit_wave(specimen, instrument, exposure, stages)
             with stages("optics"):
-                image = intensity(scene, wave, distance, grids, tilt)
+                image = intensity(specimen, instrument, exposure, wave, distance)
             with stages("detector"):
                 for target, noise in ((clean, False), (noisy, True)):
-                    counts = detect(image, pixel_size=scene.pixel_size, dose=tilt["dose"],
-                                    detector=grids.detector, noise=noise, seed=scene.seed,
-                                    stream=int(tilt["acquisition_index"]))
+                    counts = detect(image, pixel_size=scene.pixel_size, dose=exposure.dose,
+                                    detector=instrument.detector, noise=noise, seed=scene.seed,
+                                    stream=int(planned.tilts["acquisition_index"].iloc[i]))
                     target[i] = counts[crop].cpu()
             if progress:
                 progress(i + 1, n)
-    return TiltSeries(noisy, clean, grids.tilts["nominal_angle"].to_numpy(),
+    return TiltSeries(noisy, clean, planned.tilts["nominal_angle"].to_numpy(),
                       particle_table([k.name for k in specimen.kinds], specimen.poses),
-                      grids.tilts, scene.pixel_size, stages.seconds)
+                      planned.tilts, scene.pixel_size, stages.seconds)

@@ -9,18 +9,18 @@ slice.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import gemmi
 import taichi as ti
 import torch
 
-from tem_taichi.bridge import differentiable
+from tem_taichi.bridge import differentiable, launch
 from tem_taichi.device import as_tensor, current
 from tem_taichi.grid import BAND_LIMIT, check_pixel_size, squared_frequencies
 from tem_taichi.kernels.potential import BAND, splat_kernels
-from tem_taichi.physics import SCATTERING_TO_POTENTIAL
+from tem_taichi.physics import SCATTERING_TO_POTENTIAL, Value
 from tem_taichi.structures import Atoms, displaced_volumes
 
 _WIDENING = 17.0
@@ -54,16 +54,16 @@ def _splat(x, y, weight, broadening, kind, radius, slice_index, table, out):  # 
     # The row may have wrapped; the kernel expects y beside it.
     y = y - ny * torch.floor((torch.floor(y + 0.5)) / ny)
     reach = int(radius.max())
-    splat_kernels(table.shape[2]).splat(
-        x[order], y[order], weight[order], broadening[order], kind[order], radius[order],
-        row_start, table, reach, -(-ny // BAND), out)
+    launch(splat_kernels(table.shape[2]).splat,
+           *(t[order] for t in (x, y, weight, broadening, kind, radius)),
+           row_start, table, reach, -(-ny // BAND), out)
 
 
 @ti.ad.grad_for(_splat)
 def _splat_adjoint(x, y, weight, broadening, kind, radius, slice_index, table, out):  # type: ignore[no-untyped-def]
-    splat_kernels(table.shape[2]).adjoint(
-        x, y, weight, broadening, kind, radius, slice_index, table, out.grad,
-        *(torch.empty_like(t) if t.grad is None else t.grad for t in (x, y, weight, broadening)))
+    inputs = (x, y, weight, broadening)
+    launch(splat_kernels(table.shape[2]).adjoint, *inputs, kind, radius, slice_index, table,
+           out.grad, *(torch.empty_like(t) if t.grad is None else t.grad for t in inputs))
 
 
 def splat(
@@ -175,29 +175,25 @@ class Gaussians:
         """Those of the scatterers that an index selects."""
         return Gaussians(self.weight[rows], self.broadening[rows], self.kind[rows], self.table)
 
+    def scaled(self, factor: Value) -> "Gaussians":
+        """The same, a factor stronger."""
+        return replace(self, weight=self.weight * factor)
 
-def atom_gaussians(
-    atoms: Atoms, solvent_potential: float | torch.Tensor = 0.0
-) -> tuple[Gaussians, ...]:
-    """Scattering of atoms, less that of the solvent they displace.
 
-    Args:
-        atoms: species, B-factors and occupancies.
-        solvent_potential: mean inner potential [V] of the solvent; 0 for vacuum.
+def atom_gaussians(atoms: Atoms) -> Gaussians:
+    """Scattering of atoms: Peng's factors, B-factors and occupancies."""
+    return Gaussians(atoms.occupancies, atoms.b_factors / 4, atoms.numbers, peng_table())
 
-    Returns:
-        The atoms' own Gaussians, and those of the solvent where there is one: a Gaussian of
-        each atom's volume (Fraser et al. 1978), soft, and integrating to that volume.
+
+def solvent_gaussians(atoms: Atoms) -> Gaussians:
+    """What atoms take away for each volt of mean inner potential of a solvent around them.
+
+    A Gaussian of each atom's volume (Fraser et al. 1978), soft, and integrating to that volume.
     """
-    broadening = atoms.b_factors / 4
-    own = Gaussians(atoms.occupancies, broadening, atoms.numbers, peng_table())
-    if not isinstance(solvent_potential, torch.Tensor) and solvent_potential == 0:
-        return (own,)
     volumes = displaced_volumes(atoms)
-    removed = -solvent_potential / SCATTERING_TO_POTENTIAL * volumes * atoms.occupancies
-    solvent = Gaussians(removed, math.pi * volumes ** (2 / 3) + broadening,
-                        torch.zeros_like(atoms.numbers), as_tensor([[[1.0], [0.0]]]))
-    return own, solvent
+    return Gaussians(-volumes * atoms.occupancies / SCATTERING_TO_POTENTIAL,
+                     math.pi * volumes ** (2 / 3) + atoms.b_factors / 4,
+                     torch.zeros_like(atoms.numbers), as_tensor([[[1.0], [0.0]]]))
 
 
 def render(
@@ -318,5 +314,8 @@ def slice_potential(
                 f"the first at {position}; enlarge it, or allow periodic=True or clip=True")
     device = current()
     out = torch.zeros((n_slices, ny, nx), dtype=device.dtype, device=device.torch_device)
-    out = render(out, atom_gaussians(atoms, solvent_potential), pixels, pixel_size, depth=depth)
+    groups = [atom_gaussians(atoms)]
+    if isinstance(solvent_potential, torch.Tensor) or solvent_potential != 0:
+        groups.append(solvent_gaussians(atoms).scaled(solvent_potential))
+    out = render(out, groups, pixels, pixel_size, depth=depth)
     return narrow(out, SCATTERING_TO_POTENTIAL / pixel_size**2)

@@ -1,7 +1,7 @@
 """What is in the ice: kinds of particles as sums of Gaussians, and their copies."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,10 @@ import torch
 from tem_taichi.config import Particle, Scene
 from tem_taichi.device import as_tensor, current
 from tem_taichi.io import read_volume
-from tem_taichi.physics import SCATTERING_TO_POTENTIAL
+from tem_taichi.physics import SCATTERING_TO_POTENTIAL, Value
 from tem_taichi.placement import Poses, place
-from tem_taichi.potential import Gaussians, atom_gaussians, narrow, render
-from tem_taichi.structures import read_structure
+from tem_taichi.potential import Gaussians, atom_gaussians, narrow, render, solvent_gaussians
+from tem_taichi.structures import Atoms, read_structure
 
 _BATCH = 1_000_000
 """Scatterers rendered at once: bounds the memory of crowded scenes."""
@@ -29,20 +29,43 @@ class Kind:
     name: str
     positions: torch.Tensor
     """Of its scatterers [A], shape (n, 3)."""
-    groups: tuple[Gaussians, ...]
+    group: Gaussians
     """What each scatterer adds to the potential."""
-    radius: float
-    """Of the sphere about the centre that holds all scatterers [A]."""
+    displaced: Gaussians | None = None
+    """The same for each volt of the solvent that it displaces, where it displaces any."""
+
+    @property
+    def radius(self) -> float:
+        """Of the sphere about the centre that holds all scatterers [A]."""
+        return float(torch.linalg.vector_norm(self.positions.detach(), dim=1).max())
+
+
+@dataclass(frozen=True)
+class Ice:
+    """A slab of vitreous ice; uniform, so that it only attenuates and is displaced."""
+
+    thickness: Value = 0.0
+    """Untilted [A]."""
+    potential: Value = 0.0
+    """Mean inner potential [V]; 0 = particles in vacuum."""
+    mean_free_path: Value | None = None
+    """Of the loss from the image [A]; None = no loss."""
 
 
 @dataclass(frozen=True)
 class Specimen:
-    """Particles in a slab of ice; the ice itself is uniform and only attenuates."""
+    """Particles in ice."""
 
     kinds: tuple[Kind, ...]
     poses: tuple[Poses, ...]
     """Where the copies of each kind are."""
-    n_scatterers: int
+    ice: Ice = field(default_factory=Ice)
+
+    @property
+    def n_scatterers(self) -> int:
+        """Of all copies."""
+        return sum(len(kind.positions) * len(pose.positions)
+                   for kind, pose in zip(self.kinds, self.poses, strict=True))
 
 
 def map_gaussians(volume: np.ndarray, voxel_size: float) -> tuple[torch.Tensor, Gaussians]:
@@ -82,7 +105,7 @@ def map_gaussians(volume: np.ndarray, voxel_size: float) -> tuple[torch.Tensor, 
         as_tensor([[[1.0], [0.0]]]))
 
 
-def load_kind(name: str, particle: Particle, ice_potential: float) -> Kind:
+def load_kind(name: str, particle: Particle) -> Kind:
     """Read a structure or map and make it a kind of particle, centred on its bounding box.
 
     Raises:
@@ -95,21 +118,23 @@ def load_kind(name: str, particle: Particle, ice_potential: float) -> Kind:
         except (ValueError, OSError) as error:
             raise ValueError(f"{key}.map: {error}") from error
         positions, group = map_gaussians(volume * particle.map_scale, voxel)
-        groups: tuple[Gaussians, ...] = (group,)
         if len(positions) == 0:
             raise ValueError(f"{key}.map={particle.map}: is zero everywhere")
-    else:
-        model = particle.model if particle.model == "all" else int(particle.model)
-        try:
-            atoms = read_structure(particle.structure or "", particle.assembly, model,
-                                   particle.hydrogens, particle.altlocs).centred()
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{key}.structure: {error}") from error
-        if particle.b_factor is not None:
-            atoms = replace(atoms, b_factors=torch.full_like(atoms.b_factors, particle.b_factor))
-        positions, groups = atoms.positions, atom_gaussians(atoms, ice_potential)
-    radius = float(torch.linalg.vector_norm(positions, dim=1).max())
-    return Kind(name, positions, groups, radius)
+        return Kind(name, positions, group)
+    model = particle.model if particle.model == "all" else int(particle.model)
+    try:
+        atoms = read_structure(particle.structure or "", particle.assembly, model,
+                               particle.hydrogens, particle.altlocs).centred()
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{key}.structure: {error}") from error
+    if particle.b_factor is not None:
+        atoms = replace(atoms, b_factors=torch.full_like(atoms.b_factors, particle.b_factor))
+    return kind_of(atoms, name)
+
+
+def kind_of(atoms: Atoms, name: str = "atoms") -> Kind:
+    """Atoms as a kind of particle about the origin; differentiable in every tensor of theirs."""
+    return Kind(name, atoms.positions, atom_gaussians(atoms), solvent_gaussians(atoms))
 
 
 def build_specimen(scene: Scene) -> Specimen:
@@ -120,13 +145,12 @@ def build_specimen(scene: Scene) -> Specimen:
             more copies than fit without overlap.
     """
     names = list(scene.specimen.particles)
-    kinds = tuple(load_kind(name, scene.specimen.particles[name], scene.specimen.ice.potential)
-                  for name in names)
+    kinds = tuple(load_kind(name, scene.specimen.particles[name]) for name in names)
     poses = place(scene, {kind.name: kind.radius for kind in kinds})
     for kind, pose in zip(kinds, poses, strict=True):
         _check_inside(kind, pose, scene.specimen.ice.thickness)
-    return Specimen(kinds, poses, sum(len(k.positions) * len(p.positions)
-                                      for k, p in zip(kinds, poses, strict=True)))
+    ice = scene.specimen.ice
+    return Specimen(kinds, poses, Ice(ice.thickness, ice.potential, ice.mean_free_path))
 
 
 def _check_inside(kind: Kind, pose: Poses, thickness: float) -> None:
@@ -163,18 +187,13 @@ class View:
     """z where the first slice begins [A]."""
     n_slices: int
 
-    @property
-    def exit(self) -> float:
-        """Z where the last slice ends [A]."""
-        return self.entrance + self.n_slices * self.slice_thickness
-
 
 def extent(specimen: Specimen, rotation: torch.Tensor) -> tuple[float, float]:
     """Least and largest z [A] that the particles' spheres reach in a view; (0, 0) if none."""
     low, high = 0.0, 0.0
     for kind, pose in zip(specimen.kinds, specimen.poses, strict=True):
         if len(pose.positions):
-            z = as_tensor(pose.positions) @ rotation[2]
+            z = (as_tensor(pose.positions) @ rotation[2]).detach()
             low = min(low, float(z.min()) - kind.radius)
             high = max(high, float(z.max()) + kind.radius)
     return low, high
@@ -201,6 +220,7 @@ def slices(
     low = view.entrance + (first - 1) * view.slice_thickness
     high = view.entrance + (first + count + 1) * view.slice_thickness
     half_x, half_y = nx * view.pixel_size / 2, ny * view.pixel_size / 2
+    vacuum = not isinstance(specimen.ice.potential, torch.Tensor) and specimen.ice.potential == 0
     scale = as_tensor([view.pixel_size, view.pixel_size, view.slice_thickness])
     origin = as_tensor([nx // 2, ny // 2, -view.entrance / view.slice_thickness])
     for kind, pose in zip(specimen.kinds, specimen.poses, strict=True):
@@ -221,6 +241,9 @@ def slices(
                                    & (pixels[:, 2] > first - 1)
                                    & (pixels[:, 2] < first + count + 1)).flatten()
             template = inside.remainder(len(kind.positions))
-            out = render(out, [g.take(template) for g in kind.groups], pixels[inside],
-                         view.pixel_size, first_slice=first, n_slices=view.n_slices, depth=depth)
+            groups = [kind.group.take(template)]
+            if kind.displaced is not None and not vacuum:
+                groups.append(kind.displaced.take(template).scaled(specimen.ice.potential))
+            out = render(out, groups, pixels[inside], view.pixel_size, first_slice=first,
+                         n_slices=view.n_slices, depth=depth)
     return narrow(out, SCATTERING_TO_POTENTIAL / view.pixel_size**2)

@@ -117,7 +117,7 @@ def test_wider_margin_and_finer_waves_change_little(atom):
 
 def test_default_margin_is_what_nyquist_travels():
     scene = scene_of("", optics=Imaging(defocus=-20000.0), shape=[100, 120], pixel_size=1.0)
-    grids = plan(scene)
+    grids = plan(scene).instrument
     margin = 0.0196875 * 20000 / 2
     for n, full, wave in zip([100, 120], grids.detector_shape, grids.wave_shape, strict=True):
         assert full >= n + 2 * margin and full % 4 == 0 and wave == 1.5 * full
