@@ -44,7 +44,7 @@ def main() -> None:
         potential = slices(specimen, view, 0, view.n_slices).sum(0)
         wave, _ = exit_wave(*seen)
     field = tuple(round(n * scene.pixel_size / view.pixel_size) for n in scene.shape)
-    panels = [("projected potential − ice [V Å]", centre(potential, field), "viridis"),
+    panels = [("projected potential minus ice [V Å]", centre(potential, field), "viridis"),
               ("exit wave, phase [rad]", centre(torch.angle(wave), field), "viridis")]
     for defocus in DEFOCI:
         series = tt.simulate(scene_at(defocus), specimen=specimen)
@@ -61,7 +61,7 @@ def main() -> None:
             ax.set_title(title, fontsize=11)
             figure.colorbar(drawn, ax=ax, shrink=0.8)
     for ax in figure.axes[:6]:
-        ax.set_xticks([-20, 0, 20], ["−20", "0", "20 nm"])
+        ax.set_xticks([-20, 0, 20], ["-20", "0", "20 nm"])
         ax.set_yticks([])
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=80)

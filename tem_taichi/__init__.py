@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from tem_taichi.config import Scene
     from tem_taichi.detector import Detector, detect, expected_counts
     from tem_taichi.device import init
-    from tem_taichi.multislice import multislice
     from tem_taichi.optics import Optics, ctf, form_image
     from tem_taichi.pipeline import TiltSeries, simulate
     from tem_taichi.potential import slice_potential
+    from tem_taichi.propagation import multislice
     from tem_taichi.scene import load_scene
     from tem_taichi.structures import Atoms, read_structure
 
@@ -31,7 +31,7 @@ _MODULES = {
     "Atoms": "structures", "Detector": "detector", "Optics": "optics", "Scene": "config",
     "TiltSeries": "pipeline", "ctf": "optics", "detect": "detector",
     "expected_counts": "detector", "form_image": "optics", "init": "device",
-    "load_scene": "scene", "multislice": "multislice", "read_structure": "structures",
+    "load_scene": "scene", "multislice": "propagation", "read_structure": "structures",
     "simulate": "pipeline", "slice_potential": "potential",
 }
 

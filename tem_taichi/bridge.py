@@ -1,64 +1,53 @@
 """The only place where kernels meet torch.autograd.
 
-A stage is a Python function of tensors that writes its last argument: it launches Taichi
-kernels, or is decorated with `ti.ad.grad_replaced` and brings its adjoint,
-which adds to the `.grad` of those inputs that have one. `differentiable`
-runs a stage on a Taichi tape and hands the vector-Jacobian product to torch.
+A stage is a Taichi kernel, or a function decorated with `ti.ad.grad_replaced` that launches
+kernels and brings its adjoint. It takes tensors and plain arguments and writes its last argument.
+Called under a Taichi tape it is recorded there; `differentiable` makes it a torch function.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import taichi as ti
 import torch
-from taichi.lang import impl
+
+_TAICHI = threading.RLock()
+"""Taichi compiles and launches for the whole process: one thread at a time."""
 
 
-class VjpTape(ti.ad.Tape):
-    """A tape whose seed is the gradient of any output, not of a one-element loss."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.runtime = impl.get_runtime()
-
-    def __enter__(self) -> "VjpTape":
-        self.entered = True
-        self.runtime.target_tape = self
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.runtime.target_tape = None
-
-    def grad(self) -> None:
-        """Replay the recorded calls backwards through their adjoints."""
-        for function, arguments in reversed(self.calls):
-            function.grad(*arguments)
+def _plain(value: Any) -> Any:
+    """A fresh view: gradients that torch keeps on its own tensors must not be added to."""
+    return value.detach() if isinstance(value, torch.Tensor) else value
 
 
 class _Stage(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, stage: Callable, out: torch.Tensor, *inputs: Any) -> torch.Tensor:
-        # Fresh views: gradients that torch keeps on its own tensors must not be added to.
-        leaves = [i.detach() if isinstance(i, torch.Tensor) else i for i in inputs]
+    def forward(ctx: Any, stage: Any, out: torch.Tensor, *inputs: Any) -> torch.Tensor:
         out = out.detach()
-        with VjpTape() as tape:
-            stage(*leaves, out)
-        ctx.tape, ctx.leaves, ctx.out = tape, leaves, out
+        with _TAICHI:
+            stage(*map(_plain, inputs), out)
+        # Saved by torch, so that checkpoints may drop them and make them again.
+        ctx.stage = stage
+        ctx.save_for_backward(*(i for i in inputs if isinstance(i, torch.Tensor)))
+        ctx.others = [None if isinstance(i, torch.Tensor) else i for i in inputs]
         return out.view_as(out)
 
     @staticmethod
     def backward(ctx: Any, *output_grads: torch.Tensor) -> tuple:
-        wanted = [leaf for leaf, needed in zip(ctx.leaves, ctx.needs_input_grad[2:], strict=True)
-                  if needed]
-        for slot in wanted:
-            slot.grad = torch.zeros_like(slot)
-        ctx.out.grad = output_grads[0].contiguous()
-        ctx.tape.grad()
-        gradients = [leaf.grad if needed else None for leaf, needed
-                     in zip(ctx.leaves, ctx.needs_input_grad[2:], strict=True)]
-        for slot in [*wanted, ctx.out]:
-            slot.grad = None
-        return None, output_grads[0], *gradients
+        tensors = iter(ctx.saved_tensors)
+        needed = ctx.needs_input_grad[2:]
+        inputs = [_plain(next(tensors)) if other is None else other for other in ctx.others]
+        for value, wanted in zip(inputs, needed, strict=True):
+            if wanted:
+                value.grad = torch.zeros_like(value)
+        # What the stage wrote is not kept: its adjoint knows only its gradient.
+        out = torch.empty_like(output_grads[0])
+        out.grad = output_grads[0].contiguous()
+        with _TAICHI:
+            ctx.stage.grad(*inputs, out)
+        return None, output_grads[0], *(value.grad if wanted else None
+                                        for value, wanted in zip(inputs, needed, strict=True))
 
 
 def launch(kernel: Callable, *arguments: Any) -> None:
@@ -75,15 +64,17 @@ def differentiable(stage: Callable, out: torch.Tensor, *inputs: Any) -> torch.Te
     """Run stage(*inputs, out) and return out as a differentiable function of the inputs.
 
     Args:
-        stage: writes `out`, once, or adds to it.
+        stage: writes `out`, once, or adds to it. Its adjoint reads `out.grad` and adds to the
+            `.grad` of those inputs that have one; it does not need the values of `out`.
         out: tensor of the result's shape, fresh or returned by a stage that added to it.
-        *inputs: tensors, contiguous where a kernel reads them, and plain arguments.
+        *inputs: tensors, contiguous where a kernel reads them, and plain arguments, not None.
 
     Returns:
         out, with a gradient to every real or complex input tensor.
     """
     if torch.is_grad_enabled() and any(
-            isinstance(i, torch.Tensor) and i.requires_grad for i in inputs):
+            isinstance(i, torch.Tensor) and i.requires_grad for i in (out, *inputs)):
         return _Stage.apply(stage, out, *inputs)
-    stage(*(i.detach() if isinstance(i, torch.Tensor) else i for i in inputs), out)
+    with _TAICHI:
+        stage(*map(_plain, inputs), out)
     return out

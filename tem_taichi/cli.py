@@ -1,15 +1,16 @@
 """The command line of the simulator."""
 
-import os
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING
 
 import tem_taichi
+
+if TYPE_CHECKING:
+    from tem_taichi.config import Scene
+    from tem_taichi.pipeline import Plan
+    from tem_taichi.specimen import Specimen
 
 HELP = """\
 Simulate the micrographs that a transmission electron microscope records of a specimen.
@@ -18,60 +19,66 @@ usage: python -m tem_taichi.simulate [SCENE.yaml] [KEY=VALUE ...] [options]
 
 Without a scene, an embedded example runs: apoferritin in ice, a short tilt series.
 
-  optics.defocus=25000      set any value of the scene
-  microscope=polara         choose another microscope or detector, see --list
-  -m dose=1,2,3             sweep: one output folder for each combination
+  optics.defocus=25000      set any value of the scene; a list is tilts.angles=[0,30]
+  microscope=polara         choose another microscope, detector or specimen, see --list
+  specimen.particles.mine.structure=mine.pdb
+                            add a kind of particle, here a kind called "mine"
+  ~specimen.particles.apoferritin
+                            take one away
   output=FOLDER             where the results go; overwrite=true replaces earlier ones
+  -m dose=1,2,3             sweep: one folder in the output for each combination of values
 
 options:
-  --check       read and check the scene, say what would be computed, write nothing
+  --check       read and check everything, say what would be computed, write nothing
+  --show        print the whole scene, every key with its unit and meaning
   --list        list the shipped microscopes, detectors and specimens
-  --show        print the whole scene with every value
   --version     print the version
   --help        print this
 
-A scene is a YAML file that begins with `defaults: [simulate, _self_]`. Lengths are in A, angles
-in degrees, voltage in kV, spherical aberration in mm; positive defocus is underfocus. The output
-folder holds the tilt series with and without noise (MRC), tilt angles (.rawtlt), .mdoc, the
-particles (RELION star), the truth of each tilt (CSV), the whole scene, metadata and a preview.
+A scene is a YAML file. It begins with its defaults, then sets what it wants to be different:
+
+  defaults: [simulate, override microscope: polara, override specimen: empty, _self_]
+  pixel_size: 1.5
+  specimen:
+    particles:
+      mine: {structure: mine.pdb, count: 5}
+
+Leave out "override specimen: empty" to keep the example's apoferritins. A microscope or detector
+of your own is a file microscope/NAME.yaml beside the scene. File names in a scene are relative to
+the scene, or else to the working folder.
+
+Lengths are in A, angles in degrees, voltage in kV, spherical aberration in mm; positive defocus
+is underfocus. The output folder holds the tilt series with and without noise (MRC), tilt angles
+(.rawtlt), .mdoc, the particles (RELION star), the truth of each tilt (CSV), the whole scene,
+metadata and a preview. Wrong input ends with one line and exit status 2, and writes nothing.
 """
+
+_OPTIONS = {"--check", "--list", "--show", "--version", "--help", "-h", "-m", "--multirun"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, 2 for wrong input."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    flags = {word for word in words if word.startswith("-")}
-    known = {"--check", "--list", "--show", "--version", "--help", "-h", "-m", "--multirun"}
+    options = {word for word in words if word.startswith("-")}
     try:
-        if flags & {"--help", "-h"}:
+        if options - _OPTIONS:
+            raise ValueError(f"{min(options - _OPTIONS)}: no such option; see --help")
+        if options & {"--help", "-h"}:
             print(HELP, end="")
-        elif "--version" in flags:
+        elif "--version" in options:
             print(f"tem_taichi {tem_taichi.__version__}")
-        elif "--list" in flags:
+        elif "--list" in options:
             _list()
-        elif flags - known:
-            raise ValueError(f"{min(flags - known)}: no such option; see --help")
-        elif flags & {"-m", "--multirun"}:
-            _sweep([word for word in words if not word.startswith("-")])
         else:
-            _single([word for word in words if not word.startswith("-")], flags)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            _scenes([word for word in words if word not in options], options)
+    except (ValueError, OSError, OverflowError, MemoryError) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
+        print("interrupted: what was being computed is not written", file=sys.stderr)
         return 130
     return 0
-
-
-def _split(words: list[str]) -> tuple[Path | None, list[str]]:
-    """Scene file, if there is one, and overrides."""
-    files = [word for word in words if "=" not in word and not word.startswith("~")]
-    if len(files) > 1:
-        raise ValueError(f"{files[1]}: only one scene file; overrides are KEY=VALUE")
-    if files and not files[0].endswith((".yaml", ".yml")):
-        raise ValueError(f"{files[0]}: must be a scene file ending in .yaml, or KEY=VALUE")
-    return (Path(files[0]) if files else None), [word for word in words if word not in files]
 
 
 def _list() -> None:
@@ -80,108 +87,98 @@ def _list() -> None:
     for group in ("microscope", "detector", "specimen"):
         print(f"{group}s (choose with {group}=NAME)")
         for file in sorted((CONFIG_FOLDER / group).glob("*.yaml")):
-            text = file.read_text(encoding="utf-8")
-            summary = re.match(r"#\s*(.*?)(?:[.:;](?:\s|$)|$)", text, re.MULTILINE)
-            print(f"  {file.stem:22}{summary.group(1) if summary else ''}")
+            summary = file.read_text(encoding="utf-8").partition("\n")[0]
+            print(f"  {file.stem:22}{summary.lstrip('# ')}")
 
 
-def _single(words: list[str], flags: set[str]) -> None:
-    from tem_taichi.scene import load_scene, to_yaml
+def _scenes(words: list[str], options: set[str]) -> None:
+    """Read one scene or those of a sweep, and show, check or run them."""
+    from tem_taichi.scene import load_scene, load_sweep
+    from tem_taichi.scene_yaml import to_yaml
 
-    path, overrides = _split(words)
-    scene = load_scene(path, overrides)
-    if "--show" in flags:
-        print(to_yaml(scene), end="")
-    elif "--check" in flags:
-        _check(scene)
+    # A folder of a sweep has "=" in its name, so that the path of a scene may have it too.
+    files = [word for word in words if word.endswith((".yaml", ".yml")) and
+             ("=" not in word or Path(word).is_file())]
+    overrides = [word for word in words if word not in files]
+    odd = [*files[1:], *(word for word in overrides if "=" not in word and word[:1] != "~")]
+    if odd:
+        raise ValueError(f"{odd[0]}: must be one scene file ending in .yaml, then KEY=VALUE")
+    path = files[0] if files else None
+    swept = bool(options & {"-m", "--multirun"})
+    scenes = load_sweep(path, overrides) if swept else [load_scene(path, overrides)]
+    if "--show" in options:
+        print("---\n".join(map(to_yaml, scenes)), end="")
+    elif "--check" in options:
+        for scene in scenes:
+            _describe(scene, *prepare(scene))
     else:
-        run(scene)
+        for scene in scenes if swept else ():
+            prepare(scene)  # so that nothing runs if one of them can't
+        for scene in scenes:
+            run(scene)
 
 
-def _check(scene: Any) -> None:
+def prepare(scene: "Scene") -> tuple["Plan", "Specimen"]:
+    """What a run needs; finds whatever is wrong with a scene before the long computation.
+
+    Raises:
+        ValueError: with one line that names key, value and what is allowed.
+    """
     from tem_taichi.device import init
     from tem_taichi.folder import check_new_folder
     from tem_taichi.pipeline import plan
     from tem_taichi.specimen import build_specimen
 
-    check_new_folder(Path(scene.output), scene.overwrite)
-    init(scene.compute.arch, scene.compute.dtype)
-    grids = plan(scene)
-    specimen = build_specimen(scene)
-    copies = sum(len(pose.positions) for pose in specimen.poses)
-    angles = grids.tilts["nominal_angle"]
-    print(f"The scene is sound. {copies} particles of {specimen.n_scatterers:,} scatterers in "
-          f"{scene.specimen.ice.thickness:g} A of ice")
+    try:
+        check_new_folder(Path(scene.output), scene.overwrite)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"output: {error}") from error
+    try:
+        init(scene.compute.arch, scene.compute.dtype)
+    except ValueError as error:
+        raise ValueError(f"compute.{error}") from error
+    return plan(scene), build_specimen(scene)
+
+
+def _describe(scene: "Scene", grids: "Plan", specimen: "Specimen") -> None:
+    angles, instrument = grids.tilts["nominal_angle"], grids.instrument
+    kinds = ", ".join(f"{len(pose.positions)} {kind.name}"
+                      for kind, pose in zip(specimen.kinds, specimen.poses, strict=True))
+    print(f"The scene is sound. {kinds or 'no particles'} ({specimen.n_scatterers:,} scatterers) "
+          f"in {scene.specimen.ice.thickness:g} A of ice")
     print(f"{len(angles)} images of {scene.shape[0]} x {scene.shape[1]} pixels of "
           f"{scene.pixel_size:g} A, tilts {angles.min():g} to {angles.max():g} deg, "
           f"{grids.tilts['dose'].sum():g} e-/A^2 in all")
-    print(f"waves on {grids.wave_shape[0]} x {grids.wave_shape[1]} pixels of "
-          f"{grids.wave_pixel:.4g} A, {scene.interaction.mode}")
+    print(f"waves on {instrument.wave_shape[0]} x {instrument.wave_shape[1]} pixels of "
+          f"{instrument.wave_pixel:.4g} A, {scene.interaction.mode}")
     print(f"would write {scene.output}")
 
 
-def run(scene: Any) -> None:
+def run(scene: "Scene") -> None:
     """Simulate a scene with a progress bar and write its output folder."""
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    from tem_taichi.device import init
-    from tem_taichi.folder import check_new_folder, new_folder
+    from tem_taichi.folder import new_folder
     from tem_taichi.output import write_output
-    from tem_taichi.pipeline import plan, simulate
+    from tem_taichi.pipeline import simulate
 
-    folder = Path(scene.output)
-    check_new_folder(folder, scene.overwrite)
-    device = init(scene.compute.arch, scene.compute.dtype)
-    total = len(plan(scene).tilts)
+    grids, specimen = prepare(scene)
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, transient=True) as bar:
-        task = bar.add_task(f"simulating on {device.arch}", total=total)
-        series = simulate(scene, lambda done, _: bar.update(task, completed=done))
-    with new_folder(folder, scene.overwrite) as place:
+    with Progress(*columns) as bar:
+        task = bar.add_task(f"simulating {scene.name}", total=len(grids.tilts))
+        try:
+            series = simulate(scene, lambda done, _: bar.update(task, completed=done), specimen)
+        except RuntimeError as error:  # torch's own kinds, for the CPU and for GPUs
+            if "memory" not in str(error):
+                raise
+            raise MemoryError(f"shape={scene.shape}: needs more memory than there is; lower it, "
+                              "interaction.margin or interaction.oversampling") from error
+    with new_folder(Path(scene.output), scene.overwrite) as place:
         files = write_output(place, scene, series)
-    seconds = sum(series.seconds.values())
-    print(f"{len(series.images)} images of {len(series.particles)} particles in {seconds:.1f} s ("
+    kinds = series.particles["kind"].value_counts(sort=False)
+    print(f"{len(series.images)} images of "
+          + (", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "no particles")
+          + f" in {sum(series.seconds.values()):.1f} s ("
           + ", ".join(f"{name} {s:.1f}" for name, s in series.seconds.items()) + ")")
     print(f"mean {float(series.noise_free.mean()):.3g} counts a pixel, seed {scene.seed}")
-    print(f"wrote {folder}/: " + ", ".join(files))
-
-
-def _sweep(words: list[str]) -> None:
-    """Every combination of the swept values, by Hydra's sweeper and launcher."""
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
-    from omegaconf import DictConfig
-    from omegaconf.errors import OmegaConfBaseException
-
-    from tem_taichi.scene import DEFAULT, SEARCH_PATH, check_file, explain, to_scene
-
-    path, overrides = _split(words)
-    file = DEFAULT if path is None else path
-    check_file(file)
-
-    def job(config: DictConfig) -> None:
-        scene = to_scene(config)
-        settings = HydraConfig.get().job
-        label = re.sub(r"[^A-Za-z0-9_.=,+-]+", "_", settings.override_dirname)[:80]
-        scene.output = str(Path(scene.output) / f"{settings.num:03d}_{label}")
-        print(f"[{settings.num}] {settings.override_dirname}")
-        run(scene)
-
-    quiet = ["hydra.output_subdir=null", "hydra.sweep.dir=.", "hydra.sweep.subdir=.",
-             "hydra/job_logging=none", "hydra/hydra_logging=none"]
-    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = [before[0], "--multirun", "--config-dir", str(file.resolve().parent),
-                SEARCH_PATH, *quiet, *overrides]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors as exceptions, to be said in one line
-    entry: Callable = hydra.main(config_path=None, config_name=file.stem, version_base="1.3")
-    try:
-        entry(job)()
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ValueError(explain(error)) from error
-    finally:
-        sys.argv = before
-        if full is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = full
+    print(f"wrote {scene.output}/: " + ", ".join(files))

@@ -1,46 +1,21 @@
 """The scene: every setting of a simulation with its unit, its sign and its allowed range.
 
-These dataclasses are the schema of every YAML file in conf/ and of the user's scenes. They are
-not frozen because OmegaConf makes frozen ones read-only before a scene can fill them in; nothing
-changes them after `load_scene`.
+These dataclasses are what every YAML file in conf/ and every scene of a user is read into. Each
+checks its values when it is made. File names in a scene are relative to the scene's folder, or
+else, if there is no such file, to the working folder; `output` is relative to the working folder.
 """
 
-import math
 import re
 from dataclasses import dataclass, field
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+from tem_taichi import checks
+from tem_taichi.specimen_config import NAME
+from tem_taichi.specimen_config import Ice as Ice
+from tem_taichi.specimen_config import Particle as Particle
+from tem_taichi.specimen_config import Specimen as Specimen
 
-
-def _check(ok: bool, key: str, value: object, allowed: str) -> None:
-    if not ok:
-        raise ValueError(f"{key}={value}: must be {allowed}")
-
-
-def _positive(key: str, value: float, unit: str) -> None:
-    _check(math.isfinite(value) and value > 0, key, value, f"positive [{unit}]")
-
-
-def _not_negative(key: str, value: float, unit: str) -> None:
-    _check(math.isfinite(value) and value >= 0, key, value, f"zero or positive [{unit}]")
-
-
-def _finite(key: str, value: float, unit: str) -> None:
-    _check(math.isfinite(value), key, value, f"a finite number [{unit}]")
-
-
-def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    _check(value in allowed, key, repr(value), "one of " + ", ".join(allowed))
-
-
-def _whole(key: str, value: int, least: int) -> None:
-    _check(value >= least, key, value, f"a whole number from {least} up")
-
-
-def _rows(key: str, rows: list[list[float]] | None, columns: int, unit: str) -> None:
-    for n, row in enumerate(rows or []):
-        _check(len(row) == columns and all(map(math.isfinite, row)), f"{key}[{n}]", list(row),
-               f"{columns} finite numbers [{unit}]")
+MAX_TILT = 89.9
+"""[deg]; a slab seen edge-on has no end."""
 
 
 @dataclass
@@ -48,10 +23,11 @@ class Microscope:
     """The instrument's own constants."""
 
     name: str = "microscope"
+    """for people only"""
     voltage: float = 300.0
-    """[kV]"""
+    """[kV], 10 to 3000"""
     spherical_aberration: float = 2.7
-    """Cs [mm]"""
+    """Cs [mm]; negative with a corrector that overcompensates"""
     chromatic_aberration: float = 2.7
     """Cc [mm]"""
     energy_spread: float = 0.0
@@ -64,14 +40,13 @@ class Microscope:
     """of the objective lens [mm]"""
 
     def __post_init__(self) -> None:
-        _positive("microscope.voltage", self.voltage, "kV")
-        _finite("microscope.spherical_aberration", self.spherical_aberration, "mm")
-        _not_negative("microscope.chromatic_aberration", self.chromatic_aberration, "mm")
-        _not_negative("microscope.energy_spread", self.energy_spread, "eV")
-        _not_negative("microscope.convergence", self.convergence, "mrad")
-        _positive("microscope.focal_length", self.focal_length, "mm")
-        if self.aperture is not None:
-            _positive("microscope.aperture", self.aperture, "um")
+        checks.within("microscope.voltage", self.voltage, 10, 3000, "kV")
+        checks.within("microscope.spherical_aberration", self.spherical_aberration, -100, 100, "mm")
+        checks.within("microscope.chromatic_aberration", self.chromatic_aberration, 0, 100, "mm")
+        checks.within("microscope.energy_spread", self.energy_spread, 0, 100, "eV")
+        checks.within("microscope.convergence", self.convergence, 0, 100, "mrad")
+        checks.positive("microscope.aperture", self.aperture, "um")
+        checks.positive("microscope.focal_length", self.focal_length, "mm")
 
 
 @dataclass
@@ -90,11 +65,12 @@ class Imaging:
     """Q: absorption over potential of the specimen, in [0, 1)"""
 
     def __post_init__(self) -> None:
-        for key, unit in (("defocus", "A"), ("astigmatism", "A"), ("astigmatism_angle", "deg"),
-                          ("phase_shift", "deg")):
-            _finite(f"optics.{key}", getattr(self, key), unit)
-        _check(0 <= self.amplitude_contrast < 1, "optics.amplitude_contrast",
-               self.amplitude_contrast, "in [0, 1)")
+        checks.within("optics.defocus", self.defocus, -1e6, 1e6, "A")
+        checks.within("optics.astigmatism", self.astigmatism, -1e6, 1e6, "A")
+        checks.within("optics.astigmatism_angle", self.astigmatism_angle, -360, 360, "deg")
+        checks.within("optics.phase_shift", self.phase_shift, -360, 360, "deg")
+        checks.check(0 <= self.amplitude_contrast < 1, "optics.amplitude_contrast",
+                     self.amplitude_contrast, "in [0, 1)")
 
 
 @dataclass
@@ -102,6 +78,7 @@ class Camera:
     """The detector, see tem_taichi.detector."""
 
     name: str = "detector"
+    """for people only"""
     kind: str = "counting"
     """integrating or counting"""
     gain: float = 1.0
@@ -109,19 +86,22 @@ class Camera:
     dqe: float | None = None
     """DQE(0) in (0, 1]; null = 1"""
     mtf: list[float] | None = None
-    """a, b, c, alpha, beta of [a/(1+alpha w^2) + b/(1+beta w^2) + c]/(a+b+c), w in cycles/pixel"""
+    """a, b, c, alpha, beta of [a/(1+alpha w^2) + b/(1+beta w^2) + c]/(a+b+c), w in cycles/pixel;
+    null = 1, if mtf_table and mtf_file are null too"""
     mtf_table: list[list[float]] | None = None
     """rows of frequency [cycles/pixel] and MTF, instead of parameters"""
     mtf_file: str | None = None
-    """RELION star file or two columns of frequency [cycles/pixel] and MTF"""
+    """RELION star file or two columns of frequency [cycles/pixel] and MTF, instead of either"""
     dqe_file: str | None = None
-    """the same for DQE(w) of a counting detector"""
+    """the same for DQE(w) of a counting detector, instead of dqe"""
     integer: bool = False
     """round counts to whole numbers and store 16 bits"""
 
     def __post_init__(self) -> None:
-        _one_of("detector.kind", self.kind, ("integrating", "counting"))
-        _positive("detector.gain", self.gain, "counts per electron")
+        checks.one_of("detector.kind", self.kind, ("integrating", "counting"))
+        checks.within("detector.gain", self.gain, 1e-6, 1e6, "counts per electron")
+        checks.check(self.dqe is None or 1e-4 <= self.dqe <= 1, "detector.dqe", self.dqe,
+                     "from 0.0001 to 1, or null")
 
 
 @dataclass
@@ -140,10 +120,10 @@ class TiltErrors:
     """as a fraction of the dose, below 0.3"""
 
     def __post_init__(self) -> None:
-        for key, unit in (("angle", "deg"), ("axis_angle", "deg"), ("shift", "A"),
-                          ("defocus", "A"), ("dose", "fraction")):
-            _not_negative(f"tilts.errors.{key}", getattr(self, key), unit)
-        _check(self.dose < 0.3, "tilts.errors.dose", self.dose, "below 0.3")
+        for key, high, unit in (("angle", 90, "deg"), ("axis_angle", 360, "deg"),
+                                ("shift", 1e6, "A"), ("defocus", 1e6, "A")):
+            checks.within(f"tilts.errors.{key}", getattr(self, key), 0, high, unit)
+        checks.check(0 <= self.dose < 0.3, "tilts.errors.dose", self.dose, "in [0, 0.3)")
 
 
 @dataclass
@@ -157,7 +137,7 @@ class Tilts:
     maximum: float = 60.0
     """[deg]"""
     step: float = 3.0
-    """[deg]"""
+    """[deg], at least 0.01"""
     start: float = 0.0
     """first angle of bidirectional and dose_symmetric [deg]"""
     group: int = 1
@@ -176,139 +156,32 @@ class Tilts:
     errors: TiltErrors = field(default_factory=TiltErrors)
 
     def __post_init__(self) -> None:
-        _one_of("tilts.scheme", self.scheme,
-                ("linear", "dose_symmetric", "bidirectional", "listed"))
-        for key in ("minimum", "maximum", "start", "axis_angle"):
-            _finite(f"tilts.{key}", getattr(self, key), "deg")
-        _whole("tilts.group", self.group, 1)
+        checks.one_of("tilts.scheme", self.scheme,
+                      ("linear", "dose_symmetric", "bidirectional", "listed"))
+        for key in ("minimum", "maximum", "start"):
+            checks.within(f"tilts.{key}", getattr(self, key), -MAX_TILT, MAX_TILT, "deg")
+        checks.within("tilts.axis_angle", self.axis_angle, -360, 360, "deg")
+        checks.within("tilts.step", self.step, 0.01, 180, "deg")
+        checks.whole("tilts.group", self.group, 1, 10_000)
+        checks.check(self.minimum <= self.maximum, "tilts.minimum", self.minimum,
+                     f"at most tilts.maximum={self.maximum:g} [deg]")
         if self.scheme == "listed":
-            _check(bool(self.angles), "tilts.angles", self.angles,
-                   "a list of angles [deg] for scheme: listed")
+            checks.check(bool(self.angles), "tilts.angles", self.angles,
+                         "a list of angles [deg] for scheme: listed")
         else:
-            _check(self.angles is None, "tilts.angles", self.angles,
-                   f"null for scheme: {self.scheme} (use scheme: listed)")
-            _positive("tilts.step", self.step, "deg")
-            _check(self.minimum <= self.maximum, "tilts.minimum", self.minimum,
-                   f"at most tilts.maximum={self.maximum} [deg]")
-            if self.scheme != "linear":
-                _check(self.minimum <= self.start <= self.maximum, "tilts.start", self.start,
-                       f"between tilts.minimum={self.minimum} and tilts.maximum={self.maximum}")
-        _rows("tilts.shifts", self.shifts, 2, "A")
+            checks.check(self.angles is None, "tilts.angles", self.angles,
+                         f"null for scheme: {self.scheme} (use scheme: listed)")
+        if self.scheme in ("dose_symmetric", "bidirectional"):
+            checks.within("tilts.start", self.start, self.minimum, self.maximum,
+                          "deg, tilts.minimum to tilts.maximum")
+        for n, angle in enumerate(self.angles or []):
+            checks.check(abs(angle) <= MAX_TILT, f"tilts.angles[{n}]", angle,
+                         f"finite and within {MAX_TILT} degrees of 0")
+        checks.rows("tilts.shifts", self.shifts, 2, "A")
         for n, offset in enumerate(self.defocus_offsets or []):
-            _finite(f"tilts.defocus_offsets[{n}]", offset, "A")
+            checks.within(f"tilts.defocus_offsets[{n}]", offset, -1e6, 1e6, "A")
         for n, dose in enumerate(self.doses or []):
-            _positive(f"tilts.doses[{n}]", dose, "e-/A^2")
-
-
-@dataclass
-class Ice:
-    """The slab of vitreous ice that holds the particles."""
-
-    thickness: float = 600.0
-    """of the untilted slab [A]"""
-    potential: float = 4.48
-    """mean inner potential [V]; 0 = particles in vacuum"""
-    mean_free_path: float | None = 3950.0
-    """of the loss from the image [A]; null = no loss. 3950 A: zero-loss imaging at 300 kV"""
-
-    def __post_init__(self) -> None:
-        _positive("specimen.ice.thickness", self.thickness, "A")
-        _not_negative("specimen.ice.potential", self.potential, "V")
-        if self.mean_free_path is not None:
-            _positive("specimen.ice.mean_free_path", self.mean_free_path, "A")
-
-
-@dataclass
-class Particle:
-    """One kind of particle and where its copies are."""
-
-    structure: str | None = None
-    """PDB or mmCIF file, also .gz, or a PDB id"""
-    assembly: str | None = None
-    """biological assembly, as '1'; null = the coordinates as they stand"""
-    model: str = "1"
-    """MODEL number, or all = the sum of them"""
-    altlocs: str = "all"
-    """all = every conformation at its occupancy; highest = the likeliest alone"""
-    hydrogens: str = "parent"
-    """file = those in the file; parent = added on their heavy atoms if the file has none; none"""
-    b_factor: float | None = None
-    """one B-factor for every atom [A^2]; null = the file's"""
-    map: str | None = None
-    """MRC map of the potential [V] instead of a structure; its voxel size is the header's"""
-    voxel_size: float | None = None
-    """overrides the map's header [A]"""
-    map_scale: float = 1.0
-    """multiplies the map's values"""
-    placement: str = "random"
-    """random, lattice or listed"""
-    count: int = 1
-    """of random copies"""
-    gap: float = 0.0
-    """least distance between the bounding spheres of random copies [A]"""
-    spacing: list[float] | None = None
-    """of the lattice in x, y, z [A]; null = 1.1 diameters"""
-    copies: list[int] = field(default_factory=lambda: [1, 1, 1])
-    """of the lattice in x, y, z"""
-    positions: list[list[float]] | None = None
-    """for listed: x, y, z from the specimen's centre [A]"""
-    orientations: list[list[float]] | None = None
-    """for listed and lattice: rot, tilt, psi as RELION's [deg]; one for all, or one each;
-    null = none turned if listed, random on a lattice"""
-    file: str | None = None
-    """for listed: RELION star or CSV file with positions and orientations"""
-
-
-@dataclass
-class Specimen:
-    """What is in the box."""
-
-    ice: Ice = field(default_factory=Ice)
-    size: list[float] | None = None
-    """extent in x and y within which random copies are placed [A]; null = the image's field"""
-    particles: dict[str, Particle] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.size is not None:
-            _check(len(self.size) == 2 and all(math.isfinite(s) and s > 0 for s in self.size),
-                   "specimen.size", list(self.size), "two positive numbers [A]")
-        for name, particle in self.particles.items():
-            _check_particle(name, particle)
-
-
-def _check_particle(name: str, particle: Particle) -> None:
-    key = f"specimen.particles.{name}"
-    _check(bool(_NAME.fullmatch(name)), "specimen.particles", repr(name),
-           "a name of letters, digits, '_', '-' and '.'")
-    _check((particle.structure is None) != (particle.map is None), f"{key}.structure",
-           particle.structure, "given, or else map, and not both")
-    _one_of(f"{key}.hydrogens", particle.hydrogens, ("file", "parent", "none"))
-    _one_of(f"{key}.altlocs", particle.altlocs, ("all", "highest"))
-    _check(particle.model == "all" or particle.model.isdecimal(), f"{key}.model",
-           particle.model, "a MODEL number or all")
-    _one_of(f"{key}.placement", particle.placement, ("random", "lattice", "listed"))
-    _whole(f"{key}.count", particle.count, 0)
-    _not_negative(f"{key}.gap", particle.gap, "A")
-    _finite(f"{key}.map_scale", particle.map_scale, "1")
-    if particle.b_factor is not None:
-        _not_negative(f"{key}.b_factor", particle.b_factor, "A^2")
-    if particle.voxel_size is not None:
-        _positive(f"{key}.voxel_size", particle.voxel_size, "A")
-    _check(len(particle.copies) == 3 and min(particle.copies) >= 1, f"{key}.copies",
-           list(particle.copies), "three whole numbers from 1 up")
-    if particle.spacing is not None:
-        _check(len(particle.spacing) == 3 and all(math.isfinite(s) and s > 0
-                                                  for s in particle.spacing),
-               f"{key}.spacing", list(particle.spacing), "three positive numbers [A]")
-    _rows(f"{key}.positions", particle.positions, 3, "A")
-    _rows(f"{key}.orientations", particle.orientations, 3, "deg")
-    if particle.placement == "listed":
-        _check((particle.positions is None) != (particle.file is None), f"{key}.positions",
-               particle.positions, "given for placement: listed, or else file, and not both")
-    else:
-        _check(particle.positions is None and particle.file is None, f"{key}.positions",
-               particle.positions or particle.file,
-               f"null for placement: {particle.placement} (use placement: listed)")
+            checks.positive(f"tilts.doses[{n}]", dose, "e-/A^2")
 
 
 @dataclass
@@ -328,13 +201,13 @@ class Interaction:
     """computed around the image against wrap-around [A]; null = wavelength defocus / (2 pixel)"""
 
     def __post_init__(self) -> None:
-        _one_of("interaction.mode", self.mode, ("multislice", "projection", "weak_phase"))
-        _positive("interaction.slice_thickness", self.slice_thickness, "A")
-        _one_of("interaction.depth", self.depth, ("nearest", "smooth"))
-        _check(1 <= self.oversampling <= 8 and 2 * self.oversampling == int(2 * self.oversampling),
-               "interaction.oversampling", self.oversampling, "a multiple of 0.5 from 1 to 8")
-        if self.margin is not None:
-            _not_negative("interaction.margin", self.margin, "A")
+        checks.one_of("interaction.mode", self.mode, ("multislice", "projection", "weak_phase"))
+        checks.check(self.slice_thickness >= 0.1, "interaction.slice_thickness",
+                     self.slice_thickness, "at least 0.1 [A]")
+        checks.one_of("interaction.depth", self.depth, ("nearest", "smooth"))
+        checks.check(1 <= self.oversampling <= 8 and (2 * self.oversampling).is_integer(),
+                     "interaction.oversampling", self.oversampling, "a multiple of 0.5 from 1 to 8")
+        checks.not_negative("interaction.margin", self.margin, "A")
 
 
 @dataclass
@@ -347,8 +220,8 @@ class Compute:
     """float32 or float64"""
 
     def __post_init__(self) -> None:
-        _one_of("compute.arch", self.arch, ("auto", "cpu", "gpu"))
-        _one_of("compute.dtype", self.dtype, ("float32", "float64"))
+        checks.one_of("compute.arch", self.arch, ("auto", "cpu", "gpu"))
+        checks.one_of("compute.dtype", self.dtype, ("float32", "float64"))
 
 
 @dataclass
@@ -378,14 +251,14 @@ class Scene:
     compute: Compute = field(default_factory=Compute)
 
     def __post_init__(self) -> None:
-        _check(bool(_NAME.fullmatch(self.name)), "name", repr(self.name),
-               "letters, digits, '_', '-' and '.'")
-        _whole("seed", self.seed, 0)
-        _check(bool(self.output.strip()), "output", repr(self.output), "the name of a folder")
-        _check(len(self.shape) == 2 and 16 <= min(self.shape) and max(self.shape) <= 16384,
-               "shape", list(self.shape), "two whole numbers from 16 to 16384 [pixel]")
-        _positive("pixel_size", self.pixel_size, "A")
-        _positive("dose", self.dose, "e-/A^2")
-        _check(self.interaction.slice_thickness <= self.specimen.ice.thickness,
-               "interaction.slice_thickness", self.interaction.slice_thickness,
-               f"at most specimen.ice.thickness={self.specimen.ice.thickness} [A]")
+        checks.check(bool(re.fullmatch(NAME, self.name)), "name", self.name,
+                     "letters, digits, '_', '-' and '.'")
+        checks.whole("seed", self.seed, 0, 2**63 - 1)
+        checks.check(bool(self.output.strip()), "output", self.output, "the name of a folder")
+        checks.check(len(self.shape) == 2 and 16 <= min(self.shape) and max(self.shape) <= 16384,
+                     "shape", self.shape, "two whole numbers from 16 to 16384 [pixel]")
+        checks.within("pixel_size", self.pixel_size, 0.01, 1000, "A")
+        checks.positive("dose", self.dose, "e-/A^2")
+        checks.check(self.interaction.slice_thickness <= self.specimen.ice.thickness,
+                     "interaction.slice_thickness", self.interaction.slice_thickness,
+                     f"at most specimen.ice.thickness={self.specimen.ice.thickness:g} [A]")

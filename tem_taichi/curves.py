@@ -50,8 +50,10 @@ def mtf_parametric(w: Tensor, a: Scalar, b: Scalar, c: Scalar, alpha: Scalar,
         alpha: width of the first term in real space, squared [pixel^2], >= 0.
         beta: the same of the second term [pixel^2], >= 0.
     """
-    w2 = w * w
-    return (a / (1 + alpha * w2) + b / (1 + beta * w2) + c) / (a + b + c)
+    # As what is lost from 1: then nothing at w = 0 depends on the parameters, and the many
+    # electrons of the mean leave no rounding error in their gradients.
+    first, second = alpha * w * w, beta * w * w
+    return 1 - (a * first / (1 + first) + b * second / (1 + second)) / (a + b + c)
 
 
 def interpolate(w: Tensor, frequencies: Tensor, values: Tensor) -> Tensor:

@@ -210,7 +210,10 @@ def detector_from_config(node: Any) -> Detector:
 def _read_curve(key: str, value: Any) -> Curve:
     """Curve that one configuration key describes."""
     if key.endswith("_file"):
-        return curves.read_mtf(value)
+        try:
+            return curves.read_mtf(value)
+        except ValueError as error:
+            raise ValueError(f"detector.{key}: {error}") from error
     if not key.endswith("_table"):
         # Also a configuration library's own kind of list.
         return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

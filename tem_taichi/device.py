@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import taichi as ti
 import torch
+from taichi.lang import impl
 
 _ARCHES = ("auto", "cpu", "gpu")
 _DTYPES = {"float32": (torch.float32, ti.f32), "float64": (torch.float64, ti.f64)}
@@ -58,6 +59,9 @@ def init(arch: str = "auto", dtype: str = "float32") -> Device:
         with contextlib.redirect_stdout(io.StringIO()):
             ti.init(arch=ti.cuda if on_gpu else ti.cpu, default_fp=ti_dtype, offline_cache=True,
                     log_level=ti.WARN)
+        # Taichi starts its runtime with the first kernel, and only the thread that called
+        # ti.init may do that; later kernels may come from others, such as torch's backward.
+        impl.get_runtime().materialize()
         _current = wanted
     return wanted
 

@@ -16,13 +16,17 @@ from tem_taichi.detector import Detector, expected_counts
 from tem_taichi.device import as_tensor, current
 from tem_taichi.geometry import tilt_rotation
 from tem_taichi.grid import fourier_crop
-from tem_taichi.multislice import multislice
 from tem_taichi.optics import Optics, form_image
 from tem_taichi.physics import Value
+from tem_taichi.propagation import multislice
 from tem_taichi.specimen import Specimen, View, extent, slices
 
-_CHUNK = 8
-"""Slices held at once."""
+_GROUP = 6
+"""Slices held at once; of very many slices more, as the root of their number, since on the way
+back a slice needs ten times the memory of the wave that is kept for each group."""
+
+_WHOLE = 16
+"""Up to so many slices the way back starts from all of them: faster, and no more memory."""
 
 Stages = Callable[[str], AbstractContextManager]
 """Called with the name of a stage; what it returns is held during the stage."""
@@ -116,16 +120,19 @@ def exit_wave(
 
     def pass_through(wave: torch.Tensor, first: int) -> torch.Tensor:
         with stages("potential"):
-            chunk = slices(specimen, view, first, min(_CHUNK, view.n_slices - first),
+            chunk = slices(specimen, view, first, min(size, view.n_slices - first),
                            instrument.depth)
         with stages("interaction"):
             return multislice(chunk, view.pixel_size, view.slice_thickness, instrument.voltage,
                               amplitude_contrast=instrument.amplitude_contrast,
                               mode=instrument.mode, incident=wave)
 
+    recompute = torch.is_grad_enabled() and view.n_slices > _WHOLE
+    whole = torch.is_grad_enabled() and not recompute
+    size = _WHOLE if whole else max(_GROUP, math.isqrt(view.n_slices // 10))
     wave = torch.ones(view.shape, dtype=device.complex_dtype, device=device.torch_device)
-    for first in range(0, view.n_slices, _CHUNK):
-        if torch.is_grad_enabled() and view.n_slices > _CHUNK:
+    for first in range(0, view.n_slices, size):
+        if recompute:
             wave = checkpoint(pass_through, wave, first, use_reentrant=False)
         else:
             wave = pass_through(wave, first)

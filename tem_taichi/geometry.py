@@ -119,3 +119,21 @@ def tilt_rotation(
             ux * uy * (1 - c), c + uy * uy * (1 - c), -ux * s,
             -uy * s, ux * s, c]
     return torch.stack(rows).reshape(3, 3)
+
+
+def rotation_from_vector(vector: torch.Tensor) -> torch.Tensor:
+    """Rotation about a vector by its length, right-handed: exp of its cross-product matrix.
+
+    A pose is refined as rotation_from_vector(v) @ rotation with v = 0 to start from, which has
+    a gradient in every direction, unlike angles at their poles.
+
+    Args:
+        vector: [rad], shape (..., 3).
+
+    Returns:
+        Matrices (..., 3, 3), differentiable.
+    """
+    x, y, z = as_tensor(vector).unbind(-1)
+    zero = torch.zeros_like(x)
+    rows = [zero, -z, y, z, zero, -x, -y, x, zero]
+    return torch.linalg.matrix_exp(torch.stack(rows, dim=-1).reshape(*x.shape, 3, 3))

@@ -11,7 +11,7 @@ from tem_taichi.folder import METADATA, PROGRAM
 from tem_taichi.particle_files import write_particles
 from tem_taichi.pipeline import TiltSeries
 from tem_taichi.preview import write_preview
-from tem_taichi.scene import to_yaml
+from tem_taichi.scene_yaml import to_yaml
 from tem_taichi.versions import versions
 
 

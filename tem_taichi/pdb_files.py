@@ -50,7 +50,7 @@ def find_structure(source: str | Path) -> Path:
         FileNotFoundError: if there is no such file, or the entry cannot be downloaded.
         ValueError: if source is a folder.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_file():
         return path
     pdb_id = _PDB_ID.fullmatch(str(source).lower())

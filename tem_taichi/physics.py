@@ -20,6 +20,10 @@ REST_ENERGY = ELECTRON_MASS * LIGHT_SPEED**2 / ELEMENTARY_CHARGE
 SCATTERING_TO_POTENTIAL = PLANCK**2 / (2 * math.pi * ELECTRON_MASS * ELEMENTARY_CHARGE) * 1e20
 """h^2 / (2 pi m0 e) [V A^2]: turns a scattering factor [A] into a projected potential."""
 
+# Products of constants, made in double precision: in float32 h^2 alone would be zero.
+_PHOTON_ENERGY_LENGTH = PLANCK * LIGHT_SPEED / ELEMENTARY_CHARGE * 1e10  # h c [eV A]
+_PHASE_PER_POTENTIAL = 2 * math.pi * ELECTRON_MASS * ELEMENTARY_CHARGE / PLANCK**2 * 1e-20
+
 
 def _volts(voltage: Value) -> Value:
     if not (math.isfinite(number(voltage)) and number(voltage) > 0):
@@ -42,8 +46,7 @@ def wavelength(voltage: Value) -> Value:
         ValueError: if the voltage is not positive.
     """
     volts = _volts(voltage)
-    energy = (volts * (volts + 2 * REST_ENERGY)) ** 0.5 * ELEMENTARY_CHARGE
-    return PLANCK * LIGHT_SPEED / energy * 1e10
+    return _PHOTON_ENERGY_LENGTH / (volts * (volts + 2 * REST_ENERGY)) ** 0.5
 
 
 @overload
@@ -61,7 +64,5 @@ def interaction_constant(voltage: Value) -> Value:
     Raises:
         ValueError: if the voltage is not positive.
     """
-    volts = _volts(voltage)
-    mass = ELECTRON_MASS * (1 + volts / REST_ENERGY)
-    return (2 * math.pi * mass * ELEMENTARY_CHARGE * wavelength(voltage) * 1e-10 / PLANCK**2
-            * 1e-10)
+    relativistic = 1 + _volts(voltage) / REST_ENERGY
+    return _PHASE_PER_POTENTIAL * relativistic * wavelength(voltage)

@@ -21,6 +21,9 @@ from tem_taichi.physics import wavelength
 from tem_taichi.placement import particle_table
 from tem_taichi.specimen import Specimen, build_specimen
 
+_MAX_WAVE = 32768
+"""Pixels along a side; beyond it one wave fills a large GPU."""
+
 
 @dataclass(frozen=True)
 class TiltSeries:
@@ -81,6 +84,11 @@ def plan(scene: Scene) -> Plan:
             least += 1
         sizes.append((2 * least, least * twice))
     (ny, wy), (nx, wx) = sizes
+    if max(wy, wx) > _MAX_WAVE:
+        raise ValueError(
+            f"shape={list(scene.shape)}: with interaction.margin={margin:.0f} A the wave has {wy} "
+            f"x {wx} pixels: must be at most {_MAX_WAVE}; lower shape, interaction.margin (null = "
+            "by the defocus) or oversampling, or enlarge pixel_size")
     instrument = Instrument(
         (ny, nx), (wy, wx), scene.pixel_size, microscope.voltage,
         scene.optics.amplitude_contrast, settings.mode, settings.slice_thickness, settings.depth,

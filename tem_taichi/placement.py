@@ -1,5 +1,6 @@
 """Where the copies of each kind of particle are, and how they are turned."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +121,18 @@ def _random(
             f"specimen.ice.thickness={thickness:g}: must be at least the diameter of "
             f"specimen.particles.{name}, {2 * radius:.0f} A, to place it at random")
     size = scene.specimen.size or [n * scene.pixel_size for n in reversed(scene.shape)]
+    if 2 * radius > min(size):
+        raise ValueError(
+            f"specimen.size: the field of {size[0]:g} x {size[1]:g} A (null = the image's) must be "
+            f"at least the diameter of specimen.particles.{name}, {2 * radius:.0f} A, to place it "
+            "at random")
+    room = (size[0] + 2 * radius) * (size[1] + 2 * radius) * thickness
+    sphere = 4 / 3 * math.pi * radius**3
+    if particle.count * sphere > room:
+        raise ValueError(
+            f"specimen.particles.{name}.count={particle.count}: only {room / sphere:.0f} of radius "
+            f"{radius:.0f} A would fill {size[0]:g} x {size[1]:g} x {thickness:g} A; lower the "
+            "count or enlarge specimen.size or specimen.ice.thickness")
     half = np.array([size[0] / 2, size[1] / 2, thickness / 2 - radius])
     accepted = np.empty((0, 3))
     for _ in range(_ROUNDS):

@@ -1,29 +1,41 @@
-"""Reading a scene: YAML and overrides to a checked `Scene`, by Hydra's compose."""
+"""Reading a scene: YAML and overrides, composed by Hydra, to a checked `Scene`.
 
-import difflib
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+Hydra only composes here. It gets the scene as plain data and neither runs nor starts anything,
+so that a scene can set values and nothing else.
+"""
+
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from tem_taichi.config import Scene
+from tem_taichi.typed import from_plain
 
-# Importing it makes the schema of the scene known to Hydra.
+# Importing it makes the defaults of every key known to Hydra.
 CONFIG_FOLDER = Path(str(import_module("tem_taichi.conf").__file__)).resolve().parent
 DEFAULT = CONFIG_FOLDER / "simulate.yaml"
 """The scene that runs when none is given."""
 
-SEARCH_PATH = "hydra.searchpath=[pkg://tem_taichi.conf]"
-
-_OF_THE_RUN = ("job", "runtime", "overrides", "searchpath", "mode", "verbose")
-"""Parts of Hydra's own settings that differ between scenes without their doing."""
+_BEGIN = "must begin with `defaults: [simulate, _self_]`"
+_SECTIONS = [f.name for f in fields(Scene) if is_dataclass(f.type)]
+_SCHEMA, _STORED = "scene_schema", "tem_taichi_scene"
+"""Names under which Hydra finds the defaults of every key, and the scene at hand."""
 
 
 def load_scene(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Scene:
@@ -31,101 +43,181 @@ def load_scene(path: str | Path | None = None, overrides: Sequence[str] = ()) ->
 
     Args:
         path: YAML file that begins with `defaults: [simulate, _self_]`; None = the embedded one.
-        overrides: Hydra overrides, such as "optics.defocus=25000" or "microscope=polara".
+        overrides: such as "optics.defocus=25000" or "microscope=polara", in Hydra's grammar. A
+            key need not be there before: "specimen.particles.mine.structure=4v1w" adds a kind of
+            particle, and "~specimen.particles.mine" takes one away.
 
     Returns:
-        The scene.
+        The scene; its files are absolute paths.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for anything else, with one line that names key, value and what is allowed.
+        ValueError: for anything wrong, with one line that names key, value and what is allowed.
     """
     file = DEFAULT if path is None else Path(path)
-    check_file(file)
+    with _scene_in_hydra(file):
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        for override in parsed:
+            if override.is_sweep_override():
+                raise ValueError(f"{override.input_line}: write a list as [1,2]; to sweep over "
+                                 "values add -m")
+        plain = OmegaConf.to_container(_compose(parsed), resolve=True, throw_on_missing=True)
+    return _with_absolute_files(from_plain(Scene, plain), file.resolve().parent)
+
+
+def load_sweep(path: str | Path | None, overrides: Sequence[str]) -> list[Scene]:
+    """Every combination of swept values, such as "dose=1,2,3" or "microscope=krios,polara".
+
+    Args:
+        path: as in `load_scene`.
+        overrides: as in `load_scene`; those with several values are swept, the last one fastest.
+
+    Returns:
+        Scenes, each with a folder of its own in `output`, named by its number and values.
+
+    Raises:
+        ValueError: as `load_scene`.
+    """
+    with _scene_in_hydra(DEFAULT if path is None else Path(path)):
+        loader = GlobalHydra.instance().config_loader()
+        parsed = OverridesParser.create(loader).parse_overrides(list(overrides))
+    fixed, swept = [], []
+    for override in parsed:
+        if not override.is_sweep_override():
+            fixed.append(str(override.input_line))
+        elif override.is_discrete_sweep():
+            key = override.get_key_element()
+            swept.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            raise ValueError(f"{override.input_line}: must list its values, as dose=1,2,3")
+    scenes = []
+    for number, chosen in enumerate(itertools.product(*swept)):
+        scene = load_scene(path, [*fixed, *chosen])
+        label = re.sub(r"[^A-Za-z0-9_.=,+-]+", "_", f"{number:03d} {','.join(chosen)}".strip())
+        scenes.append(replace(scene, output=str(Path(scene.output) / label[:80])))
+    return scenes
+
+
+@contextmanager
+def _scene_in_hydra(file: Path) -> Iterator[None]:
+    """Hydra with the content of a scene file, ready to compose; its errors as ValueErrors."""
     try:
-        return to_scene(_compose(file, overrides))
+        content, folder = _read(file), file.resolve().parent
+        content["hydra"] = {"searchpath": [f"file://{folder}"]}
+        ConfigStore.instance().store(name=_STORED, node=content)
+        with initialize_config_module("tem_taichi.conf", version_base="1.3"):
+            yield
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(explain(error)) from error
+    except RecursionError as error:
+        raise ValueError(f"{file}: defaults: files include each other") from error
 
 
-def to_scene(config: DictConfig) -> Scene:
-    """The composed configuration as a checked scene."""
-    content = OmegaConf.to_object(config)
-    if not isinstance(content, Scene):
-        raise ValueError("defaults: a scene must begin with `defaults: [simulate, _self_]`")
+def _read(file: Path) -> DictConfig:
+    """Content of a scene file: data alone, since OmegaConf's YAML knows no tags that make more.
+
+    Raises:
+        ValueError: if it is missing, no mapping, without defaults, or hides behind a shipped one.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file}: no such scene file")
+    try:
+        content = OmegaConf.load(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: can't be read as YAML ({error})") from error
+    if not isinstance(content, DictConfig) or "defaults" not in content:
+        raise ValueError(f"{file}: {_BEGIN}")
+    if not OmegaConf.is_list(content.defaults):
+        raise ValueError(f"{file}: defaults={content.defaults}: {_BEGIN}")
+    if list(content.defaults)[-1:] != ["_self_"]:
+        raise ValueError(f"{file}: defaults: must end with _self_, so that the scene's own values "
+                         "hold")
+    if "hydra" in content:
+        raise ValueError(f"{file}: hydra: a scene cannot change how Hydra runs")
+    folder = file.resolve().parent
+    shipped = [str(path.relative_to(CONFIG_FOLDER)) for path in CONFIG_FOLDER.glob("*/*.yaml")]
+    for name in (*shipped, f"{_SCHEMA}.yaml", f"{_STORED}.yaml"):
+        if (folder / name).exists() and folder != CONFIG_FOLDER:
+            raise ValueError(f"{folder / name}: has the name of a shipped one; rename it")
     return content
 
 
-def to_yaml(scene: Scene) -> str:
-    """The scene as YAML that `load_scene` reads back to the same scene."""
-    content = yaml.safe_dump(asdict(scene), sort_keys=False)
-    return "defaults: [scene_schema, _self_]\n" + content
+def _compose(overrides: list[Override]) -> DictConfig:
+    """The scene with its defaults and overrides.
 
-
-def check_file(file: Path) -> None:
-    """A scene must be a file of plain data that leaves Hydra's own settings alone.
-
-    Raises:
-        FileNotFoundError: if it does not exist.
-        ValueError: if it is not YAML, not a mapping, or sets how Hydra runs.
+    Hydra itself sets no key that the scene does not name, such as a new particle's; so it only
+    gets the choices of files, and `from_plain` refuses what nobody knows.
     """
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such scene file")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: {explain(error)}") from error
-    if not isinstance(content, dict) or "defaults" not in content:
-        raise ValueError(f"{file}: must begin with `defaults: [simulate, _self_]`")
-    # Hydra starts launchers and callbacks by the names in its settings: those would be code.
-    if file.resolve() != DEFAULT:
-        try:
-            ours, given = (_hydra_settings(f) for f in (DEFAULT, file))
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-            raise ValueError(explain(error)) from error
-        if ours != given:
-            raise ValueError(f"{file}: hydra: a scene cannot change how Hydra runs; give that on "
-                             "the command line")
+    for override in overrides:
+        if override.is_hydra_override():
+            raise ValueError(f"{override.input_line}: Hydra's own settings have no effect here")
+    chosen = [o for o in overrides if o.package is not None
+              or (o.key_or_group in _SECTIONS and isinstance(o.value(), str | list))]
+    config = compose(_STORED, [str(o.input_line) for o in chosen], return_hydra_config=True)
+    OmegaConf.set_struct(config, False)
+    if _settings(config) != _settings(compose(return_hydra_config=True)):
+        raise ValueError("hydra: a file in the scene's defaults changes how Hydra runs")
+    if any(field.name not in config for field in fields(Scene)):
+        raise ValueError(f"defaults: a scene {_BEGIN}")
+    del config["hydra"]
+    for override in overrides:
+        if override not in chosen:
+            _apply(override, config)
+    return config
 
 
-def _compose(file: Path, overrides: Sequence[str], hydra: bool = False) -> DictConfig:
-    folder = str(file.resolve().parent)
-    with initialize_config_dir(config_dir=folder, version_base="1.3", job_name="simulate"):
-        return compose(file.stem, overrides=[SEARCH_PATH, *overrides],
-                       return_hydra_config=hydra)
+def _settings(config: DictConfig) -> dict[str, Any]:
+    """What Hydra would run with, less what differs between scenes without their doing."""
+    settings: Any = OmegaConf.to_container(config.hydra, resolve=False)
+    differing = ("job", "runtime", "overrides", "searchpath")
+    return {key: value for key, value in settings.items() if key not in differing}
 
 
-def _hydra_settings(file: Path) -> dict[str, Any]:
-    settings: Any = OmegaConf.to_container(_compose(file, (), hydra=True).hydra, resolve=False)
-    return {key: value for key, value in settings.items() if key not in _OF_THE_RUN}
+def _apply(override: Override, config: DictConfig) -> None:
+    key = override.key_or_group
+    if not override.is_delete():
+        OmegaConf.update(config, key, override.value(), merge=True, force_add=True)
+        return
+    above, _, name = key.rpartition(".")
+    holder = OmegaConf.select(config, above) if above else config
+    if not isinstance(holder, DictConfig) or name not in holder:
+        raise ValueError(f"~{key}: no such key")
+    del holder[name]
+
+
+def _with_absolute_files(scene: Scene, folder: Path) -> Scene:
+    """File names that exist, in the scene's folder or else in the working folder, made absolute."""
+    def found(name: str | None) -> str | None:
+        places = [where / os.path.expanduser(name) for where in (folder, Path.cwd()) if name]
+        return next((os.path.abspath(place) for place in places if place.is_file()), name)
+
+    particles = {name: replace(p, structure=found(p.structure), map=found(p.map),
+                               file=found(p.file))
+                 for name, p in scene.specimen.particles.items()}
+    camera = scene.detector
+    return replace(scene, specimen=replace(scene.specimen, particles=particles),
+                   detector=replace(camera, mtf_file=found(camera.mtf_file),
+                                    dqe_file=found(camera.dqe_file)))
 
 
 def explain(error: BaseException) -> str:
     """One line that says what is wrong with a configuration."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).partition("/")
+        return f"{group}={name}: must be one of {', '.join(error.options)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: must be KEY=VALUE in Hydra's grammar ({_first_line(error)})"
     chain: list[BaseException] = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
     for cause in reversed(chain):
-        if isinstance(cause, ConfigKeyError):
-            return _unknown_key(cause)
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             return f"{cause.full_key}: {_first_line(cause)}"
         if isinstance(cause, yaml.MarkedYAMLError) and cause.problem_mark:
             mark = cause.problem_mark
-            return f"line {mark.line + 1}, column {mark.column + 1}: {cause.problem}"
-    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+            return f"{mark.name}: line {mark.line + 1}, column {mark.column + 1}: {cause.problem}"
+    text = str(error).partition("Config search path")[0].replace(f"In '{_STORED}'", "defaults")
+    return " ".join(text.split())
 
 
 def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0].strip()
-
-
-def _unknown_key(error: ConfigKeyError) -> str:
-    kind = error.object_type
-    name = str(error.full_key).rsplit(".", 1)[-1]
-    if not hasattr(kind, "__dataclass_fields__"):
-        return f"{error.full_key}: no such key"
-    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {near[0]}?" if near else "must be one of " + ", ".join(known)
-    return f"{error.full_key}: no such key; {hint}"

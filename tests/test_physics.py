@@ -14,6 +14,11 @@ def test_beam_constants(voltage, wavelength, sigma):
     assert physics.interaction_constant(voltage) == pytest.approx(sigma, rel=3e-6)
 
 
+@pytest.mark.parametrize("function", [physics.wavelength, physics.interaction_constant])
+def test_single_precision_tensor_voltage(function):
+    assert float(function(torch.tensor(300.0))) == pytest.approx(function(300.0), rel=1e-6)
+
+
 def test_potential_of_a_scattering_factor():
     assert physics.SCATTERING_TO_POTENTIAL == pytest.approx(47.87765, rel=1e-7)
 

@@ -2,13 +2,13 @@ import math
 
 import numpy as np
 import pytest
+import taichi as ti
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twins import exact_potential, in_band
 
 from tem_taichi import read_structure, slice_potential
-from tem_taichi.bridge import VjpTape
 from tem_taichi.device import as_tensor, current
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL
 from tem_taichi.potential import (
@@ -230,25 +230,39 @@ def test_z_has_no_gradient_with_hard_slices(double):
     assert float(position.grad[0, 2]) == 0
 
 
-def test_tape_without_torch(double):
-    """The splat also runs under Taichi's own kind of tape."""
+def test_splat_under_a_taichi_tape(double):
+    """The stage also runs on Taichi's own tape, with a loss that is a kernel."""
     from tem_taichi.potential import _splat
+
+    @ti.kernel
+    def power(slices: ti.types.ndarray(ndim=3, needs_grad=True),
+              loss: ti.types.ndarray(ndim=1, needs_grad=True)):
+        for s, y, x in slices:
+            loss[0] += slices[s, y, x] ** 2
 
     atoms = random_atoms(np.random.default_rng(0), 5, [20, 20, 1], numbers=6)
     x, y = (atoms.positions[:, i].contiguous() + 16 for i in (0, 1))
-    for t in (x, y):
+    out, loss = torch.zeros(1, 32, 32, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    loss.requires_grad_()  # Taichi's tape asks for it
+    for t in (x, y, out, loss):
         t.grad = torch.zeros_like(t)
     table = peng_table()
     table[:, 1] += 14
-    out = torch.zeros(1, 32, 32, dtype=torch.float64)
+    one, kind = torch.ones(5, dtype=torch.float64), torch.full((5,), 6, dtype=torch.int32)
     radius, index = (torch.full((5,), v, dtype=torch.int32) for v in (6, 0))
-    with VjpTape() as tape:
-        _splat(x, y, torch.ones(5, dtype=torch.float64), torch.zeros(5, dtype=torch.float64),
-               torch.full((5,), 6, dtype=torch.int32), radius, index, table, out)
-    out.grad = torch.ones_like(out)
-    tape.grad()
-    # Moving whole Gaussians does not change their sum, up to what the stencil cuts.
-    assert float(x.grad.abs().max()) < 1e-4 * float(out.max())
+    with ti.ad.Tape(loss):
+        _splat(x, y, one, 0 * one, kind, radius, index, table, out)
+        power(out, loss)
+
+    shift = 1e-5
+    moved = []
+    for sign in (1, -1):
+        again = torch.zeros_like(out)
+        _splat(x + sign * shift * torch.eye(5, dtype=torch.float64)[2], y, one, 0 * one, kind,
+               radius, index, table, again)
+        moved.append(float((again**2).sum()))
+    # central difference of a quadratic loss: rounding 1e-16 * loss / shift
+    assert float(x.grad[2]) == pytest.approx((moved[0] - moved[1]) / (2 * shift), rel=1e-6)
 
 
 def test_no_atoms():

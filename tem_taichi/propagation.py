@@ -66,11 +66,11 @@ def _step(wave, transmitted, propagator):  # type: ignore[no-untyped-def]
 
 @ti.ad.grad_replaced
 def _interact(slices, incident, propagator, band, phase, decay, every, kept, out):  # type: ignore[no-untyped-def]
-    """Multislice; keeps the wave before every `every`-th slice in `kept`."""
+    """Multislice; keeps the wave before every `every`-th slice in `kept`, if it has any."""
     out.copy_(incident)
     scratch = torch.empty_like(out)
     for n, potential in enumerate(slices):
-        if kept is not None and n % every == 0:
+        if len(kept) and n % every == 0:
             kept[n // every].copy_(out)
         _transmit(potential, phase, decay, band, scratch)
         _step(out, scratch, propagator)
@@ -179,8 +179,8 @@ def multislice(
     needs_grad = torch.is_grad_enabled() and any(
         t.requires_grad for t in (slices, incident, propagator, phase, decay))
     every = max(1, math.isqrt(len(slices)))
-    kept = ([torch.empty_like(incident) for _ in range(0, len(slices), every)]
-            if needs_grad else None)
+    n_kept = -(-len(slices) // every) if needs_grad else 0
+    kept = torch.empty((n_kept, *shape), dtype=dtype, device=slices.device)
     return differentiable(_interact, torch.empty_like(incident), slices.contiguous(), incident,
                           propagator, band, phase, decay, every, kept)
 

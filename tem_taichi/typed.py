@@ -1,0 +1,64 @@
+"""Plain data, as YAML gives it, into dataclasses; unknown keys and wrong types are refused."""
+
+import difflib
+from dataclasses import is_dataclass
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from tem_taichi.checks import shown
+
+T = TypeVar("T")
+
+_NAMES = {float: "a number", int: "a whole number", bool: "true or false", str: "text",
+          list: "a list", dict: "a mapping of names"}
+
+
+def from_plain(kind: type[T], content: Any, key: str = "") -> T:
+    """A dataclass from a mapping of its fields.
+
+    Fields are float, int, bool, str, dataclasses, list[...], dict[str, ...] or one of these or
+    None. A whole number is a number, and text may be given as a whole number. What is absent
+    has the dataclass's default.
+
+    Args:
+        kind: the dataclass.
+        content: the mapping.
+        key: where it stands in the whole, for messages.
+
+    Raises:
+        ValueError: with one line that names key, value and what is allowed.
+    """
+    hints = get_type_hints(kind)
+    if not isinstance(content, dict):
+        raise ValueError(f"{key}={shown(content)}: must be a mapping of {', '.join(hints)}")
+    values = {}
+    for name, value in content.items():
+        place = f"{key}.{name}" if key else str(name)
+        if name not in hints:
+            near = difflib.get_close_matches(str(name), hints, 1)
+            allowed = f"did you mean {near[0]}?" if near else "must be one of " + ", ".join(hints)
+            raise ValueError(f"{place}={shown(value)}: no such key; {allowed}")
+        values[name] = _value(hints[name], value, place)
+    return kind(**values)
+
+
+def _value(kind: Any, value: Any, key: str) -> Any:
+    origin, inner = get_origin(kind), get_args(kind)
+    if NoneType in inner:
+        return None if value is None else _value(inner[0], value, key)
+    if isinstance(kind, type) and is_dataclass(kind):
+        return from_plain(kind, value, key)
+    if origin is list and isinstance(value, list):
+        return [_value(inner[0], item, f"{key}[{n}]") for n, item in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {str(name): _value(inner[1], item, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(value, bool):  # which is an int to Python
+        if kind is bool:
+            return value
+    elif kind is float and isinstance(value, int | float):
+        return float(value)
+    elif kind is int and isinstance(value, int | float) and float(value).is_integer():
+        return int(value)
+    elif kind is str and isinstance(value, str | int):
+        return str(value)
+    raise ValueError(f"{key}={shown(value)}: must be {_NAMES[origin or kind]}")

@@ -1,0 +1,322 @@
+"""The command line: what it prints, writes and refuses, and that refusals write nothing."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+
+import tem_taichi
+from tem_taichi import pipeline
+from tem_taichi.cli import main
+from tem_taichi.scene import load_scene
+
+ATOMS = [(0, 0, 0), (8, 0, 0), (0, 8, 0), (0, 0, 8), (8, 8, 8)]
+PDB = "".join(f"ATOM  {i:5d}  CA  ALA A{i:4d}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00 20.00           C\n"
+              for i, (x, y, z) in enumerate(ATOMS, 1))
+SCENE = """\
+defaults: [simulate, override specimen: empty, _self_]
+shape: [32, 40]
+pixel_size: 2.0
+specimen:
+  ice: {thickness: 60}
+  particles:
+    p: {structure: p.pdb}
+tilts: {minimum: -30, maximum: 30, step: 30}
+optics: {defocus: 1000}
+compute: {arch: cpu}
+output: out
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working folder with a scene of three tilts and one small particle."""
+    monkeypatch.chdir(tmp_path)
+    Path("p.pdb").write_text(PDB)
+    Path("scene.yaml").write_text(SCENE)
+    return tmp_path
+
+
+def files(folder):
+    """Names below a folder, with the contents of files."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None
+            for p in Path(folder).rglob("*")}
+
+
+def without_seconds(content):
+    metadata = json.loads(content.pop("metadata.json"))
+    del metadata["seconds"]
+    return content | {"metadata.json": metadata}
+
+
+def test_help_version_and_list(capsys):
+    assert main(["--help"]) == 0
+    assert "usage: python -m tem_taichi.simulate" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"tem_taichi {tem_taichi.__version__}\n"
+    assert main(["--list"]) == 0
+    out = capsys.readouterr().out
+    for name in ("krios", "k2_300kv", "apoferritin"):
+        assert re.search(rf"^  {name} +\S.*[^.:,(]$", out, re.MULTILINE)
+
+
+def test_the_scene_in_the_help_is_sound(here, capsys):
+    main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("  defaults:"))
+    Path("help.yaml").write_text("\n".join(lines[start:lines.index("", start)]))
+    Path("mine.pdb").write_text(PDB)
+    assert main(["help.yaml", "--check"]) == 0
+    assert "5 mine" in capsys.readouterr().out
+
+
+def test_check_says_what_would_be_and_writes_nothing(here, capsys):
+    before = files(here)
+    assert main(["scene.yaml", "--check", "specimen.particles.q.structure=p.pdb"]) == 0
+    out, err = capsys.readouterr()
+    assert "The scene is sound. 1 p, 1 q (20 scatterers) in 60 A of ice" in out
+    assert "3 images of 32 x 40 pixels of 2 A, tilts -30 to 30 deg, 9 e-/A^2 in all" in out
+    assert err == "" and files(here) == before
+
+
+def test_show_is_a_scene(here, capsys):
+    assert main(["scene.yaml", "--show", "dose=2"]) == 0
+    Path("shown.yaml").write_text(capsys.readouterr().out)
+    assert load_scene("shown.yaml") == load_scene("scene.yaml", ["dose=2"])
+
+
+def test_run_writes_its_folder_and_a_few_lines(here, capsys):
+    before = set(files(here))
+    assert main(["scene.yaml"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and 2 <= len(out.splitlines()) <= 6
+    assert "3/3" in out and "3 images of 1 p in" in out
+    names = {"metadata.json", "preview.png", "scene.yaml", "tilt_series.mrc",
+             "tilt_series.mrc.mdoc", "tilt_series.rawtlt", "tilt_series_noise_free.mrc",
+             "tilt_series_particles.star", "tilt_series_tilts.csv"}
+    assert set(files(here)) - before == {"out"} | {f"out/{name}" for name in names}
+    assert all(name in out for name in names)
+    with mrcfile.open("out/tilt_series.mrc") as stack:
+        assert stack.data.shape == (3, 32, 40) and stack.voxel_size.x == 2.0
+    # The written scene is the scene, from any folder.
+    assert load_scene("out/scene.yaml") == load_scene("scene.yaml")
+
+
+def test_same_scene_and_seed_give_the_same_bytes(here):
+    assert main(["scene.yaml"]) == 0
+    first = without_seconds(files("out"))
+    assert main(["scene.yaml"]) == 2  # never over an older result
+    assert without_seconds(files("out")) == first
+    Path("out").rename("first")
+    assert main(["scene.yaml"]) == 0
+    assert without_seconds(files("out")) == first
+    Path("out").rename("again")
+    assert main(["again/scene.yaml"]) == 0
+    assert without_seconds(files("out")) == first
+    assert main(["scene.yaml", "seed=1", "overwrite=true"]) == 0
+    other = without_seconds(files("out"))
+    for name in ("tilt_series.mrc", "tilt_series_particles.star", "tilt_series_noise_free.mrc"):
+        assert other[name] != first[name]
+    assert other["tilt_series.rawtlt"] == first["tilt_series.rawtlt"]
+
+
+@pytest.mark.parametrize("overrides", [
+    ["dose=1e-6"], ["dose=1e6", "detector.integer=true"], ["detector.gain=1e-6"],
+    ["microscope.voltage=10", "microscope.convergence=100"], ["pixel_size=100"],
+    ["tilts.scheme=listed", "tilts.angles=[89.9]"], ["specimen.ice.mean_free_path=1e-9"],
+    ["interaction.mode=weak_phase", "specimen.particles.p.b_factor=0"],
+])
+def test_extremes_give_numbers(here, overrides):
+    assert main(["scene.yaml", *overrides]) == 0
+    for name in ("tilt_series.mrc", "tilt_series_noise_free.mrc"):
+        with mrcfile.open(f"out/{name}") as stack:
+            assert np.isfinite(stack.data).all()
+    text = "".join(p.read_text() for p in Path("out").iterdir() if p.suffix in (".json", ".csv"))
+    assert not re.search(r"\b(nan|inf|infinity)\b", text, re.IGNORECASE)
+
+
+def test_sweep_has_a_folder_for_each_combination(here, capsys):
+    assert main(["-m", "scene.yaml", "dose=1,2", "microscope=krios,polara"]) == 0
+    folders = sorted(p.name for p in Path("out").iterdir())
+    assert folders == ["000_dose=1,microscope=krios", "001_dose=1,microscope=polara",
+                       "002_dose=2,microscope=krios", "003_dose=2,microscope=polara"]
+    assert sorted(p.name for p in here.iterdir()) == ["out", "p.pdb", "scene.yaml"]
+    means = [json.loads(Path("out", f, "metadata.json").read_text())["mean_counts"]
+             for f in folders]
+    assert means[2] / means[0] == pytest.approx(2, rel=1e-5)
+    # One of them again, alone, from the scene in its folder.
+    first = files(Path("out", folders[3]))
+    assert main([f"out/{folders[3]}/scene.yaml", "output=alone"]) == 0
+    assert files("alone")["tilt_series.mrc"] == first["tilt_series.mrc"]
+
+
+BROKEN = {
+    "bad.pdb": "hello\n", "bad.cif": "data_x\nloop_\n_a\n", "bad.mrc": "", "bad.star": "data_\n",
+    "nan.csv": "x,y,z\n1,2,nan\n", "nan.txt": "0 1\n0.1 nan\n0.5 0.3\n", "notes.txt": "a b\n",
+    "kept/notes.txt": "mine\n",
+}
+P = "specimen.particles.p"
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["none.yaml"], "none.yaml: no such scene file"),
+    (["p.pdb"], "p.pdb: must be one scene file ending in .yaml, then KEY=VALUE"),
+    (["scene.yaml", "scene.yaml"], "scene.yaml: must be one scene file"),
+    (["scene.yaml", "--chek"], "--chek: no such option; see --help"),
+    (["--chek", "--help"], "--chek: no such option"),
+    (["pixel_size=-1"], "pixel_size=-1.0: must be"),
+    (["microscope.voltage=0"], "microscope.voltage=0.0: must be"),
+    (["optics.defocuss=1"], "optics.defocuss=1: no such key; did you mean defocus?"),
+    (["interaction.slice_thickness=61"], "at most specimen.ice.thickness=60 [A]"),
+    (["tilts.scheme=listed", "tilts.angles=[3,0,3]"], "tilts.angles=3: given more than once"),
+    (["tilts.doses=[1,2]"], "tilts.doses: has 2 entries; must have one for each of the 3 tilts"),
+    ([f"{P}.structure=none.pdb"], f"{P}.structure: none.pdb: no such file"),
+    ([f"{P}.structure=bad.pdb"], f"{P}.structure: "),
+    ([f"{P}.structure=bad.cif"], f"{P}.structure: "),
+    ([f"{P}.structure=."], f"{P}.structure: .: is a folder"),
+    ([f"{P}.structure=null", f"{P}.map=bad.mrc"], f"{P}.map: "),
+    ([f"{P}.structure=null", f"{P}.map=none.mrc"], f"{P}.map: none.mrc"),
+    ([f"{P}.placement=listed", f"{P}.file=bad.star"], f"{P}.file: "),
+    ([f"{P}.placement=listed", f"{P}.file=nan.csv"], "row 1, column z: 'nan' must be a finite"),
+    ([f"{P}.placement=listed", f"{P}.file=none.csv"], f"{P}.file: none.csv: no such file"),
+    ([f"{P}.placement=listed", f"{P}.positions=[[0,0,50]]"], "must lie within the ice"),
+    ([f"{P}.count=1000000"], f"{P}.count=1000000: "),
+    (["pixel_size=0.2"], "must be at least the diameter of specimen.particles.p, 14 A"),
+    (["specimen.ice.thickness=13", "interaction.slice_thickness=1"], "specimen.ice.thickness=13"),
+    (["interaction.margin=1e6"], "shape=[32, 40]: with interaction.margin=1000000 A"),
+    (["detector.mtf_table=null", "detector.mtf_file=none.star"], "detector.mtf_file: none.star"),
+    (["detector.mtf_table=null", "detector.mtf_file=nan.txt"], "nan.txt: frequencies and values"),
+    (["detector.mtf_table=null", "detector.mtf_file=notes.txt"], "detector.mtf_file: "),
+    (["detector.mtf=[1,1,1,1,1]"], "detector.mtf and detector.mtf_table: give one of them"),
+    (["output=."], "output: "), (["output=p.pdb"], "output: "), (["output=p.pdb/x"], "output: "),
+    (["output=kept"], "exists already; choose another folder or use overwrite=true"),
+    (["output=kept", "overwrite=true"], "is no output of tem_taichi"),
+    (["output=" + "x" * 300], "output: "),
+    (["-m", "dose=1,-2"], "dose=-2.0: must be above 0"),
+    (["-m", "dose=1,2", "dosse=1"], "dosse=1: no such key"),
+    (["-m", f"{P}.structure=p.pdb,none.pdb"], f"{P}.structure: none.pdb: no such file"),
+    (["-m", "microscope=krios,none"], "microscope=none: must be one of"),
+    (["-m", "dose=interval(1,2)"], "dose=interval(1,2): must list its values"),
+    (["dose=1,2"], "to sweep over values add -m"),
+])
+def test_wrong_input_is_one_line_and_writes_nothing(here, capsys, words, said):
+    for name, text in BROKEN.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text)
+    before = files(here)
+    if "scene.yaml" not in words and not any(word.endswith((".yaml", "p.pdb")) and "=" not in word
+                                             for word in words):
+        words = ["scene.yaml", *words]
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+    assert said in err
+    assert files(here) == before
+
+
+@pytest.mark.parametrize("message", ["CUDA out of memory. Tried to allocate 9 GiB",
+                                     "DefaultCPUAllocator: can't allocate memory"])
+def test_too_little_memory_is_said(here, capsys, monkeypatch, message):
+    def fail(*_, **__):
+        raise RuntimeError(message)
+
+    before = files(here)
+    monkeypatch.setattr("tem_taichi.pipeline.exit_wave", fail)
+    assert main(["scene.yaml"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: shape=[32, 40]: needs more memory") and err.count("\n") == 1
+    assert files(here) == before
+
+
+def test_existing_output_is_refused_before_anything_is_computed(here, monkeypatch):
+    assert main(["scene.yaml"]) == 0
+    monkeypatch.setattr(pipeline, "simulate", lambda *_: pytest.fail("computed"))
+    assert main(["scene.yaml"]) == 2
+
+
+@pytest.mark.parametrize("where", ["tem_taichi.pipeline.exit_wave",
+                                   "tem_taichi.output.write_particles"])
+@pytest.mark.parametrize("older", [False, True])
+def test_interruption_leaves_everything_as_it_was(here, capsys, monkeypatch, where, older):
+    words = ["scene.yaml", "output=a/b"]
+    if older:
+        assert main(words) == 0
+        words.append("overwrite=true")
+    capsys.readouterr()
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupt)
+    before = files(here)
+    assert main(words) == 130
+    assert capsys.readouterr().err == "interrupted: what was being computed is not written\n"
+    assert files(here) == before
+
+
+ROOT = Path(tem_taichi.__file__).parent.parent
+
+
+def process(words, folder, path=ROOT, **environment):
+    """The program as a process, with the package that is below `path`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tem_taichi.simulate", *words], cwd=folder, text=True,
+        env={**os.environ, "PYTHONPATH": str(path), **environment}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE)
+
+
+@pytest.mark.slow
+def test_ctrl_c(here):
+    # As on a terminal, where the bar shows each image.
+    with process(["scene.yaml", "shape=[512,512]", "tilts.step=1"], here, FORCE_COLOR="1") as run:
+        seen = ""
+        while "2/" not in seen and run.poll() is None:
+            seen += run.stdout.read(1)
+        run.send_signal(signal.SIGINT)
+        _, err = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert err == "interrupted: what was being computed is not written\n"
+    assert set(files(here)) == {"p.pdb", "scene.yaml"}
+
+
+@pytest.mark.slow
+def test_wrong_input_as_a_process(here):
+    before = files(here)
+    with process(["scene.yaml", "pixel_size=-1"], here) as run:
+        out, err = run.communicate(timeout=60)
+    assert (run.returncode, out) == (2, "")
+    assert err == "error: pixel_size=-1.0: must be from 0.01 to 1000 [A]\n"
+    assert files(here) == before
+
+
+@pytest.mark.slow
+def test_installed_package_in_any_folder(here, tmp_path_factory):
+    """As a wheel installs it: the embedded scene, and the same bytes as in this process."""
+    pytest.importorskip("setuptools", minversion="77")
+    source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
+    for name in ("tem_taichi", "kernels", "conf"):
+        shutil.copytree(ROOT / name, source / name)
+    for name in ("pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    (source / "README.md").touch()
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps",
+                    "--no-build-isolation", "--target", str(site), str(source)], check=True,
+                   capture_output=True)
+    with process([], here, site) as run:
+        assert run.communicate(timeout=300)[1] == ""
+    assert (here / "tem_taichi_output" / "tilt_series.mrc").is_file()
+    with process(["scene.yaml"], here, site) as run:
+        assert run.communicate(timeout=60)[1] == ""
+    installed = without_seconds(files("out"))
+    assert main(["scene.yaml", "overwrite=true"]) == 0
+    from_here = without_seconds(files("out"))
+    for name in ("tilt_series.mrc", "tilt_series_particles.star", "metadata.json"):
+        assert from_here[name] == installed[name]

@@ -1,0 +1,224 @@
+"""Every continuous number of a scene: gradient through the whole chain against differences."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tem_taichi import multislice, slice_potential
+from tem_taichi.detector import Detector, expected_counts, noise_power_spectrum
+from tem_taichi.device import as_tensor, init
+from tem_taichi.forward import Exposure, Instrument, expected_image
+from tem_taichi.geometry import rotation_from_vector
+from tem_taichi.optics import Optics, form_image
+from tem_taichi.placement import Poses
+from tem_taichi.poses import euler_to_matrix
+from tem_taichi.specimen import Ice, Specimen, kind_of
+from tem_taichi.structures import Atoms
+
+TABLE = Path(__file__).parent.parent / "docs" / "gradients.md"
+TOLERANCE = 1e-6
+
+VALUES: dict[str, tuple[object, str]] = {
+    "atom positions": ("random", "A"), "B-factors": ("random", "A^2"),
+    "occupancies": ("random", "1"),
+    "particle positions": ([[4.0, -3.0, 6.0], [-7.0, 5.0, -11.0]], "A"),
+    "particle orientations": ([[0.0, 0.0, 0.0], [0.1, -0.2, 0.3]], "rad"),
+    "ice thickness": (300.0, "A"), "ice potential": (4.48, "V"),
+    "ice mean free path": (3950.0, "A"),
+    "tilt angle": (25.0, "deg"), "tilt axis angle": (-8.0, "deg"),
+    "image shift": ([1.5, -2.5], "A"),
+    "voltage": (280.0, "kV"), "amplitude contrast": (0.07, "1"),
+    "defocus": (3000.0, "A"), "astigmatism": (700.0, "A"), "astigmatism angle": (35.0, "deg"),
+    "spherical aberration": (2.7, "mm"), "phase shift": (25.0, "deg"),
+    "chromatic aberration": (2.7, "mm"), "energy spread": (0.7, "eV"),
+    "convergence": (0.2, "mrad"),
+    "dose": (20.0, "e-/A^2"), "detector gain": (1.7, "counts per electron"),
+    "MTF parameters": ([0.7, 0.2, 0.1, 10.0, 40.0], "1"),
+}
+"""Parameters of the whole chain, where they are tested and in which unit."""
+
+
+@pytest.fixture(autouse=True)
+def whole_tails(monkeypatch):
+    """Let stencils hold all of a Gaussian: a difference across the edge of one would jump."""
+    monkeypatch.setattr("tem_taichi.potential._TAIL", 1e-13)
+
+
+@pytest.fixture(scope="module")
+def start():
+    init("cpu", "float64")
+    generator = torch.Generator().manual_seed(7)
+
+    def draw(*shape):
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    values = {name: as_tensor(value) for name, (value, _) in VALUES.items() if value != "random"}
+    values["atom positions"] = 16 * draw(10, 3) - 8
+    values["B-factors"] = 20 + 60 * draw(10)
+    values["occupancies"] = 0.3 + 0.7 * draw(10)
+    values["weights of the loss"] = draw(48, 48)
+    return values
+
+
+WEAK = ("chromatic aberration", "energy spread", "convergence")
+"""Parameters that change the image so little that differences need a long step."""
+
+
+def image(p):
+    """Expected counts of two copies of ten atoms, tilted, in ice."""
+    atoms = Atoms(torch.tensor([6, 7, 8, 16, 26] * 2), p["atom positions"], p["B-factors"],
+                  p["occupancies"], torch.zeros(10, dtype=torch.bool))
+    base = as_tensor(euler_to_matrix([10.0, 200.0], [30.0, 70.0], [50.0, -20.0]))
+    poses = Poses(p["particle positions"],
+                  rotation_from_vector(p["particle orientations"]) @ base)
+    specimen = Specimen((kind_of(atoms),), (poses,), Ice(
+        p["ice thickness"], p["ice potential"], p["ice mean free path"]))
+    optics = Optics(
+        defocus=p["defocus"], spherical_aberration=p["spherical aberration"],
+        astigmatism=p["astigmatism"], astigmatism_angle=p["astigmatism angle"],
+        phase_shift=p["phase shift"], chromatic_aberration=p["chromatic aberration"],
+        energy_spread=p["energy spread"], convergence=p["convergence"])
+    # Thin slices make several groups of them, so that waves are computed again on the way back.
+    instrument = Instrument((48, 48), (72, 72), 1.0, p["voltage"], p["amplitude contrast"],
+                            slice_thickness=2.0, depth="smooth",
+                            detector=Detector(gain=p["detector gain"], mtf=p["MTF parameters"]))
+    exposure = Exposure(optics, p["tilt angle"], p["tilt axis angle"], *p["image shift"],
+                        dose=p["dose"])
+    return expected_image(specimen, instrument, exposure)
+
+
+def loss(p):
+    """A weighted sum of expected counts."""
+    return (image(p) * p["weights of the loss"]).sum()
+
+
+def relative_error(function, values, name):
+    """Gradient against fourth-order central differences along a random direction."""
+    value = values[name].detach().clone().requires_grad_()
+    gradient, = torch.autograd.grad(function({**values, name: value}), value)
+    generator = torch.Generator().manual_seed(1)
+    direction = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+    scale = value.detach().abs().max().clamp(min=0.1)
+    step = (1e-2 if name in WEAK else 2e-4) * scale / direction.abs().max()
+    with torch.no_grad():
+        at = {m: float(function({**values, name: value + m * step * direction}))
+              for m in (-2, -1, 1, 2)}
+    slope = (8 * (at[1] - at[-1]) - (at[2] - at[-2])) / (12 * float(step))
+    return abs(float((gradient * direction).sum()) - slope) / abs(slope)
+
+
+ERRORS: dict[str, float] = {}
+
+
+@pytest.mark.parametrize("name", list(VALUES))
+def test_whole_chain(double, start, name):
+    ERRORS[name] = relative_error(loss, start, name)
+    assert ERRORS[name] < TOLERANCE
+
+
+def test_slice_volume(double, start):
+    def image(values):
+        wave = multislice(values["slices"], 1.0, 5.0, 300.0, amplitude_contrast=0.1)
+        return (form_image(wave, 1.0, 300.0, defocus=2000.0)[:12] ** 2).sum()
+
+    slices = 100 * torch.rand(20, 24, 24, dtype=torch.float64,
+                              generator=torch.Generator().manual_seed(3))
+    ERRORS["slice volumes"] = relative_error(image, {"slices": slices}, "slices")
+    assert ERRORS["slice volumes"] < TOLERANCE
+
+
+def test_detector_tables(double, start):
+    w = torch.linspace(0, 0.5, 9, dtype=torch.float64)
+    image = 1 + 0.3 * torch.rand(24, 24, dtype=torch.float64,
+                                 generator=torch.Generator().manual_seed(4))
+
+    def counts(values):
+        detector = Detector(mtf=(w, values["mtf"]))
+        return (expected_counts(image, pixel_size=1.0, dose=10.0, detector=detector) ** 2).sum()
+
+    def spectrum(values):
+        detector = Detector(mtf=(w, values["mtf"]), dqe=(w, values["dqe"]))
+        return (noise_power_spectrum(w[1:-1] + 0.01, detector, dose=10.0, pixel_size=1.0)
+                ** 2).sum()
+
+    values = {"mtf": 1 - 1.5 * w, "dqe": 0.8 - w}
+    ERRORS["MTF table"] = relative_error(counts, values, "mtf")
+    ERRORS["DQE table (in the noise spectrum)"] = relative_error(spectrum, values, "dqe")
+    assert ERRORS["MTF table"] < TOLERANCE
+    assert ERRORS["DQE table (in the noise spectrum)"] < TOLERANCE
+
+
+def test_table_of_the_documentation_is_this_one():
+    """TEM_TAICHI_WRITE_DOCS=1 writes it; otherwise it must list what was tested here."""
+    if len(ERRORS) != len(VALUES) + 3:
+        pytest.skip("the other tests of this file did not all run")
+    if os.environ.get("TEM_TAICHI_WRITE_DOCS"):
+        units = {name: unit for name, (_, unit) in VALUES.items()}
+        rows = [f"| {name} | {units.get(name, '')} | {error:.0e} |"
+                for name, error in ERRORS.items()]
+        head, _, _ = TABLE.read_text(encoding="utf-8").partition("| parameter |")
+        TABLE.write_text(head + "| parameter | unit | relative error |\n| --- | --- | --- |\n"
+                         + "\n".join(rows) + "\n", encoding="utf-8")
+    listed = [line.split("|")[1].strip() for line in TABLE.read_text("utf-8").splitlines()
+              if line.startswith("| ")][2:]
+    assert listed == list(ERRORS)
+
+
+def test_single_precision_is_enough(start):
+    """float32 against float64: within 1e-3 of the gradient's norm, for all parameters.
+
+    The loss is that of a fit, the squared distance to the image of parameters 3 % away.
+    """
+    def gradients(dtype):
+        init("cpu", dtype)
+        p = {name: as_tensor(value.clone()).requires_grad_() for name, value in start.items()}
+        with torch.no_grad():
+            target = image({name: 1.03 * value for name, value in p.items()})
+        names = list(VALUES)
+        fit = (image(p) - target).square().sum()
+        return dict(zip(names, torch.autograd.grad(fit, [p[n] for n in names]), strict=True))
+
+    single, exact = gradients("float32"), gradients("float64")
+    for name, expected in exact.items():
+        error = float((single[name].double() - expected).norm() / expected.norm())
+        assert error < 1e-3, (name, error)
+
+
+def test_repeated_and_nested_backward(double, start):
+    p = {**start, "defocus": start["defocus"].clone().requires_grad_(),
+         "atom positions": start["atom positions"].clone().requires_grad_()}
+    wanted = [p["defocus"], p["atom positions"]]
+    value = loss(p)
+    once = torch.autograd.grad(value, wanted, retain_graph=True)
+    twice = torch.autograd.grad(value, wanted, retain_graph=True)
+    inner = loss(p)  # another graph in between
+    torch.autograd.grad(inner, wanted)
+    thrice = torch.autograd.grad(value, wanted)
+    for a, b, c in zip(once, twice, thrice, strict=True):
+        assert torch.equal(a, b) and torch.equal(a, c)
+
+
+def test_gradient_from_two_threads_and_after_a_new_start(double, start):
+    from concurrent.futures import ThreadPoolExecutor
+
+    def gradient(_):
+        defocus = start["defocus"].clone().requires_grad_()
+        return float(torch.autograd.grad(loss({**start, "defocus": defocus}), defocus)[0])
+
+    expected = gradient(0)
+    init("cpu", "float32")
+    init("cpu", "float64")
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(gradient, range(4))) == [expected] * 4
+
+
+def test_potential_from_a_leaf_of_float32_keeps_its_gradient():
+    position = torch.tensor([[0.3, 0.1, 0.2]], requires_grad=True)
+    atoms = Atoms(torch.tensor([8]), position, torch.tensor([10.0]), torch.tensor([1.0]),
+                  torch.tensor([False]))
+    slice_potential(atoms, (32, 32), 1.0, 2.0, 4.0)[:, :16].sum().backward()
+    assert float(position.grad[0, 1].abs()) > 0
+    assert replace(atoms, positions=position.detach()).positions.grad is None
