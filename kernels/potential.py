@@ -13,6 +13,7 @@ Gaussians on consecutive pixels follow from one another by two multiplications, 
 centre outward, where they can only decay.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -25,8 +26,8 @@ PI = 3.141592653589793
 class SplatKernels(NamedTuple):
     """The kernel and its adjoint for one number of Gaussians a species."""
 
-    splat: object
-    adjoint: object
+    splat: Callable
+    adjoint: Callable
 
 
 @cache

@@ -26,7 +26,7 @@ def test_direction_of_dependencies():
     only the entries and the scene know Hydra."""
     kernels = Path(importlib.import_module("tem_taichi.kernels").__file__).parent
     for file in kernels.glob("*.py"):
-        assert imports(file) <= {"taichi", "functools", "typing"}
+        assert imports(file) <= {"taichi", "collections.abc", "functools", "typing"}
     for file in ROOT.glob("*.py"):
         names = imports(file)
         if "hydra" in {name.split(".")[0] for name in names}:
