@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tem_taichi.config import Scene
     from tem_taichi.detector import Detector, detect, expected_counts
     from tem_taichi.device import init
+    from tem_taichi.likelihood import log_prob
     from tem_taichi.optics import Optics, ctf, form_image
     from tem_taichi.pipeline import TiltSeries, simulate
     from tem_taichi.potential import slice_potential
@@ -23,7 +24,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Atoms", "Detector", "Optics", "Scene", "TiltSeries", "ctf", "detect", "expected_counts",
-    "form_image", "init", "load_scene", "multislice", "read_structure", "simulate",
+    "form_image", "init", "load_scene", "log_prob", "multislice", "read_structure", "simulate",
     "slice_potential",
 ]
 
@@ -31,8 +32,8 @@ _MODULES = {
     "Atoms": "structures", "Detector": "detector", "Optics": "optics", "Scene": "config",
     "TiltSeries": "pipeline", "ctf": "optics", "detect": "detector",
     "expected_counts": "detector", "form_image": "optics", "init": "device",
-    "load_scene": "scene", "multislice": "propagation", "read_structure": "structures",
-    "simulate": "pipeline", "slice_potential": "potential",
+    "load_scene": "scene", "log_prob": "likelihood", "multislice": "propagation",
+    "read_structure": "structures", "simulate": "pipeline", "slice_potential": "potential",
 }
 
 # Taichi greets on standard output when imported; a program that prints results should not.

@@ -21,7 +21,7 @@ from tem_taichi.physics import Value
 from tem_taichi.propagation import multislice
 from tem_taichi.specimen import Specimen, View, extent, slices
 
-_GROUP = 6
+_GROUP = 8
 """Slices held at once; of very many slices more, as the root of their number, since on the way
 back a slice needs ten times the memory of the wave that is kept for each group."""
 

@@ -6,14 +6,17 @@ from typing import Any
 
 import torch
 
-from tem_taichi.device import as_tensor, number
+from tem_taichi.device import as_tensor
 from tem_taichi.grid import check_pixel_size, frequencies
 from tem_taichi.physics import REST_ENERGY, Value, wavelength
 
 
 @dataclass(frozen=True)
 class Optics:
-    """Lens and source; every field is a float or a tensor with a gradient."""
+    """Lens and source; every field is a float, or a tensor with a gradient.
+
+    A tensor of shape (b,) stands for a batch of b images of one exit wave.
+    """
 
     defocus: Value = 0.0
     """[A], positive = underfocus; the mean of the two principal defoci."""
@@ -37,17 +40,25 @@ class Optics:
     """Of the objective lens [mm]; matters only for the aperture."""
 
     def __post_init__(self) -> None:
+        positive = ("aperture", "focal_length")
+        not_negative = ("chromatic_aberration", "energy_spread", "convergence")
         for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None and not math.isfinite(number(value)):
-                raise ValueError(f"{field.name}={number(value)}: must be finite")
-        for name in ("chromatic_aberration", "energy_spread", "convergence"):
-            if number(getattr(self, name)) < 0:
-                raise ValueError(f"{name}={number(getattr(self, name))}: must not be negative")
-        if number(self.focal_length) <= 0 or (self.aperture is not None
-                                             and number(self.aperture) <= 0):
-            raise ValueError(f"aperture={self.aperture}, focal_length={self.focal_length}: "
-                             "must be positive")
+            given = getattr(self, field.name)
+            if given is None:
+                continue
+            values = torch.as_tensor(given).detach()
+            shown = f"{field.name}={values.tolist()}: must be"
+            if not bool(torch.isfinite(values).all()):
+                raise ValueError(f"{shown} finite")
+            if field.name in positive and not bool((values > 0).all()):
+                raise ValueError(f"{shown} positive")
+            if field.name in not_negative and not bool((values >= 0).all()):
+                raise ValueError(f"{shown} zero or positive")
+
+
+def _per_image(value: Value) -> torch.Tensor:
+    """A number, or one of each of a batch of images, so that it multiplies (ny, nx)."""
+    return as_tensor(value)[..., None, None]
 
 
 def _k_squared(
@@ -76,15 +87,15 @@ def aberration_phase(
     Returns:
         Real tensor (ny, nx) in FFT order.
     """
-    wave = as_tensor(wavelength(voltage))
+    wave = _per_image(wavelength(voltage))
     squared, cosine, sine = _k_squared(shape, pixel_size)
-    twice = 2 * torch.deg2rad(as_tensor(optics.astigmatism_angle))
-    stretch = as_tensor(optics.astigmatism) / 2 * (cosine * torch.cos(twice)
+    twice = 2 * torch.deg2rad(_per_image(optics.astigmatism_angle))
+    stretch = _per_image(optics.astigmatism) / 2 * (cosine * torch.cos(twice)
                                                    + sine * torch.sin(twice))
-    spherical = as_tensor(optics.spherical_aberration) * 1e7
+    spherical = _per_image(optics.spherical_aberration) * 1e7
     chi = math.pi * wave * (0.5 * spherical * wave**2 * squared**2
-                            - as_tensor(optics.defocus) * squared - stretch)
-    return chi - torch.deg2rad(as_tensor(optics.phase_shift)) * (squared > 0)
+                            - _per_image(optics.defocus) * squared - stretch)
+    return chi - torch.deg2rad(_per_image(optics.phase_shift)) * (squared > 0)
 
 
 def envelope(
@@ -99,20 +110,20 @@ def envelope(
     Returns:
         Real tensor (ny, nx) in FFT order, 1 at k = 0.
     """
-    wave = as_tensor(wavelength(voltage))
-    volts = as_tensor(voltage) * 1e3
+    wave = _per_image(wavelength(voltage))
+    volts = _per_image(voltage) * 1e3
     kappa = 2 * math.pi / wave
     squared = _k_squared(shape, pixel_size)[0]
     q_squared = (2 * math.pi) ** 2 * squared
-    angle = as_tensor(optics.convergence) * 1e-3
-    spherical = as_tensor(optics.spherical_aberration) * 1e7
-    slope = as_tensor(optics.defocus) - spherical * q_squared / kappa**2
-    spread = as_tensor(optics.energy_spread) * as_tensor(optics.chromatic_aberration) * 1e7 * (
+    angle = _per_image(optics.convergence) * 1e-3
+    spherical = _per_image(optics.spherical_aberration) * 1e7
+    slope = _per_image(optics.defocus) - spherical * q_squared / kappa**2
+    spread = _per_image(optics.energy_spread) * _per_image(optics.chromatic_aberration) * 1e7 * (
         1 + volts / REST_ENERGY) / (volts * (1 + volts / (2 * REST_ENERGY)))
     damping = torch.exp(-(angle**2 / 4) * q_squared * slope**2
                         - (spread * q_squared / kappa) ** 2 / 16)
     if optics.aperture is not None:
-        angle_limit = as_tensor(optics.aperture) * 1e-3 / (2 * as_tensor(optics.focal_length))
+        angle_limit = _per_image(optics.aperture) * 1e-3 / (2 * _per_image(optics.focal_length))
         damping = damping * (squared.sqrt() * wave < angle_limit)
     return damping
 
@@ -138,7 +149,7 @@ def ctf(
     Returns:
         Real tensor (ny, nx) in FFT order.
     """
-    lag = torch.asin(as_tensor(amplitude_contrast))
+    lag = torch.asin(_per_image(amplitude_contrast))
     return envelope(shape, pixel_size, voltage, optics) * torch.sin(
         aberration_phase(shape, pixel_size, voltage, optics) - lag)
 
@@ -165,7 +176,7 @@ def form_image(
     """Intensity in the image plane, relative to the incident beam.
 
     Args:
-        exit_wave: complex (ny, nx); defocus is measured from its plane.
+        exit_wave: complex (ny, nx), or (b, ny, nx); defocus is measured from its plane.
         pixel_size: [A].
         voltage: [kV].
         optics: lens and source.
@@ -174,7 +185,7 @@ def form_image(
             those of `optics`.
 
     Returns:
-        Real intensity (ny, nx), about 1 where nothing scatters.
+        Real intensity (ny, nx), or (b, ny, nx) for a batch; about 1 where nothing scatters.
 
     Raises:
         ValueError: for values out of range; TypeError for an unknown parameter.

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import gemmi
 import taichi as ti
@@ -103,24 +104,35 @@ def splat(
                           broadening.contiguous(), kind.int(), radius, slice_index.int(), table)
 
 
+class _Filter(torch.autograd.Function):
+    """Multiply the spectrum of every slice by a real factor, in place; its own adjoint."""
+
+    @staticmethod
+    def forward(ctx: Any, slices: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(factor)
+        slices = slices.detach()
+        for image in slices:  # one slice at a time stays in the cache
+            torch.fft.irfft2(torch.fft.rfft2(image).mul_(factor), s=image.shape, out=image)
+        return slices.view_as(slices)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple:
+        return _Filter.apply(grads[0].clone(), *ctx.saved_tensors), None
+
+
 def narrow(splatted: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
     """Undo the widening of `splat` inside the band, set the rest to zero, and scale.
 
     Args:
-        splatted: slices (n_slices, ny, nx).
+        splatted: slices (n_slices, ny, nx), overwritten.
         scale: constant factor of the result.
 
     Returns:
-        Band-limited slices of the same shape.
+        Band-limited slices in the same memory.
     """
-    ny, nx = splatted.shape[-2:]
-    squared = squared_frequencies((ny, nx), half=True)
+    squared = squared_frequencies((splatted.shape[-2], splatted.shape[-1]), half=True)
     factor = scale * torch.exp(_WIDENING * squared) * (squared <= (BAND_LIMIT / 2) ** 2)
-    if splatted.requires_grad:
-        return torch.fft.irfft2(torch.fft.rfft2(splatted) * factor, s=(ny, nx))
-    for image in splatted:  # slice by slice stays in the cache; the FFTs use every core
-        torch.fft.irfft2(torch.fft.rfft2(image).mul_(factor), s=(ny, nx), out=image)
-    return splatted
+    return _Filter.apply(splatted, factor)
 
 
 def depth_weights(

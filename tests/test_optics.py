@@ -103,6 +103,23 @@ def test_parameters_replace_those_of_the_optics():
                        form_image(wave, 1.0, 300.0, Optics(defocus=2e4, astigmatism=500.0)))
 
 
+def test_a_batch_of_settings_shares_one_exit_wave(double):
+    generator = torch.Generator().manual_seed(0)
+    wave = torch.randn(12, 16, dtype=torch.complex128, generator=generator)
+    defocus = as_tensor([5e3, 1e4, -2e3]).requires_grad_()
+    angle = as_tensor([10.0, 20.0, 30.0])
+    images = form_image(wave, 1.0, 300.0, defocus=defocus, astigmatism=400.0,
+                        astigmatism_angle=angle)
+    images.square().sum().backward()
+    for n in range(3):
+        one = defocus[n].detach().clone().requires_grad_()
+        image = form_image(wave, 1.0, 300.0, defocus=one, astigmatism=400.0,
+                           astigmatism_angle=angle[n])
+        assert torch.allclose(images[n], image, rtol=1e-12)
+        image.square().sum().backward()
+        assert float(defocus.grad[n]) == pytest.approx(float(one.grad), rel=1e-9)
+
+
 def test_gradients(double):
     generator = torch.Generator().manual_seed(2)
     wave = torch.randn(8, 9, generator=generator, dtype=torch.complex128).requires_grad_()
@@ -120,8 +137,8 @@ def test_gradients(double):
 
 @pytest.mark.parametrize(("parameters", "message"), [
     ({"defocus": math.nan}, "defocus=nan: must be finite"),
-    ({"convergence": -0.1}, "convergence=-0.1: must not be negative"),
-    ({"aperture": 0.0}, "aperture=0.0"),
+    ({"convergence": -0.1}, "convergence=-0.1.*: must be zero or positive"),
+    ({"aperture": 0.0}, "aperture=0.0: must be positive"),
 ])
 def test_impossible_values(parameters, message):
     with pytest.raises(ValueError, match=message):

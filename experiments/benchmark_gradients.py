@@ -1,0 +1,131 @@
+"""Time and memory of the gradient of all atom positions and the defocus, and how they grow.
+
+Every case runs in a process of its own, whose peak memory is measured. Run from the checkout:
+
+    python -m experiments.benchmark_gradients [--json FILE] [--plot FILE.png] [--quick]
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+FIGURE = Path(__file__).parent / "figures" / "gradients.png"
+
+BASE = {"pixels": 512, "slices": 16, "atoms": 0}
+"""Apoferritin, 32,736 atoms, in 16 slices of 10 A; atoms = 0 stands for it."""
+
+GROWTH = {
+    "slices": [16, 40, 80, 160],
+    "atoms": [1_000, 10_000, 100_000, 1_000_000],
+    "pixels": [256, 512, 1024, 2048],
+}
+
+
+def measure(pixels: int, slices: int, atoms: int, repeats: int) -> dict[str, float]:
+    """Run one case in this process: seconds and megabytes."""
+    import resource
+    from dataclasses import replace
+
+    import numpy as np
+    import torch
+
+    import tem_taichi as tt
+    from tem_taichi.device import as_tensor, init
+    from tem_taichi.forward import Exposure, Instrument, exit_wave
+    from tem_taichi.placement import Poses
+    from tem_taichi.specimen import Specimen, kind_of
+
+    device = init()
+    model = tt.read_structure("4v1w").centred()
+    if atoms:
+        rng = np.random.default_rng(0)
+        model = model[torch.as_tensor(rng.integers(0, len(model), atoms))]
+        box = [pixels * 0.9, pixels * 0.9, 159.0]
+        model = replace(model, positions=as_tensor((rng.random((atoms, 3)) - 0.5) * box))
+    model = replace(model, b_factors=torch.zeros_like(model.b_factors))
+    pose = Poses(np.zeros((1, 3)), np.eye(3)[None])
+    instrument = Instrument((pixels, pixels), (pixels, pixels), 1.0, 300.0, 0.0,
+                            slice_thickness=160.0 / slices)
+
+    def run(gradient: bool) -> None:
+        positions = model.positions.clone().requires_grad_(gradient)
+        defocus = as_tensor(1e4).requires_grad_(gradient)
+        kind = replace(kind_of(replace(model, positions=positions)), displaced=None)
+        with torch.set_grad_enabled(gradient):
+            wave, distance = exit_wave(Specimen((kind,), (pose,)), instrument, Exposure())
+            image = tt.form_image(wave, 1.0, 300.0, defocus=defocus + distance)
+            if gradient:
+                ((image - 1) ** 2).sum().backward()
+        if device.arch == "gpu":
+            torch.cuda.synchronize()
+
+    def timed(gradient: bool) -> float:
+        start = time.perf_counter()
+        run(gradient)
+        return time.perf_counter() - start
+
+    first = timed(True)
+    forward, gradient = (float(np.median([timed(g) for _ in range(repeats)]))
+                         for g in (False, True))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        run(True)
+    events = profiler.key_averages()
+    ffts = sum(e.self_cpu_time_total for e in events if "_fft_" in e.key)
+    return {"first": first, "forward": forward, "gradient": gradient, "memory": peak,
+            "ffts": ffts * 1e-6 / gradient}
+
+
+def in_new_process(case: dict[str, int], repeats: int) -> dict[str, float]:
+    code = ("import json, sys; from experiments.benchmark_gradients import measure; "
+            f"print(json.dumps(measure(**{case!r}, repeats={repeats})))")
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return json.loads(out.stdout.splitlines()[-1])
+
+
+def plot(rows: list[dict], file: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    for ax, (name, values) in zip(figure.subplots(1, 3), GROWTH.items(), strict=True):
+        mine = [row for row in rows if row["varied"] == name]
+        ax.loglog(values[:len(mine)], [r["gradient"] for r in mine], "o-", label="gradient [s]")
+        ax.loglog(values[:len(mine)], [r["forward"] for r in mine], "s--", label="forward [s]")
+        ax.loglog(values[:len(mine)], [r["memory"] / 1024 for r in mine], "^:",
+                  label="peak memory [GB]")
+        ax.set_xlabel({"slices": "slices", "atoms": "atoms", "pixels": "pixels a side"}[name])
+        ax.grid(True, which="both", alpha=0.3)
+    figure.axes[0].legend()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=80)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--plot", type=Path, default=FIGURE, help="PNG of the growth")
+    parser.add_argument("--quick", action="store_true", help="only the base case")
+    parser.add_argument("--repeats", type=int, default=5, help="of each case, after the first")
+    options = parser.parse_args()
+    cases = [("slices", 16)] if options.quick else [
+        (name, value) for name, values in GROWTH.items() for value in values]
+    print(f"{'case':>18}{'forward ms':>12}{'gradient ms':>13}{'ratio':>7}{'FFTs':>6}"
+          f"{'MB':>7}{'first s':>9}")
+    rows = []
+    for name, value in cases:
+        row = in_new_process({**BASE, name: value}, options.repeats)
+        rows.append({"varied": name, "value": value, **row})
+        print(f"{value:>11,} {name:6}{row['forward'] * 1e3:12.0f}{row['gradient'] * 1e3:13.0f}"
+              f"{row['gradient'] / row['forward']:7.2f}{row['ffts']:6.0%}{row['memory']:7.0f}"
+              f"{row['first']:9.2f}", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+    if not options.quick:
+        plot(rows, options.plot)
+
+
+if __name__ == "__main__":
+    main()
