@@ -11,6 +11,7 @@ from typing import Any
 
 import taichi as ti
 import torch
+from torch.autograd.function import once_differentiable
 
 _TAICHI = threading.RLock()
 """Taichi compiles and launches for the whole process: one thread at a time."""
@@ -34,6 +35,7 @@ class _Stage(torch.autograd.Function):
         return out.view_as(out)
 
     @staticmethod
+    @once_differentiable  # an adjoint is no stage: its own gradient would be silently zero
     def backward(ctx: Any, *output_grads: torch.Tensor) -> tuple:
         tensors = iter(ctx.saved_tensors)
         needed = ctx.needs_input_grad[2:]

@@ -21,7 +21,7 @@ from tem_taichi.physics import Value
 from tem_taichi.propagation import multislice
 from tem_taichi.specimen import Specimen, View, extent, slices
 
-_GROUP = 8
+_GROUP = 6
 """Slices held at once; of very many slices more, as the root of their number, since on the way
 back a slice needs ten times the memory of the wave that is kept for each group."""
 
@@ -91,7 +91,9 @@ def view_of(specimen: Specimen, instrument: Instrument, exposure: Exposure) -> V
     if instrument.mode != "multislice":
         return View(rotation, shift, shape, pixel_size, max(high - low, 1.0), low, 1)
     thickness = instrument.slice_thickness
-    first, last = math.floor(low / thickness), math.floor(high / thickness)
+    # Where slices share their atoms, the outermost atoms too need a slice on either side.
+    spare = thickness / 2 if instrument.depth == "smooth" else 0.0
+    first, last = (math.floor(z / thickness) for z in (low - spare, high + spare))
     return View(rotation, shift, shape, pixel_size, thickness, first * thickness,
                 last - first + 1)
 

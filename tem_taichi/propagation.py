@@ -10,6 +10,9 @@ from tem_taichi.device import as_tensor, current, number
 from tem_taichi.grid import band_limit, check_pixel_size, squared_frequencies
 from tem_taichi.physics import interaction_constant, wavelength
 
+_KEPT = 16
+"""Up to so many slices every wave is kept for the gradient, beyond it one of each root."""
+
 MODES = ("multislice", "projection", "weak_phase")
 
 
@@ -178,7 +181,7 @@ def multislice(
     decay = (sigma * contrast).reshape(1)
     needs_grad = torch.is_grad_enabled() and any(
         t.requires_grad for t in (slices, incident, propagator, phase, decay))
-    every = max(1, math.isqrt(len(slices)))
+    every = 1 if len(slices) <= _KEPT else math.isqrt(len(slices))
     n_kept = -(-len(slices) // every) if needs_grad else 0
     kept = torch.empty((n_kept, *shape), dtype=dtype, device=slices.device)
     return differentiable(_interact, torch.empty_like(incident), slices.contiguous(), incident,

@@ -155,18 +155,30 @@ def build_specimen(scene: Scene) -> Specimen:
 
 def _check_inside(kind: Kind, pose: Poses, thickness: float) -> None:
     """ValueError if a copy sticks out of the ice."""
-    z = as_tensor(pose.positions[:, 2])
-    doubtful = torch.nonzero(z.abs() + kind.radius > thickness / 2).flatten()
-    for copies in doubtful.split(max(1, _BATCH // len(kind.positions))):
-        reach = as_tensor(pose.rotations[copies.cpu().numpy(), 2]) @ kind.positions.T
-        low, high = (bound + z[copies] for bound in (reach.amin(1), reach.amax(1)))
-        out = torch.nonzero(torch.maximum(-low, high) > thickness / 2).flatten()
-        if len(out):
-            n = int(out[0])
-            raise ValueError(
-                f"specimen.particles.{kind.name}: copy {int(copies[n])} reaches from z="
-                f"{float(low[n]):.0f} to {float(high[n]):.0f} A: must lie within the ice, "
-                f"specimen.ice.thickness={thickness:g}")
+    low, high = _depths(kind, pose, torch.eye(3, dtype=current().dtype))
+    out = torch.nonzero(torch.maximum(-low, high) > thickness / 2).flatten()
+    if len(out):
+        n = int(out[0])
+        raise ValueError(
+            f"specimen.particles.{kind.name}: copy {n} reaches from z={float(low[n]):.0f} to "
+            f"{float(high[n]):.0f} A: must lie within the ice, "
+            f"specimen.ice.thickness={thickness:g}")
+
+
+def _depths(
+    kind: Kind, pose: Poses, rotation: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Least and largest z [A] of the scatterers of each copy, after a rotation."""
+    axis = rotation[2].detach().to(kind.positions)
+    centres = as_tensor(pose.positions).detach() @ axis
+    rows = axis @ as_tensor(pose.rotations).detach()  # (copies, 3)
+    if len(centres) == 0:
+        return centres, centres
+    at_once = max(1, _BATCH // len(kind.positions))
+    reach = [(z.amin(1), z.amax(1)) for z in
+             (part @ kind.positions.detach().T for part in rows.split(at_once))]
+    low, high = (torch.cat(bound) for bound in zip(*reach, strict=True))
+    return centres + low, centres + high
 
 
 @dataclass(frozen=True)
@@ -189,14 +201,14 @@ class View:
 
 
 def extent(specimen: Specimen, rotation: torch.Tensor) -> tuple[float, float]:
-    """Least and largest z [A] that the particles' spheres reach in a view; (0, 0) if none."""
-    low, high = 0.0, 0.0
-    for kind, pose in zip(specimen.kinds, specimen.poses, strict=True):
-        if len(pose.positions):
-            z = (as_tensor(pose.positions) @ rotation[2]).detach()
-            low = min(low, float(z.min()) - kind.radius)
-            high = max(high, float(z.max()) + kind.radius)
-    return low, high
+    """Least and largest z [A] of all scatterers in a view; (0, 0) if there are none."""
+    depths = [_depths(kind, pose, rotation)
+              for kind, pose in zip(specimen.kinds, specimen.poses, strict=True)
+              if len(pose.positions)]
+    if not depths:
+        return 0.0, 0.0
+    return (min(float(low.min()) for low, _ in depths),
+            max(float(high.max()) for _, high in depths))
 
 
 def slices(

@@ -221,6 +221,13 @@ def test_gradient_from_two_threads_and_after_a_new_start(double, start):
         assert list(pool.map(gradient, range(4))) == [expected] * 4
 
 
+def test_every_atom_has_a_gradient_in_z(double, start):
+    """The outermost ones, too, share a slice on either side with smooth depth."""
+    positions = start["atom positions"].clone().requires_grad_()
+    gradient, = torch.autograd.grad(loss({**start, "atom positions": positions}), positions)
+    assert float(gradient[:, 2].abs().min()) > 0
+
+
 def test_potential_from_a_leaf_of_float32_keeps_its_gradient():
     position = torch.tensor([[0.3, 0.1, 0.2]], requires_grad=True)
     atoms = Atoms(torch.tensor([8]), position, torch.tensor([10.0]), torch.tensor([1.0]),
