@@ -97,7 +97,9 @@ def plot(rows: list[dict], file: Path) -> None:
         ax.loglog(values[:len(mine)], [r["memory"] / 1024 for r in mine], "^:",
                   label="peak memory [GB]")
         ax.set_xlabel({"slices": "slices", "atoms": "atoms", "pixels": "pixels a side"}[name])
-        ax.grid(True, which="both", alpha=0.3)
+        ax.set_xticks(values, [f"{value:,}" for value in values])
+        ax.minorticks_off()
+        ax.grid(True, alpha=0.3)
     figure.axes[0].legend()
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=80)
