@@ -116,6 +116,8 @@ def _random(
     """Random sequential adsorption of spheres, many proposals at a time."""
     particle = scene.specimen.particles[name]
     thickness = scene.specimen.ice.thickness
+    if particle.count == 0:
+        return Poses(np.empty((0, 3)), np.empty((0, 3, 3)))
     if 2 * radius > thickness:
         raise ValueError(
             f"specimen.ice.thickness={thickness:g}: must be at least the diameter of "

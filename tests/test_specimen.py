@@ -129,6 +129,11 @@ def test_random_placement_is_seeded_and_uniform(molecule):
     assert np.abs(one.positions[:, :2].mean(0)).max() < 102
 
 
+def test_no_copies_need_no_room(molecule):
+    scene = scene_of(thickness=6.0, size=[4.0, 4.0], a=dict(structure=molecule, count=0))
+    assert build_specimen(scene).n_scatterers == 0
+
+
 def test_lattice_and_listed_files(molecule, tmp_path):
     (tmp_path / "placed.csv").write_text("x,y,z,rot,tilt,psi\n1,2,3,10,20,30\n-40,5,6,0,0,0\n")
     scene = scene_of(grid=dict(structure=molecule, placement="lattice", copies=[2, 3, 1],
