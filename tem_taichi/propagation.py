@@ -101,18 +101,21 @@ def _interact_adjoint(slices, incident, propagator, band, phase, decay, every, k
                 torch.mul(waves[n], transmitted[n], out=product)
                 propagator.grad.addcmul_(_fft(product).conj(), grad, value=1 / out.numel())
             _ifft(grad.mul_(conjugate))
-            # Gradient of the transmission function, back through its band limit.
-            torch.mul(grad, waves[n].conj(), out=product)
+            # Gradient of the transmission function, back through its band limit. Conjugates are
+            # written in place: as a lazy view each would be a new array in every product.
+            torch.conj_physical(waves[n], out=product).mul_(grad)
             _ifft(_fft(product).mul_(band))
             _phase_object(here[n], phase, decay, phase_object)
-            product.mul_(phase_object.conj())  # = grad_e conj(e), e = exp((i phase - decay) V)
+            product.mul_(phase_object.conj_physical_())  # grad_e conj(e), e = exp((i p - d) V)
             if slices.grad is not None:
-                slices.grad[start + n].add_(phase * product.imag - decay * product.real)
+                slices.grad[start + n].add_(product.imag, alpha=float(phase))
+                if bool(decay):
+                    slices.grad[start + n].sub_(product.real, alpha=float(decay))
             if phase.grad is not None:
                 phase.grad += (product.imag * here[n]).sum()
             if decay.grad is not None:
                 decay.grad -= (product.real * here[n]).sum()
-            grad.mul_(transmitted[n].conj())
+            grad.mul_(transmitted[n].conj_physical_())
     if incident.grad is not None:
         incident.grad += grad
 
