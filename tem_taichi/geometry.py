@@ -10,11 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tem_taichi.config import Scene, Tilts
+from tem_taichi.config import MAX_TILT, Scene, Tilts
 from tem_taichi.device import as_tensor
-
-MAX_TILT = 89.9
-"""[deg]; a slab seen edge-on has no end."""
 
 _STREAM = 1 << 32
 """Random streams of tilts, far from those of the noise, which count up from 0."""
