@@ -14,6 +14,7 @@ import json
 import os
 import re
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -229,6 +230,8 @@ def main() -> None:
     add("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all cores)")
     add("--arch", choices=("cpu", "gpu"), default="cpu", help="where tem_taichi runs")
     add("--fresh", type=int, default=3, help="fresh processes a program (default 3; 0 skips them)")
+    add("--growth", action="store_true",
+        help="also the gradient over 16 to 160 slices, 1e3 to 1e6 atoms, 256 to 2048 pixels")
     add("--json", type=Path, metavar="FILE", help="write everything to this file as well")
     options = parser.parse_args()
     os.environ.update(dict.fromkeys(THREADS, str(options.threads)))
@@ -244,6 +247,10 @@ def main() -> None:
     show(report := report | {"machine": machine() | {"load before": load, "arch": options.arch}})
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
+    print("\ngradient of all positions and the defocus, forward included", flush=True)
+    gradients = Path(__file__).with_name("benchmark_gradients.py")
+    quick = [] if options.growth else ["--quick"]
+    subprocess.run([sys.executable, gradients, *quick], check=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Time and memory of the gradient of all atom positions and the defocus, and how they grow.
 
-Every case runs in a process of its own, whose peak memory is measured. Run from the checkout:
+Every case runs in a process of its own, whose peak memory is measured. `benchmark.py` prints these
+rows too; alone they are
 
-    python -m experiments.benchmark_gradients [--json FILE] [--plot FILE.png] [--quick]
+    python experiments/benchmark_gradients.py [--json FILE] [--plot FILE.png] [--quick]
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -80,9 +82,10 @@ def measure(pixels: int, slices: int, atoms: int, repeats: int) -> dict[str, flo
 
 
 def in_new_process(case: dict[str, int], repeats: int) -> dict[str, float]:
-    code = ("import json, sys; from experiments.benchmark_gradients import measure; "
-            f"print(json.dumps(measure(**{case!r}, repeats={repeats})))")
-    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    command = [sys.executable, __file__, "--case", json.dumps({**case, "repeats": repeats})]
+    path = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True,
+                         env=os.environ | {"PYTHONPATH": path})
     return json.loads(out.stdout.splitlines()[-1])
 
 
@@ -111,7 +114,11 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, default=FIGURE, help="PNG of the growth")
     parser.add_argument("--quick", action="store_true", help="only the base case")
     parser.add_argument("--repeats", type=int, default=5, help="of each case, after the first")
+    parser.add_argument("--case", help=argparse.SUPPRESS)  # one case, in this process
     options = parser.parse_args()
+    if options.case:
+        print(json.dumps(measure(**json.loads(options.case))))
+        return
     cases = [("slices", 16)] if options.quick else [
         (name, value) for name, values in GROWTH.items() for value in values]
     print(f"{'case':>18}{'forward ms':>12}{'gradient ms':>13}{'ratio':>7}{'FFTs':>6}"

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from tem_taichi.detector import Detector, expected_counts
 from tem_taichi.device import as_tensor, current
@@ -19,6 +18,7 @@ from tem_taichi.grid import fourier_crop
 from tem_taichi.optics import Optics, form_image
 from tem_taichi.physics import Value
 from tem_taichi.propagation import multislice
+from tem_taichi.recompute import recomputed, tensors_in, with_tensors
 from tem_taichi.specimen import Specimen, View, extent, slices
 
 _GROUP = 6
@@ -120,24 +120,28 @@ def exit_wave(
     view = view_of(specimen, instrument, exposure)
     device = current()
 
-    def pass_through(wave: torch.Tensor, first: int) -> torch.Tensor:
+    def pass_through(wave: torch.Tensor, n: int, *tensors: torch.Tensor) -> torch.Tensor:
+        here, seen, how = with_tensors(parts, iter(tensors))
+        first = n * size
         with stages("potential"):
-            chunk = slices(specimen, view, first, min(size, view.n_slices - first),
-                           instrument.depth)
+            chunk = slices(here, seen, first, min(size, view.n_slices - first), how.depth)
         with stages("interaction"):
-            return multislice(chunk, view.pixel_size, view.slice_thickness, instrument.voltage,
-                              amplitude_contrast=instrument.amplitude_contrast,
-                              mode=instrument.mode, incident=wave)
+            return multislice(chunk, view.pixel_size, view.slice_thickness, how.voltage,
+                              amplitude_contrast=how.amplitude_contrast, mode=how.mode,
+                              incident=wave)
 
+    parts = (specimen, view, instrument)
+    tensors = tensors_in(parts)
     recompute = torch.is_grad_enabled() and view.n_slices > _WHOLE
     whole = torch.is_grad_enabled() and not recompute
     size = _WHOLE if whole else max(_GROUP, math.isqrt(view.n_slices // 10))
+    n_groups = -(-view.n_slices // size)
     wave = torch.ones(view.shape, dtype=device.complex_dtype, device=device.torch_device)
-    for first in range(0, view.n_slices, size):
-        if recompute:
-            wave = checkpoint(pass_through, wave, first, use_reentrant=False)
-        else:
-            wave = pass_through(wave, first)
+    if recompute:
+        wave = recomputed(pass_through, n_groups, wave, *tensors)
+    else:
+        for n in range(n_groups):
+            wave = pass_through(wave, n, *tensors)
     if instrument.mode != "multislice":
         return wave, 0.0
     # A slice acts where it begins; its scatterers are half a slice further on the average.

@@ -1,15 +1,17 @@
 """The hand-written adjoint of the splat against Taichi's own.
 
 Taichi's check that no kernel overwrites what it read (Tape(validation=True)) fails on every kernel
-of ndarrays in 1.7.4, so it cannot be used; the splat reads and adds to its slices only where the
-thread owns them, and its adjoint writes each gradient once.
+of ndarrays in 1.7.4, so it is run on the same plain splat over fields; the fast splat adds to its
+slices only where the thread owns them, and its adjoint writes each gradient once.
 """
 
 import numpy as np
+import pytest
 import taichi as ti
 import torch
-from taichi_twins import plain_splat, weighted_sum
+from taichi_twins import field_splat, plain_splat, weighted_sum
 
+from tem_taichi.device import init
 from tem_taichi.potential import _splat, peng_table
 
 
@@ -48,6 +50,50 @@ def test_adjoint_is_taichis(double):
     for found, expected in zip(mine[1], plain[1], strict=True):
         assert float(expected.abs().max()) > 0
         assert float((found - expected).abs().max()) < 1e-11 * float(expected.abs().max())
+
+
+@pytest.fixture
+def checked_fields():
+    """Taichi that checks each access; fields are lost when it starts again."""
+    ti.init(arch=ti.cpu, debug=True, default_fp=ti.f64, log_level=ti.ERROR)
+    yield
+    init("cpu", "float64")  # another precision, so that it does start again
+
+
+def field(values, dtype=ti.f64, needs_grad=True):
+    made = ti.field(dtype, tuple(values.shape), needs_grad=needs_grad)
+    made.from_torch(values)
+    return made
+
+
+def test_plain_splat_overwrites_nothing_that_it_read(checked_fields):
+    inputs, kind, index, radius, table, weights = case()
+    fields = [field(t) for t in inputs]
+    plain = [field(t, ti.i32, needs_grad=False) for t in (kind, index)]
+    out, loss = field(torch.zeros_like(weights)), ti.field(ti.f64, (), needs_grad=True)
+    factor = field(weights, needs_grad=False)
+    table = field(table, needs_grad=False)
+
+    @ti.kernel
+    def total():
+        for s, y, x in out:
+            loss[None] += out[s, y, x] * factor[s, y, x]
+
+    @ti.kernel
+    def square_in_place():
+        for i in fields[2]:
+            loss[None] += fields[2][i]
+            fields[2][i] = fields[2][i] ** 2
+
+    with ti.ad.Tape(loss, validation=True):
+        field_splat(*fields, *plain, table, radius, out)
+        total()
+    expected = run(lambda inputs, kind, index, radius, table, out: _splat(
+        *inputs, kind, torch.full_like(kind, radius), index, table, out))[1]
+    for found, ours in zip(fields, expected, strict=True):
+        assert torch.allclose(found.grad.to_torch(), ours, rtol=1e-10, atol=1e-12)  # another order
+    with pytest.raises(ti.TaichiAssertionError), ti.ad.Tape(loss, validation=True):
+        square_in_place()  # so that the check is known to be on
 
 
 def test_multislice_under_a_taichi_tape(double):
