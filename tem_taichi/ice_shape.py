@@ -1,0 +1,237 @@
+"""Where the ice and the carbon film around it are: a lens in a hole, in any view of it."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from tem_taichi.checks import check, one_of
+from tem_taichi.device import as_tensor, current, number
+from tem_taichi.grid import check_pixel_size
+from tem_taichi.physics import Value
+
+_LENS_STEP = 0.02
+"""Of the radius, over which a surface is straight along a ray: off by 1e-4 tan(tilt)^2 of what
+the ice grows from centre to edge."""
+
+
+@dataclass(frozen=True)
+class IceShape:
+    """A layer of ice in a round hole of a carbon film; both lie about the same mid-plane.
+
+    Its frame is the specimen's: the mid-plane is z = slope_x x + slope_y y. Without a radius
+    the ice is a slab without end.
+    """
+
+    thickness: Value
+    """In the hole's centre [A]."""
+    edge_thickness: Value | None = None
+    """At the rim and beyond it [A]; by default as in the centre."""
+    hole_radius: Value = math.inf
+    """[A]"""
+    centre_x: Value = 0.0
+    """Of the hole [A]."""
+    centre_y: Value = 0.0
+    """Of the hole [A]."""
+    slope_x: Value = 0.0
+    """Of the mid-plane, A of z per A of x."""
+    slope_y: Value = 0.0
+    """Of the mid-plane, A of z per A of y."""
+    carbon_thickness: Value = 0.0
+    """Of the film [A]; 0 = no film."""
+    carbon_edge: Value = 20.0
+    """Distance over which the film gets thinner at the rim [A]."""
+
+    def __post_init__(self) -> None:
+        for name in ("thickness", "edge_thickness", "carbon_thickness"):
+            value = number(getattr(self, name) or 0.0)
+            check(math.isfinite(value) and value >= 0, name, value, "not negative [A]")
+        for name in ("hole_radius", "carbon_edge"):
+            value = number(getattr(self, name))
+            check(value > 0, name, value, "positive [A]")
+
+
+def _relative_radius(shape: IceShape, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """(rho / R)^2 about the hole's centre."""
+    return ((x - shape.centre_x) ** 2 + (y - shape.centre_y) ** 2) / shape.hole_radius**2
+
+
+def thickness_at(shape: IceShape, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Thickness of the ice across the mid-plane, along the specimen's z [A].
+
+    centre + (edge - centre) rho^2 / R^2, and that of the edge beyond R. The carbon film takes
+    the middle of it where there is one, see `fill`.
+    """
+    edge = shape.thickness if shape.edge_thickness is None else shape.edge_thickness
+    part = _relative_radius(shape, x, y).clamp(max=1)
+    return shape.thickness + (edge - shape.thickness) * part
+
+
+def carbon_at(shape: IceShape, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Thickness of the carbon film, along the specimen's z [A].
+
+    From zero to carbon_thickness by 3 f^2 - 2 f^3 over the edge's width about the rim.
+    """
+    if not math.isfinite(number(shape.hole_radius)):
+        return torch.zeros_like(x)
+    # sqrt has no gradient in the hole's centre, where the film's is zero anyway.
+    rho = _relative_radius(shape, x, y).clamp(min=1e-6).sqrt() * shape.hole_radius
+    part = ((rho - shape.hole_radius) / shape.carbon_edge + 0.5).clamp(0, 1)
+    return shape.carbon_thickness * part**2 * (3 - 2 * part)
+
+
+def _thicknesses(
+    shape: IceShape, material: str, x: torch.Tensor, y: torch.Tensor
+) -> list[torch.Tensor]:
+    """Thickness of a layer about the mid-plane and, if any, of the one that is cut out of it."""
+    film = [carbon_at(shape, x, y)] if _has_film(shape) else []
+    if material == "carbon":
+        return film
+    ice = thickness_at(shape, x, y)
+    return [ice, *(torch.minimum(ice, part) for part in film)]
+
+
+def _has_film(shape: IceShape) -> bool:
+    thickness = shape.carbon_thickness
+    return (isinstance(thickness, torch.Tensor) or thickness > 0) and _is_lens(shape)
+
+
+def _is_lens(shape: IceShape) -> bool:
+    return math.isfinite(number(shape.hole_radius))
+
+
+def _slope(shape: IceShape, rotation: torch.Tensor) -> torch.Tensor:
+    """Growth of the height above the mid-plane along the image's x, y and z, shape (3,)."""
+    return rotation[:, 2] - shape.slope_x * rotation[:, 0] - shape.slope_y * rotation[:, 1]
+
+
+def _positive(first: torch.Tensor, last: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Beginning and end of the part of [0, 1] where a line from first to last is positive."""
+    fall = first - last
+    fall = torch.where(fall.abs() < 1e-6, torch.full_like(fall, 1e-6), fall)
+    root = (first / fall).clamp(0, 1)
+    return torch.where(fall < 0, root, 0.0), torch.where(fall < 0, 1.0, root)
+
+
+def _between(
+    old: tuple[torch.Tensor, torch.Tensor], new: tuple[torch.Tensor, torch.Tensor]
+) -> torch.Tensor | float:
+    """Part of a step between two surfaces, from the distances to both at its ends."""
+    if min(number(end.min()) for end in (*old, *new)) >= 0:
+        return 1.0
+    if any(max(number(a.max()), number(b.max())) <= 0 for a, b in zip(old, new, strict=True)):
+        return 0.0
+    low, high = (_positive(a, b) for a, b in zip(old, new, strict=True))
+    return (torch.minimum(low[1], high[1]) - torch.maximum(low[0], high[0])).clamp(min=0)
+
+
+def _part(
+    shape: IceShape, material: str, rotation: torch.Tensor, x: torch.Tensor, y: torch.Tensor,
+    z0: torch.Tensor, depth: float,
+) -> torch.Tensor:
+    """Part of the rays from z0 to z0 + depth in a material; surfaces are straight in a step."""
+    one_of("material", material, ("ice", "carbon"))
+    step = _LENS_STEP * number(shape.hole_radius)
+    if _has_film(shape):
+        step = min(step, number(shape.carbon_edge) / 2)
+    n_steps = math.ceil(depth / step) if _is_lens(shape) else 1
+    slope = _slope(shape, rotation)
+    out = torch.zeros(torch.broadcast_shapes(x.shape, y.shape), dtype=x.dtype, device=x.device)
+    before: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for n in range(n_steps + 1):
+        z = z0 + depth * n / n_steps
+        rise = x * slope[0] + (y * slope[1] + z * slope[2])
+        here_x, here_y = (x * rotation[0, i] + (y * rotation[1, i] + z * rotation[2, i])
+                          for i in (0, 1)) if _is_lens(shape) else (x, y)
+        after = [(part / 2 - rise, part / 2 + rise)
+                 for part in _thicknesses(shape, material, here_x, here_y)]
+        for sign, old, new in zip((1, -1), before, after, strict=False):
+            out = out + sign / n_steps * _between(old, new)
+        before = after
+    return out
+
+
+def path_length(
+    shape: IceShape, rotation: torch.Tensor, x: torch.Tensor, y: torch.Tensor,
+    material: str = "ice",
+) -> torch.Tensor:
+    """Way of the beam through the ice, or through the carbon film.
+
+    Exact for a slab: its thickness over the cosine of the tilt.
+
+    Args:
+        shape: of the ice and its hole.
+        rotation: specimen to image frame, (3, 3); the mid-plane is not along the beam.
+        x: position in the image's frame [A]; broadcasts with y.
+        y: see x.
+        material: "ice" or "carbon".
+
+    Returns:
+        Path [A]; differentiable in the shape and the rotation.
+
+    Raises:
+        ValueError: for another material.
+    """
+    slope = _slope(shape, rotation.detach())
+    thickest = max(number(value) for value in (shape.thickness, shape.edge_thickness or 0.0,
+                                               shape.carbon_thickness))
+    depth = 1.01 * thickest / abs(float(slope[2].detach())) + 1
+    middle = -(x * slope[0] + y * slope[1]) / slope[2]
+    return depth * _part(shape, material, rotation, x, y, middle.detach() - depth / 2, depth)
+
+
+def fill(
+    shape: IceShape,
+    rotation: torch.Tensor,
+    grid_shape: tuple[int, int],
+    pixel_size: float,
+    z0: float,
+    z1: float,
+    material: str = "ice",
+    shift: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Part of each pixel's column between two depths that lies in the ice, or in the carbon.
+
+    Args:
+        shape: of the ice and its hole.
+        rotation: specimen to image frame, (3, 3).
+        grid_shape: (ny, nx); the origin is at pixel (nx // 2, ny // 2).
+        pixel_size: [A].
+        z0: where the slice begins, along the beam in the image's frame [A].
+        z1: where it ends [A], above z0.
+        material: "ice" or "carbon"; no point is in both.
+        shift: of the image [A], (2,).
+
+    Returns:
+        Tensor (ny, nx) from 0 to 1, along the ray through each pixel's centre; differentiable in
+        the shape, the rotation and the shift. Over all slices it sums up to the path.
+
+    Raises:
+        ValueError: for another material, or z1 not above z0.
+    """
+    check(z1 > z0, "z1", z1, f"above z0={z0:g} [A]")
+    pixel_size = check_pixel_size(pixel_size)
+    device = current()
+    y, x = ((torch.arange(n, dtype=device.dtype, device=device.torch_device) - n // 2) * pixel_size
+            for n in grid_shape)
+    if shift is not None:
+        x, y = x - shift[0], y - shift[1]
+    return _part(shape, material, rotation, x[None, :], y[:, None], as_tensor(z0), z1 - z0)
+
+
+def depth_range(
+    shape: IceShape, rotation: torch.Tensor, width: float, height: float
+) -> tuple[float, float]:
+    """Least and largest depth of ice and film over a field about the image's centre [A].
+
+    Args:
+        shape: of the ice and its hole.
+        rotation: specimen to image frame, (3, 3).
+        width: of the field in x [A].
+        height: in y [A].
+    """
+    x, y, z = (float(part) for part in _slope(shape, rotation.detach()))
+    thickest = max(number(value) for value in (shape.thickness, shape.edge_thickness or 0.0,
+                                               shape.carbon_thickness))
+    reach = (abs(x) * width / 2 + abs(y) * height / 2 + thickest / 2) / abs(z)
+    return -reach, reach
