@@ -26,6 +26,8 @@ Without a scene, an embedded example runs: apoferritin in ice, a short tilt seri
   ~specimen.particles.apoferritin
                             take one away
   output=FOLDER             where the results go; overwrite=true replaces earlier ones
+  formats=[relion5,imod]    also write folders for other programs: relion5, warp, aretomo, imod,
+                            shrec, copick, tiff
   -m dose=1,2,3             sweep: one folder in the output for each combination of values
 
 options:
@@ -174,7 +176,7 @@ def run(scene: "Scene") -> None:
             raise MemoryError(f"shape={scene.shape}: needs more memory than there is; lower it, "
                               "interaction.margin or interaction.oversampling") from error
     with new_folder(Path(scene.output), scene.overwrite) as place:
-        files = write_output(place, scene, series)
+        files = write_output(place, scene, series, specimen)
     kinds = series.particles["kind"].value_counts(sort=False)
     print(f"{len(series.images)} images of "
           + (", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "no particles")

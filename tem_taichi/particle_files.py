@@ -33,8 +33,11 @@ _BOX_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtom
 
 def write_particles(path: Path, particles: pd.DataFrame, *, tomogram: str, pixel_size: float,
                     voltage: float, spherical_aberration: float,
-                    amplitude_contrast: float) -> None:
+                    amplitude_contrast: float, stacks_2d: bool = False) -> None:
     """Write true poses as RELION 5's particles.star.
+
+    Positions and angles are written as they are given: relative to the tomogram's centre and
+    axes, whichever those are.
 
     Args:
         path: file to write.
@@ -44,6 +47,8 @@ def write_particles(path: Path, particles: pd.DataFrame, *, tomogram: str, pixel
         voltage: [kV].
         spherical_aberration: [mm].
         amplitude_contrast: fraction.
+        stacks_2d: whether to say, as RELION 5 does in data_general, that extracted particles are
+            stacks of 2D images.
 
     Raises:
         ValueError: if a column is missing, a value is not finite, or a name has a space, a
@@ -71,11 +76,13 @@ def write_particles(path: Path, particles: pd.DataFrame, *, tomogram: str, pixel
     table["rlnTomoParticleName"] = [f"{tomogram}/{i + 1}" for i in range(len(table))]
     table[_STAR[KIND]] = particles[KIND].to_numpy()
     # RELION converts the labels of files that do not say they are new.
-    text = "# version 50001\n\n" + _loop("optics", optics) + "\n" + _loop("particles", table)
-    Path(path).write_text(text, encoding="utf-8")
+    general = "data_general\n\n_rlnTomoSubTomosAre2DStacks 1\n\n\n" if stacks_2d else ""
+    text = general + star_table("optics", optics) + "\n" + star_table("particles", table)
+    Path(path).write_text("# version 50001\n\n" + text, encoding="utf-8")
 
 
-def _loop(name: str, table: pd.DataFrame) -> str:
+def star_table(name: str, table: pd.DataFrame) -> str:
+    """Text of a table (data_<name> with a loop_) of a star file, 6 digits after the point."""
     labels = "".join(f"_{label} #{i}\n" for i, label in enumerate(table.columns, 1))
     rows = table.to_csv(sep="\t", header=False, index=False, float_format="%.6f",
                         lineterminator="\n")

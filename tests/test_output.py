@@ -13,7 +13,8 @@ import torch
 from tem_taichi import simulate
 from tem_taichi.config import Camera, Compute, Ice, Imaging, Particle, Scene, Specimen, Tilts
 from tem_taichi.folder import new_folder
-from tem_taichi.output import _stored, write_output
+from tem_taichi.mrc_files import smallest_type
+from tem_taichi.output import write_output
 from tem_taichi.scene import load_scene
 
 
@@ -70,7 +71,7 @@ def test_files_agree(scene, series, tmp_path):
 ])
 def test_whole_counts_take_two_bytes_where_they_fit(low, high, integer, stored):
     counts = np.array([[low, high]], dtype=np.float32)
-    result = _stored(counts, integer)
+    result = smallest_type(counts, integer)
     assert result.dtype == stored and np.array_equal(result, counts)
 
 

@@ -1,0 +1,188 @@
+"""MRC files of images and volumes (MRC2014, Cheng et al. 2015)."""
+
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import mrcfile
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tem_taichi import __version__
+
+_MODES = {"float32": 2, "int16": 1, "uint16": 6, "int8": 0}
+_READ_MODES = (0, 1, 2, 6, 12)
+
+
+def mrc_mode(dtype: np.dtype) -> int:
+    """Number that MRC and mdoc files give a pixel type (MRC2014, Cheng et al. 2015).
+
+    Raises:
+        ValueError: if `write_mrc` does not write that type.
+    """
+    if dtype.name not in _MODES:
+        raise ValueError(f"dtype={dtype.name}: must be one of {', '.join(_MODES)}")
+    return _MODES[dtype.name]
+
+
+def smallest_type(counts: NDArray[Any], integer: bool) -> NDArray[Any]:
+    """Counts in the smallest type that holds them exactly enough: 16 bits for whole numbers.
+
+    Args:
+        counts: values, any shape.
+        integer: whether they are whole numbers.
+
+    Returns:
+        int16 or uint16 where whole numbers fit, else float32.
+    """
+    if integer and counts.min() >= -32768 and counts.max() <= 32767:
+        return np.rint(counts).astype(np.int16)
+    if integer and counts.min() >= 0 and counts.max() <= 65535:
+        return np.rint(counts).astype(np.uint16)
+    return counts.astype(np.float32)
+
+
+def write_mrc(path: Path, array: ArrayLike, pixel_size: float, volume: bool = False) -> None:
+    """Write images or a volume as MRC2014.
+
+    Args:
+        path: file to write.
+        array: images (n, ny, nx), one image (ny, nx) or a volume (nz, ny, nx), of type float32,
+            int16, uint16 or int8, which is kept.
+        pixel_size: spacing of pixels or voxels along every axis [A], positive.
+        volume: mark the file as a volume (ISPG 1) instead of a stack of images (ISPG 0).
+
+    Raises:
+        ValueError: if the type or shape is another, or a value or the pixel size is not finite;
+            no file is left then.
+    """
+    data = np.asarray(array)
+    mrc_mode(data.dtype)
+    if data.ndim == 2 and not volume:
+        data = data[np.newaxis]
+    if data.ndim != 3 or data.size == 0:
+        raise ValueError(f"{path}: shape {data.shape} must be 3 dimensions, none empty")
+    if not (np.isfinite(pixel_size) and pixel_size > 0):
+        raise ValueError(f"pixel_size={pixel_size}: must be positive [A]")
+    if not np.all(np.isfinite(data)):
+        raise ValueError(f"{path}: {np.sum(~np.isfinite(data))} values are not finite")
+    with mrcfile.new(path, overwrite=True) as mrc:
+        mrc.set_data(data)
+        if not volume:
+            mrc.set_image_stack()
+        mrc.voxel_size = pixel_size
+        # In place of mrcfile's own label, which holds the time of day.
+        mrc.header.label[0] = f"tem_taichi {__version__}"
+
+
+def read_volume(path: Path, voxel_size: float | None = None) -> tuple[NDArray[np.float32], float]:
+    """Read a volume from an MRC or CCP4 file, also compressed by gzip.
+
+    Args:
+        path: file of mode 0, 1, 2, 6 or 12.
+        voxel_size: spacing to use in place of the header's [A].
+
+    Returns:
+        Values, shape (nz, ny, nx) whatever the order of axes in the file, and voxel size [A].
+
+    Raises:
+        ValueError: if the file is broken, is no volume, holds values that are not finite, or
+            its header has no voxel size or one that differs by more than 1 % between axes.
+    """
+    header, data = _read(path)
+    if data.ndim != 3 or data.size == 0:
+        raise ValueError(f"{path}: shape {data.shape} is no volume (nz, ny, nx)")
+    values = _finite(path, _in_order_zyx(path, data, header))
+    return values, _voxel_size(path, header, voxel_size)
+
+
+def read_image_stack(path: Path) -> tuple[NDArray[np.float32], float | None]:
+    """Read images from an MRC file, also compressed by gzip.
+
+    Args:
+        path: file of mode 0, 1, 2, 6 or 12; a stack, one image or the slices of a volume.
+
+    Returns:
+        Values, shape (n, ny, nx), and the pixel size [A]; None where the header has none, or
+        one that differs by more than 1 % between x and y.
+
+    Raises:
+        ValueError: if the file is broken or holds values that are not finite.
+    """
+    header, data = _read(path)
+    if data.ndim not in (2, 3) or data.size == 0:
+        raise ValueError(f"{path}: shape {data.shape} is no stack of images (n, ny, nx)")
+    cell, count = (np.array([float(part) for part in parts]) for parts in (
+        (header.cella["x"], header.cella["y"]), (header.mx, header.my)))
+    x, y = np.divide(cell, count, out=np.zeros(2), where=count > 0)
+    known = np.isfinite(x) and np.isfinite(y) and 0 < max(x, y) <= 1.01 * min(x, y)
+    return (_finite(path, data.reshape(-1, *data.shape[-2:])),
+            float((x + y) / 2) if known else None)
+
+
+def _read(path: Path) -> tuple[np.recarray, NDArray[Any]]:
+    try:
+        with warnings.catch_warnings():
+            # mrcfile only warns of data that do not fit the header.
+            warnings.simplefilter("error", RuntimeWarning)
+            with mrcfile.open(path, permissive=False) as mrc:
+                header, data = mrc.header.copy(), np.array(mrc.data)
+    except (OSError, EOFError, ValueError, RuntimeWarning, zlib.error, MemoryError,
+            OverflowError) as error:
+        raise ValueError(f"{path}: can't be read as MRC ({_one_line(error)})") from error
+    if int(header.mode) not in _READ_MODES:
+        raise ValueError(f"{path}: mode {header.mode} must be one of {_READ_MODES}")
+    if int(header.mode) == 0 and _unsigned_bytes(header):
+        data = data.view(np.uint8)
+    return header, data
+
+
+def _finite(path: Path, data: NDArray[Any]) -> NDArray[np.float32]:
+    values = np.ascontiguousarray(data, dtype=np.float32)
+    if not np.all(np.isfinite(values)):
+        raise ValueError(f"{path}: {np.sum(~np.isfinite(values))} values are not finite")
+    return values
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _unsigned_bytes(header: np.recarray) -> bool:
+    """Whether IMOD wrote mode 0 with its older unsigned bytes (imodStamp, imodFlags)."""
+    order = ">" if header.mode.dtype.str.startswith(">") else "<"
+    stamp, flags = struct.unpack(order + "2i", header.extra2.tobytes()[40:48])
+    return stamp == 1146047817 and not flags & 1
+
+
+def _in_order_zyx(path: Path, data: NDArray[Any], header: np.recarray) -> NDArray[Any]:
+    axes = [int(header.maps), int(header.mapr), int(header.mapc)]
+    if axes == [0, 0, 0]:  # never set, by old programs
+        return data
+    if sorted(axes) != [1, 2, 3]:
+        raise ValueError(f"{path}: axes {axes[::-1]} in the header must be a permutation of 1 2 3")
+    return data.transpose([axes.index(axis) for axis in (3, 2, 1)])
+
+
+def _voxel_size(path: Path, header: np.recarray, override: float | None) -> float:
+    angles = [float(header.cellb[name]) for name in ("alpha", "beta", "gamma")]
+    if any(angles) and not np.allclose(angles, 90, rtol=0, atol=0.01):
+        raise ValueError(f"{path}: cell angles {angles} must be 90 deg")
+    if override is not None:
+        if not (np.isfinite(override) and override > 0):
+            raise ValueError(f"voxel_size={override}: must be positive [A]")
+        return float(override)
+    cell = np.array([header.cella[name] for name in "xyz"], dtype=np.float64)
+    count = np.array([header.mx, header.my, header.mz], dtype=np.float64)
+    sizes = np.divide(cell, count, out=np.zeros(3), where=count > 0)
+    shown = " x ".join(f"{size:g}" for size in sizes)
+    if not np.all(np.isfinite(sizes) & (sizes > 0)):
+        raise ValueError(f"{path}: voxel size {shown} A in the header must be positive; "
+                         "give voxel_size")
+    if sizes.max() > 1.01 * sizes.min():
+        raise ValueError(f"{path}: voxel size {shown} A in the header differs by more than 1 %; "
+                         "give voxel_size")
+    return float(sizes.mean())
