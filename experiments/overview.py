@@ -14,7 +14,8 @@ import tem_taichi as tt
 from tem_taichi.device import init
 from tem_taichi.forward import exit_wave, view_of
 from tem_taichi.pipeline import plan
-from tem_taichi.specimen import build_specimen, slices
+from tem_taichi.specimen import build_specimen
+from tem_taichi.view import slices
 
 FILE = Path(__file__).parent / "figures" / "overview.png"
 DEFOCI = (6000.0, 25000.0)

@@ -13,9 +13,13 @@ from tem_taichi.specimen_config import NAME
 from tem_taichi.specimen_config import Ice as Ice
 from tem_taichi.specimen_config import Particle as Particle
 from tem_taichi.specimen_config import Specimen as Specimen
+from tem_taichi.stack_config import Stack as Stack
 
 MAX_TILT = 89.9
 """[deg]; a slab seen edge-on has no end."""
+
+FORMATS = ("relion5", "warp", "aretomo", "imod", "shrec", "copick", "tiff")
+"""Of other programs, see tem_taichi.formats."""
 
 
 @dataclass
@@ -38,6 +42,9 @@ class Microscope:
     """objective aperture's diameter [um]; null = open"""
     focal_length: float = 3.0
     """of the objective lens [mm]"""
+    energy_filter: bool = True
+    """whether electrons that lost energy are kept from the detector; otherwise they add an image
+    of their own, far out of focus"""
 
     def __post_init__(self) -> None:
         checks.within("microscope.voltage", self.voltage, 10, 3000, "kV")
@@ -61,16 +68,38 @@ class Imaging:
     """direction of defocus U [deg], from +x towards +y"""
     phase_shift: float = 0.0
     """by a phase plate [deg]"""
-    amplitude_contrast: float = 0.07
-    """Q: absorption over potential of the specimen, in [0, 1)"""
+    amplitude_contrast: float | None = None
+    """Q: absorption over potential of the specimen, in [0, 1); null = by the composition of each
+    particle and the ice's mean free path"""
+    beam_tilt: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    """of the illumination in x, y [mrad]; causes coma, Cs lambda^2 |k|^2 (k tilt)"""
+    coma: float = 0.0
+    """axial coma C21 [A]"""
+    coma_angle: float = 0.0
+    """its direction [deg], from +x towards +y"""
+    trefoil: float = 0.0
+    """three-fold astigmatism C23 [A]"""
+    trefoil_angle: float = 0.0
+    """direction of one of its arms [deg], from +x towards +y"""
+    magnification_anisotropy: float = 0.0
+    """difference of the largest and the smallest magnification over their mean, within 0.2"""
+    magnification_angle: float = 0.0
+    """direction of the largest magnification [deg], from +x towards +y"""
 
     def __post_init__(self) -> None:
         checks.within("optics.defocus", self.defocus, -1e6, 1e6, "A")
         checks.within("optics.astigmatism", self.astigmatism, -1e6, 1e6, "A")
         checks.within("optics.astigmatism_angle", self.astigmatism_angle, -360, 360, "deg")
         checks.within("optics.phase_shift", self.phase_shift, -360, 360, "deg")
-        checks.check(0 <= self.amplitude_contrast < 1, "optics.amplitude_contrast",
-                     self.amplitude_contrast, "in [0, 1)")
+        for key, limit, unit in (
+                ("coma", 1e8, "A"), ("trefoil", 1e8, "A"), ("coma_angle", 360, "deg"),
+                ("trefoil_angle", 360, "deg"), ("magnification_angle", 360, "deg"),
+                ("magnification_anisotropy", 0.2, "1")):
+            checks.within(f"optics.{key}", getattr(self, key), -limit, limit, unit)
+        checks.check(len(self.beam_tilt) == 2 and all(abs(t) <= 100 for t in self.beam_tilt),
+                     "optics.beam_tilt", self.beam_tilt, "x, y within 100 of 0 [mrad]")
+        checks.check(self.amplitude_contrast is None or 0 <= self.amplitude_contrast < 1,
+                     "optics.amplitude_contrast", self.amplitude_contrast, "in [0, 1), or null")
 
 
 @dataclass
@@ -96,6 +125,8 @@ class Camera:
     """the same for DQE(w) of a counting detector, instead of dqe"""
     integer: bool = False
     """round counts to whole numbers and store 16 bits"""
+    halves: bool = False
+    """also write two half-sets: every electron goes to one of them by chance"""
 
     def __post_init__(self) -> None:
         checks.one_of("detector.kind", self.kind, ("integrating", "counting"))
@@ -153,6 +184,8 @@ class Tilts:
     """added to the defocus of each image [A], in the order of acquisition"""
     doses: list[float] | None = None
     """of each image [e-/A^2], in the order of acquisition, instead of `dose`"""
+    prior_dose: float = 0.0
+    """before the first image [e-/A^2]"""
     errors: TiltErrors = field(default_factory=TiltErrors)
 
     def __post_init__(self) -> None:
@@ -163,6 +196,7 @@ class Tilts:
         checks.within("tilts.axis_angle", self.axis_angle, -360, 360, "deg")
         checks.within("tilts.step", self.step, 0.01, 180, "deg")
         checks.whole("tilts.group", self.group, 1, 10_000)
+        checks.not_negative("tilts.prior_dose", self.prior_dose, "e-/A^2")
         checks.check(self.minimum <= self.maximum, "tilts.minimum", self.minimum,
                      f"at most tilts.maximum={self.maximum:g} [deg]")
         if self.scheme == "listed":
@@ -182,6 +216,26 @@ class Tilts:
             checks.within(f"tilts.defocus_offsets[{n}]", offset, -1e6, 1e6, "A")
         for n, dose in enumerate(self.doses or []):
             checks.positive(f"tilts.doses[{n}]", dose, "e-/A^2")
+
+
+@dataclass
+class Movie:
+    """Each image as a movie of frames that share its dose."""
+
+    frames: int = 1
+    """of each image; more than 1 writes them too"""
+    drift: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    """of the whole field in x, y during an image [A], even, about its middle"""
+    motion: float = 0.0
+    """standard deviation of how far each particle moves in x, y and z [A]; most of it within the
+    first 4 e-/A^2, seeded"""
+
+    def __post_init__(self) -> None:
+        checks.whole("movie.frames", self.frames, 1, 1000)
+        checks.check(len(self.drift) == 2, "movie.drift", self.drift, "two numbers, x and y [A]")
+        for n, way in enumerate(self.drift):
+            checks.within(f"movie.drift[{n}]", way, -1e4, 1e4, "A")
+        checks.within("movie.motion", self.motion, 0, 1e3, "A")
 
 
 @dataclass
@@ -236,6 +290,8 @@ class Scene:
     """folder for the results"""
     overwrite: bool = False
     """replace an earlier result in that folder"""
+    formats: list[str] = field(default_factory=list)
+    """also written, each in a subfolder: relion5, warp, aretomo, imod, shrec, copick, tiff"""
     shape: list[int] = field(default_factory=lambda: [512, 512])
     """rows and columns of an image [pixel]"""
     pixel_size: float = 2.0
@@ -247,7 +303,9 @@ class Scene:
     optics: Imaging = field(default_factory=Imaging)
     detector: Camera = field(default_factory=Camera)
     tilts: Tilts = field(default_factory=Tilts)
+    movie: Movie = field(default_factory=Movie)
     interaction: Interaction = field(default_factory=Interaction)
+    stack: Stack = field(default_factory=Stack)
     compute: Compute = field(default_factory=Compute)
 
     def __post_init__(self) -> None:
@@ -255,8 +313,15 @@ class Scene:
                      "letters, digits, '_', '-' and '.'")
         checks.whole("seed", self.seed, 0, 2**63 - 1)
         checks.check(bool(self.output.strip()), "output", self.output, "the name of a folder")
+        for n, name in enumerate(self.formats):
+            checks.one_of(f"formats[{n}]", name, FORMATS)
+            checks.check(name not in self.formats[:n], f"formats[{n}]", name, "given only once")
         checks.check(len(self.shape) == 2 and 16 <= min(self.shape) and max(self.shape) <= 16384,
                      "shape", self.shape, "two whole numbers from 16 to 16384 [pixel]")
+        checks.check(self.stack.box is None or self.stack.box <= min(self.shape), "stack.box",
+                     self.stack.box, f"at most the image's least side, {min(self.shape)} [pixel]")
+        if self.stack.kind is not None:
+            checks.one_of("stack.kind", self.stack.kind, list(self.specimen.particles))
         checks.within("pixel_size", self.pixel_size, 0.01, 1000, "A")
         checks.positive("dose", self.dose, "e-/A^2")
         checks.check(self.interaction.slice_thickness <= self.specimen.ice.thickness,

@@ -118,7 +118,7 @@ def expected_counts(intensity: Tensor, *, pixel_size: Scalar, dose: Scalar,
 
 
 def detect(intensity: Tensor, *, pixel_size: Scalar, dose: Scalar, detector: Detector = IDEAL,
-           noise: bool = True, seed: int = 0, stream: int = 0) -> Tensor:
+           noise: bool = True, seed: int = 0, stream: int = 0, halves: bool = False) -> Tensor:
     """Counts of one exposure, noise and all.
 
     Image i of a stack draws from its own random numbers, those of (seed, stream + i), so that it
@@ -133,23 +133,27 @@ def detect(intensity: Tensor, *, pixel_size: Scalar, dose: Scalar, detector: Det
         noise: False gives exactly `expected_counts`, with its gradients.
         seed: of the random numbers, 0 to 2^64 - 1.
         stream: number of the first image under this seed, same range.
+        halves: give each electron to one of two images by the toss of a coin: their noise is
+            independent, and the image is their sum.
 
     Returns:
-        Counts, the shape of `intensity`, without gradient where there is noise. Blurred noise can
-        be negative where electrons are few.
+        Counts, the shape of `intensity`, or (2, *shape) for halves, without gradient where there
+        is noise. Blurred noise can be negative where electrons are few.
 
     Raises:
         ValueError: as `expected_counts`; or if seed or stream is out of range.
     """
     if not noise:
-        return expected_counts(intensity, pixel_size=pixel_size, dose=dose, detector=detector)
+        counts = expected_counts(intensity, pixel_size=pixel_size, dose=dose, detector=detector)
+        return torch.stack([counts / 2, counts / 2]) if halves else counts
     with torch.no_grad():
         electrons = _electrons(intensity, pixel_size, dose)
         # One image at a time: a batched transform may round differently from a single one.
-        images = [_sample(image, detector, _generator(seed, stream + i))
+        images = [_sample(image, detector, _generator(seed, stream + i), 2 if halves else 1)
                   for i, image in enumerate(electrons.reshape(-1, *electrons.shape[-2:]))]
-        counts = torch.stack(images).reshape(electrons.shape)
-        return counts.round() if detector.integer else counts
+        counts = torch.stack(images, dim=1).reshape(-1, *electrons.shape)
+        counts = counts.round() if detector.integer else counts
+        return counts if halves else counts[0]
 
 
 def noise_power_spectrum(w: Tensor, detector: Detector, *, dose: Scalar,
@@ -182,7 +186,7 @@ def detector_from_config(node: Any) -> Detector:
 
     Args:
         node: mapping, or object with attributes, of
-            name (for people only), kind, gain, integer: as in `Detector`;
+            name, halves: not used here; kind, gain, integer: as in `Detector`;
             dqe: DQE(0), or dqe_file: file of DQE(w) that `read_mtf` reads, or neither;
             mtf: five numbers, or mtf_table: rows [frequency, value], or mtf_file: file for
             `read_mtf`, or none of them. Absent keys have `Detector`'s defaults.
@@ -192,7 +196,8 @@ def detector_from_config(node: Any) -> Detector:
             is not allowed.
     """
     given = dict(node) if isinstance(node, Mapping) else dict(vars(node))
-    given = {key: value for key, value in given.items() if value is not None and key != "name"}
+    given = {key: value for key, value in given.items()
+             if value is not None and key not in ("name", "halves")}
     unknown = given.keys() - {field.name for field in fields(Detector)}
     unknown -= {"mtf_table", "mtf_file", "dqe_file"}
     if unknown:
@@ -263,25 +268,31 @@ def _generator(seed: int, stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([seed, stream], dtype=np.uint64)))
 
 
-def _poisson(mean: Tensor, generator: np.random.Generator) -> np.ndarray:
-    return generator.poisson(mean.double().cpu().numpy())
-
-
-def _sample(electrons: Tensor, detector: Detector, generator: np.random.Generator) -> Tensor:
-    """Counts of one image (ny, nx) from the mean electrons of its pixels."""
-    gain = as_tensor(detector.gain)
+def _sample(electrons: Tensor, detector: Detector, generator: np.random.Generator,
+            parts: int) -> Tensor:
+    """Counts (parts, ny, nx) of one image from the mean electrons of its pixels."""
+    mean = electrons
     if _is_white(detector):
         efficiency = 1.0 if detector.dqe is None else float(numbers(detector.dqe))
         # The blurred mean rings a little below 0 beside sharp edges.
-        detected = _blur(electrons, detector).clamp(min=0) * efficiency
-        return as_tensor(_poisson(detected, generator)) * (gain / efficiency)
-    arrived = _poisson(electrons, generator)
+        mean = _blur(electrons, detector).clamp(min=0) * efficiency
+    drawn = generator.poisson(mean.double().cpu().numpy())
+    first = generator.binomial(drawn, 0.5) if parts == 2 else drawn
+    split = (first, drawn - first)[:parts]
+    return as_tensor(detector.gain) * torch.stack([
+        _record(part, mean / parts, detector, generator) for part in split])
+
+
+def _record(drawn: np.ndarray, mean: Tensor, detector: Detector,
+            generator: np.random.Generator) -> Tensor:
+    """What whole numbers of electrons leave in an image (ny, nx), in units of the gain."""
+    if _is_white(detector):
+        return as_tensor(drawn) / (1.0 if detector.dqe is None else float(numbers(detector.dqe)))
     if detector.kind == "integrating":
-        return gain * _blur(as_tensor(_deposit(arrived, detector.dqe, generator)), detector)
-    w = curves.radial_frequency(*electrons.shape)
+        return _blur(as_tensor(_deposit(drawn, detector.dqe, generator)), detector)
+    w = curves.radial_frequency(*mean.shape)
     coloured = evaluate(detector.mtf, w) / evaluate(detector.dqe, w).sqrt()
-    shot = _filter(as_tensor(arrived) - electrons, coloured)
-    return gain * (_blur(electrons, detector) + shot)
+    return _blur(mean, detector) + _filter(as_tensor(drawn) - mean, coloured)
 
 
 def _deposit(arrived: np.ndarray, dqe: Curve, generator: np.random.Generator) -> np.ndarray:

@@ -7,19 +7,21 @@ slices, which slice an atom belongs to unless depth is "smooth") has none.
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
 
 import torch
 
-from tem_taichi.detector import Detector, expected_counts
+from tem_taichi.absorption import imaginary_potential
+from tem_taichi.detector import expected_counts
 from tem_taichi.device import as_tensor, current
 from tem_taichi.geometry import tilt_rotation
-from tem_taichi.grid import fourier_crop
-from tem_taichi.optics import Optics, form_image
+from tem_taichi.imaging import intensity
+from tem_taichi.instrument import Exposure as Exposure
+from tem_taichi.instrument import Instrument as Instrument
 from tem_taichi.physics import Value
 from tem_taichi.propagation import multislice
 from tem_taichi.recompute import recomputed, tensors_in, with_tensors
-from tem_taichi.specimen import Specimen, View, extent, slices
+from tem_taichi.specimen import Specimen, present
+from tem_taichi.view import View, extent, slices
 
 _GROUP = 6
 """Slices held at once; of very many slices more, as the root of their number, since on the way
@@ -32,52 +34,6 @@ Stages = Callable[[str], AbstractContextManager]
 """Called with the name of a stage; what it returns is held during the stage."""
 
 
-@dataclass(frozen=True)
-class Instrument:
-    """What is the same for all images of a series."""
-
-    detector_shape: tuple[int, int]
-    """(ny, nx) of the detector's pixels with the margin."""
-    wave_shape: tuple[int, int]
-    """(ny, nx) of the wave's pixels over the same field."""
-    pixel_size: float
-    """Of the detector at the specimen [A]."""
-    voltage: Value = 300.0
-    """[kV]"""
-    amplitude_contrast: Value = 0.07
-    """Absorption over potential of the particles, in [0, 1)."""
-    mode: str = "multislice"
-    """multislice, projection or weak_phase."""
-    slice_thickness: float = 20.0
-    """[A]"""
-    depth: str = "nearest"
-    """nearest, or smooth: differentiable in z."""
-    detector: Detector = field(default_factory=Detector)
-
-    @property
-    def wave_pixel(self) -> float:
-        """Of the wave's grid [A]."""
-        return self.pixel_size * self.detector_shape[0] / self.wave_shape[0]
-
-
-@dataclass(frozen=True)
-class Exposure:
-    """What may differ from image to image."""
-
-    optics: Optics = field(default_factory=Optics)
-    """Lens; its defocus is that of the specimen's centre."""
-    tilt_angle: Value = 0.0
-    """[deg], right-handed about the axis."""
-    axis_angle: Value = 0.0
-    """Of the tilt axis from +y, counter-clockwise [deg]."""
-    shift_x: Value = 0.0
-    """Of the image [A]."""
-    shift_y: Value = 0.0
-    """Of the image [A]."""
-    dose: Value = 1.0
-    """[e-/A^2]"""
-
-
 def view_of(specimen: Specimen, instrument: Instrument, exposure: Exposure) -> View:
     """How an exposure sees the specimen, with as many slices as its particles need.
 
@@ -87,15 +43,24 @@ def view_of(specimen: Specimen, instrument: Instrument, exposure: Exposure) -> V
     rotation = tilt_rotation(exposure.tilt_angle, exposure.axis_angle)
     shift = torch.stack([as_tensor(exposure.shift_x), as_tensor(exposure.shift_y)])
     shape, pixel_size = instrument.wave_shape, instrument.wave_pixel
-    low, high = extent(specimen, rotation)
+    ice, voltage = specimen.ice, instrument.voltage
+    absorption = None
+    if instrument.amplitude_contrast is None and ice.mean_free_path is not None:
+        absorption = imaginary_potential(ice.mean_free_path, voltage)
+    damage: Value = 0.0
+    if present(instrument.damage):
+        damage = instrument.damage * (exposure.prior_dose + exposure.dose / 2)
+    low, high = extent(specimen, rotation, (shape[1] * pixel_size, shape[0] * pixel_size))
     if instrument.mode != "multislice":
-        return View(rotation, shift, shape, pixel_size, max(high - low, 1.0), low, 1)
-    thickness = instrument.slice_thickness
-    # Where slices share their atoms, the outermost atoms too need a slice on either side.
-    spare = thickness / 2 if instrument.depth == "smooth" else 0.0
-    first, last = (math.floor(z / thickness) for z in (low - spare, high + spare))
-    return View(rotation, shift, shape, pixel_size, thickness, first * thickness,
-                last - first + 1)
+        thickness, entrance, n_slices = max(high - low, 1.0), low, 1
+    else:
+        thickness = instrument.slice_thickness
+        # Where slices share their atoms, the outermost atoms too need a slice on either side.
+        spare = thickness / 2 if instrument.depth == "smooth" else 0.0
+        first, last = (math.floor(z / thickness) for z in (low - spare, high + spare))
+        entrance, n_slices = first * thickness, last - first + 1
+    return View(rotation, shift, shape, pixel_size, thickness, entrance, n_slices, absorption,
+                damage, voltage, exposure.stream)
 
 
 def exit_wave(
@@ -127,8 +92,8 @@ def exit_wave(
             chunk = slices(here, seen, first, min(size, view.n_slices - first), how.depth)
         with stages("interaction"):
             return multislice(chunk, view.pixel_size, view.slice_thickness, how.voltage,
-                              amplitude_contrast=how.amplitude_contrast, mode=how.mode,
-                              incident=wave)
+                              amplitude_contrast=how.amplitude_contrast or 0.0,
+                              mode=how.mode, incident=wave)
 
     parts = (specimen, view, instrument)
     tensors = tensors_in(parts)
@@ -146,36 +111,6 @@ def exit_wave(
         return wave, 0.0
     # A slice acts where it begins; its scatterers are half a slice further on the average.
     return wave, view.entrance + (view.n_slices + 0.5) * view.slice_thickness
-
-
-def intensity(
-    specimen: Specimen, instrument: Instrument, exposure: Exposure, wave: torch.Tensor,
-    distance: float,
-) -> torch.Tensor:
-    """Relative intensity on the detector's pixels, margin included.
-
-    The ice attenuates by exp(-thickness / (mean free path cos(tilt))).
-
-    Args:
-        specimen: for its ice.
-        instrument: grids, voltage and mode.
-        exposure: lens and tilt.
-        wave: from `exit_wave`, and so is the distance [A].
-        distance: see wave.
-
-    Returns:
-        Real tensor of the detector's shape, about 1, not negative.
-    """
-    lens = replace(exposure.optics, defocus=exposure.optics.defocus + distance)
-    image = form_image(wave, instrument.wave_pixel, instrument.voltage, lens,
-                       linear=instrument.mode == "weak_phase")
-    image = fourier_crop(image, instrument.detector_shape)
-    ice = specimen.ice
-    if ice.mean_free_path is not None:
-        path = as_tensor(ice.thickness) / torch.cos(torch.deg2rad(as_tensor(exposure.tilt_angle)))
-        image = image * torch.exp(-path / as_tensor(ice.mean_free_path))
-    # Cropping rings below zero only beside edges far sharper than a specimen has.
-    return image.clamp(min=0)
 
 
 def expected_image(

@@ -84,7 +84,7 @@ def tilt_table(scene: Scene) -> pd.DataFrame:
         "nominal_angle": angles,
         "tilt_angle": true,
         "acquisition_index": np.arange(n),
-        "prior_dose": np.cumsum(dose) - dose,
+        "prior_dose": tilts.prior_dose + np.cumsum(dose) - dose,
         "dose": dose,
         "axis_angle": tilts.axis_angle + errors.axis_angle * noise[:, 5],
         "shift_x": shifts[:, 0],

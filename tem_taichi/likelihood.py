@@ -27,7 +27,6 @@ from tem_taichi.detector import (
     _filter,
     _generator,
     _is_white,
-    _poisson,
     expected_counts,
     noise_power_spectrum,
 )
@@ -237,7 +236,8 @@ def _samples(intensity: Tensor, pixel_size: Scalar, dose: Scalar, detector: Dete
              samples: int, generator: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Mean number of electrons (ny, nx), the numbers drawn and their counts (samples, ny, nx)."""
     def draw(mean: Tensor) -> Tensor:
-        return as_tensor(_poisson(mean.detach().expand(samples, -1, -1), generator))
+        drawn = mean.detach().double().cpu().expand(samples, -1, -1).numpy()
+        return as_tensor(generator.poisson(drawn))
 
     if _is_white(detector):
         step = _counts_per_event(detector)

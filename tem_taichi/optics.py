@@ -28,6 +28,18 @@ class Optics:
     """Direction of the larger defocus U [deg], from +x towards +y, as RELION's."""
     phase_shift: Value = 0.0
     """Of the scattered wave against the unscattered by a phase plate [deg], 0 without."""
+    beam_tilt_x: Value = 0.0
+    """Of the illumination [mrad], positive where electrons travel towards +x; causes coma."""
+    beam_tilt_y: Value = 0.0
+    """The same towards +y [mrad]."""
+    coma: Value = 0.0
+    """Axial coma C21 [A] of the lens, beside that of beam tilt."""
+    coma_angle: Value = 0.0
+    """Direction of the coma [deg], from +x towards +y."""
+    trefoil: Value = 0.0
+    """Three-fold astigmatism C23 [A]."""
+    trefoil_angle: Value = 0.0
+    """Direction of one of its three arms [deg], from +x towards +y."""
     chromatic_aberration: Value = 2.7
     """Cc [mm]."""
     energy_spread: Value = 0.0
@@ -73,10 +85,11 @@ def _k_squared(
 def aberration_phase(
     shape: tuple[int, int], pixel_size: float, voltage: Value, optics: Optics
 ) -> torch.Tensor:
-    """Phase chi(k) [rad] of the lens; the image wave is F^-1[exp(-i chi) F psi].
+    """Even part of the phase chi(k) [rad] of the lens; the image wave is F^-1[exp(-i chi) F psi].
 
     chi = -pi lambda D(azimuth) |k|^2 + (pi / 2) Cs lambda^3 |k|^4 - phase shift, with
     D = defocus + astigmatism / 2 cos(2 (azimuth - angle)). The phase shift leaves k = 0 out.
+    What is odd in k is `odd_phase`.
 
     Args:
         shape: (ny, nx).
@@ -96,6 +109,33 @@ def aberration_phase(
     chi = math.pi * wave * (0.5 * spherical * wave**2 * squared**2
                             - _per_image(optics.defocus) * squared - stretch)
     return chi - torch.deg2rad(_per_image(optics.phase_shift)) * (squared > 0)
+
+
+def odd_phase(
+    shape: tuple[int, int], pixel_size: float, voltage: Value, optics: Optics
+) -> torch.Tensor:
+    """Part of chi(k) [rad] that is odd in k: it shifts what the CTF transfers, by exp(-i chi).
+
+    Coma C21 and trefoil C23 are (2 pi / (3 lambda)) (lambda |k|)^3 C cos(m (azimuth - angle)),
+    m = 1 and 3. A beam tilt t gives 2 pi Cs lambda^2 |k|^2 (k t): the odd part of the spherical
+    aberration about the tilted beam, less the image's shift. The small defocus and astigmatism
+    that a tilt brings as well are taken to be part of those settings.
+
+    Returns:
+        Real tensor (ny, nx) in FFT order.
+    """
+    wave = _per_image(wavelength(voltage))
+    ky = frequencies(shape[0], pixel_size)[:, None]
+    kx = frequencies(shape[1], pixel_size)[None, :]
+    squared = kx**2 + ky**2
+    once, thrice = (torch.deg2rad(_per_image(angle)) * fold for angle, fold in (
+        (optics.coma_angle, 1), (optics.trefoil_angle, 3)))
+    coma = _per_image(optics.coma) * squared * (kx * torch.cos(once) + ky * torch.sin(once))
+    trefoil = _per_image(optics.trefoil) * ((kx**3 - 3 * kx * ky**2) * torch.cos(thrice)
+                                            + (3 * kx**2 * ky - ky**3) * torch.sin(thrice))
+    tilted = 1e-3 * (kx * _per_image(optics.beam_tilt_x) + ky * _per_image(optics.beam_tilt_y))
+    spherical = _per_image(optics.spherical_aberration) * 1e7
+    return 2 * math.pi * wave**2 * ((coma + trefoil) / 3 + spherical * squared * tilted)
 
 
 def envelope(
@@ -138,6 +178,7 @@ def ctf(
     """Contrast transfer function E(k) sin(chi - asin Q): an image is 1 + 2 F^-1[CTF F(sigma V)].
 
     Negative at low frequencies under focus, so that matter is dark; RELION's is its negative.
+    With odd aberrations the image's spectrum is this times exp(-i `odd_phase`).
 
     Args:
         shape: (ny, nx).
@@ -159,7 +200,8 @@ def image_wave(
 ) -> torch.Tensor:
     """Wave in the image plane: F^-1[exp(-i chi) E F psi], complex (ny, nx)."""
     shape = (exit_wave.shape[-2], exit_wave.shape[-1])
-    chi = aberration_phase(shape, pixel_size, voltage, optics)
+    chi = (aberration_phase(shape, pixel_size, voltage, optics)
+           + odd_phase(shape, pixel_size, voltage, optics))
     transfer = torch.polar(envelope(shape, pixel_size, voltage, optics), -chi)
     return torch.fft.ifft2(transfer * torch.fft.fft2(exit_wave))
 

@@ -11,11 +11,14 @@ import pandas as pd
 import torch
 from scipy.fft import next_fast_len
 
+from tem_taichi.absorption import amplitude_contrast_of_protein
 from tem_taichi.config import Scene
 from tem_taichi.detector import detect, detector_from_config
 from tem_taichi.device import current, init
-from tem_taichi.forward import Exposure, Instrument, exit_wave, intensity
+from tem_taichi.forward import Exposure, Instrument, exit_wave
 from tem_taichi.geometry import tilt_table
+from tem_taichi.imaging import intensity
+from tem_taichi.movie import frames_of
 from tem_taichi.optics import Optics
 from tem_taichi.physics import wavelength
 from tem_taichi.placement import particle_table
@@ -41,6 +44,12 @@ class TiltSeries:
     """Truth of each image, see `geometry.tilt_table`."""
     pixel_size: float
     """[A]"""
+    amplitude_contrast: float = 0.07
+    """Q of the scene, or that of protein in ice where the scene leaves it to the atoms."""
+    halves: torch.Tensor | None = None
+    """Two images of half the electrons each, whose sum `images` are, (2, n, ny, nx)."""
+    frames: torch.Tensor | None = None
+    """Frames of each image's movie, (n, frames, ny, nx)."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Spent in each stage."""
 
@@ -76,6 +85,9 @@ def plan(scene: Scene) -> Plan:
     if margin is None:
         defocus = tilts[["defocus_u", "defocus_v"]].abs().to_numpy().max()
         margin = wavelength(microscope.voltage) * defocus / (2 * scene.pixel_size)
+        # What the projector brings in from beyond the field.
+        margin += (abs(scene.optics.magnification_anisotropy) / 2 * scene.pixel_size
+                   * max(scene.shape))
     twice = round(2 * settings.oversampling)
     sizes = []
     for n in scene.shape:
@@ -92,15 +104,20 @@ def plan(scene: Scene) -> Plan:
     instrument = Instrument(
         (ny, nx), (wy, wx), scene.pixel_size, microscope.voltage,
         scene.optics.amplitude_contrast, settings.mode, settings.slice_thickness, settings.depth,
-        detector)
+        detector, scene.optics.magnification_anisotropy, scene.optics.magnification_angle,
+        microscope.energy_filter, scene.specimen.damage)
     lens = {name: getattr(microscope, name) for name in (
         "spherical_aberration", "chromatic_aberration", "energy_spread", "convergence",
         "aperture", "focal_length")}
+    lens |= {name: getattr(scene.optics, name) for name in (
+        "coma", "coma_angle", "trefoil", "trefoil_angle")}
+    lens |= dict(zip(("beam_tilt_x", "beam_tilt_y"), scene.optics.beam_tilt, strict=True))
     exposures = [
         Exposure(
             Optics(defocus=(t.defocus_u + t.defocus_v) / 2, astigmatism=t.defocus_u - t.defocus_v,
                    astigmatism_angle=t.astigmatism_angle, phase_shift=t.phase_shift, **lens),
-            t.tilt_angle, t.axis_angle, t.shift_x, t.shift_y, t.dose)
+            t.tilt_angle, t.axis_angle, t.shift_x, t.shift_y, t.dose, t.prior_dose,
+            int(t.acquisition_index) * scene.movie.frames)
         for t in tilts.itertuples()]
     return Plan(instrument, exposures, tilts)
 
@@ -148,21 +165,46 @@ def simulate(
         specimen = specimen or build_specimen(scene)
     crop = tuple(slice(full // 2 - n // 2, full // 2 - n // 2 + n)
                  for full, n in zip(instrument.detector_shape, scene.shape, strict=True))
-    n = len(planned.exposures)
-    noisy, clean = (torch.empty((n, *scene.shape), dtype=current().dtype) for _ in range(2))
+
+    def record(
+        image: torch.Tensor, exposure: Exposure, noise: bool = True, halves: bool = False
+    ) -> torch.Tensor:
+        counts = detect(image, pixel_size=scene.pixel_size, dose=exposure.dose, noise=noise,
+                        detector=instrument.detector, seed=scene.seed, stream=exposure.stream,
+                        halves=halves)
+        return counts[..., crop[0], crop[1]].cpu()
+
+    n, frames, halves = len(planned.exposures), scene.movie.frames, scene.detector.halves
+    clean = torch.zeros((n, *scene.shape), dtype=current().dtype)
+    noisy = torch.zeros((2 if halves else 1, *clean.shape), dtype=clean.dtype)
+    movie = torch.empty((n, frames, *scene.shape), dtype=clean.dtype) if frames > 1 else None
     with torch.no_grad():
-        for i, exposure in enumerate(planned.exposures):
-            wave, distance = exit_wave(specimen, instrument, exposure, stages)
-            with stages("optics"):
-                image = intensity(specimen, instrument, exposure, wave, distance)
-            with stages("detector"):
-                for target, noise in ((clean, False), (noisy, True)):
-                    counts = detect(image, pixel_size=scene.pixel_size, dose=exposure.dose,
-                                    detector=instrument.detector, noise=noise, seed=scene.seed,
-                                    stream=int(planned.tilts["acquisition_index"].iloc[i]))
-                    target[i] = counts[crop].cpu()
+        for i, whole in enumerate(planned.exposures):
+            for frame, (moved, exposure) in enumerate(frames_of(scene, specimen, whole)):
+                wave, distance = exit_wave(moved, instrument, exposure, stages)
+                with stages("optics"):
+                    image = intensity(moved, instrument, exposure, wave, distance)
+                with stages("detector"):
+                    clean[i] += record(image, exposure, noise=False)
+                    counts = record(image, exposure, halves=halves)
+                    noisy[:, i] += counts
+                    if movie is not None:
+                        movie[i, frame] = counts.sum(0) if halves else counts
             if progress:
                 progress(i + 1, n)
-    return TiltSeries(noisy, clean, planned.tilts["nominal_angle"].to_numpy(),
-                      particle_table([k.name for k in specimen.kinds], specimen.poses),
-                      planned.tilts, scene.pixel_size, stages.seconds)
+    return TiltSeries(
+        noisy.sum(0) if halves else noisy[0], clean, planned.tilts["nominal_angle"].to_numpy(),
+        particle_table([k.name for k in specimen.kinds], specimen.poses), planned.tilts,
+        scene.pixel_size, amplitude_contrast(scene, specimen), noisy if halves else None, movie,
+        stages.seconds)
+
+
+def amplitude_contrast(scene: Scene, specimen: Specimen) -> float:
+    """Q that other programs need as a number: the scene's, or else that of protein in its ice."""
+    given, ice = scene.optics.amplitude_contrast, specimen.ice
+    if given is not None:
+        return given
+    if ice.mean_free_path is None:
+        return 0.0
+    return float(amplitude_contrast_of_protein(
+        float(ice.mean_free_path), scene.microscope.voltage, float(ice.potential)))

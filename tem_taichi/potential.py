@@ -120,18 +120,26 @@ class _Filter(torch.autograd.Function):
         return _Filter.apply(grads[0].clone(), *ctx.saved_tensors), None
 
 
-def narrow(splatted: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+def narrow(
+    splatted: torch.Tensor, scale: float = 1.0, damping: torch.Tensor | None = None
+) -> torch.Tensor:
     """Undo the widening of `splat` inside the band, set the rest to zero, and scale.
 
     Args:
         splatted: slices (n_slices, ny, nx), overwritten.
         scale: constant factor of the result.
+        damping: real factor of each coefficient of the rfft2, (ny, nx // 2 + 1).
 
     Returns:
         Band-limited slices in the same memory.
     """
     squared = squared_frequencies((splatted.shape[-2], splatted.shape[-1]), half=True)
     factor = scale * torch.exp(_WIDENING * squared) * (squared <= (BAND_LIMIT / 2) ** 2)
+    if damping is not None:
+        factor = factor * damping
+    if factor.requires_grad:
+        shape = splatted.shape[-2:]
+        return torch.fft.irfft2(torch.fft.rfft2(splatted) * factor, s=shape)
     return _Filter.apply(splatted, factor)
 
 

@@ -131,7 +131,7 @@ def test_same_scene_and_seed_give_the_same_bytes(here):
 @pytest.mark.parametrize("overrides", [
     ["dose=1e-6"], ["dose=1e6", "detector.integer=true"], ["detector.gain=1e-6"],
     ["microscope.voltage=10", "microscope.convergence=100"], ["pixel_size=100"],
-    ["tilts.scheme=listed", "tilts.angles=[89.9]"], ["specimen.ice.mean_free_path=1e-9"],
+    ["tilts.scheme=listed", "tilts.angles=[89.9]"], ["specimen.ice.mean_free_path=1"],
     ["interaction.mode=weak_phase", "specimen.particles.p.b_factor=0"],
 ])
 def test_extremes_give_numbers(here, overrides):

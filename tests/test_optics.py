@@ -7,7 +7,7 @@ import twins
 
 from tem_taichi import Optics, ctf, form_image
 from tem_taichi.device import as_tensor
-from tem_taichi.optics import aberration_phase, envelope
+from tem_taichi.optics import aberration_phase, envelope, image_wave, odd_phase
 from tem_taichi.physics import wavelength
 
 WAVELENGTH = wavelength(300.0)
@@ -53,6 +53,51 @@ def test_astigmatism_lies_along_its_angle(double):
     slanted = aberration_phase((64, 64), 1.0, 300.0, Optics(
         defocus=10000.0, astigmatism=1000.0, astigmatism_angle=45.0, spherical_aberration=0.0))
     assert slanted[10, 10] < slanted[10, -10]  # more underfocus towards +x +y
+
+
+def spherical(kx, ky, cs):
+    return math.pi / 2 * cs * WAVELENGTH**3 * (kx**2 + ky**2) ** 2
+
+
+def test_beam_tilt_is_the_spherical_aberration_about_a_tilted_beam(double):
+    """What is odd in k of chi(k + t / lambda), less its slope at k = 0, which shifts the image."""
+    tilt = np.array([2.0, -3.0])
+    chi = odd_phase((32, 32), 1.0, 300.0, Optics(beam_tilt_x=tilt[0], beam_tilt_y=tilt[1]))
+    kx, ky = 7 / 32, 5 / 32
+    tx, ty = tilt * 1e-3 / WAVELENGTH
+    odd = (spherical(kx + tx, ky + ty, 2.7e7) - spherical(tx - kx, ty - ky, 2.7e7)) / 2
+    h = 1e-4  # central difference, exact to h^2 relative to t^2
+    slope = (spherical(tx + h * kx, ty + h * ky, 2.7e7)
+             - spherical(tx - h * kx, ty - h * ky, 2.7e7)) / (2 * h)
+    assert float(chi[5, 7]) == pytest.approx(odd - slope, rel=1e-6)
+
+
+def test_coma_and_trefoil_have_one_and_three_arms_at_their_angles(double):
+    """chi = (2 pi / (3 lambda)) theta^3 C along an arm (Krivanek's C21 and C23)."""
+    k = 6 / 24
+    arm = 2 * math.pi / (3 * WAVELENGTH) * (WAVELENGTH * k) ** 3 * 5e4
+    coma = odd_phase((24, 24), 1.0, 300.0, Optics(coma=5e4, coma_angle=90.0))
+    assert float(coma[6, 0]) == pytest.approx(arm, rel=1e-12)
+    assert float(coma[18, 0]) == pytest.approx(-arm, rel=1e-12)
+    assert float(coma[0, 6].abs()) < 1e-12 * arm
+    trefoil = odd_phase((24, 24), 1.0, 300.0, Optics(trefoil=5e4))
+    assert float(trefoil[0, 6]) == pytest.approx(arm, rel=1e-12)
+    assert float(trefoil[6, 0].abs()) < 1e-12 * arm
+    turned = odd_phase((24, 24), 1.0, 300.0, Optics(trefoil=5e4, trefoil_angle=30.0))
+    assert float(turned[6, 0]) == pytest.approx(arm * math.cos(3 * math.radians(60)), rel=1e-12)
+
+
+def test_odd_aberrations_turn_the_phase_that_the_ctf_transfers(double):
+    """A weak phase object's image has the spectrum 2 CTF exp(-i odd) sigma V."""
+    optics = Optics(defocus=4e3, coma=3e5, coma_angle=20.0, trefoil=2e5, beam_tilt_x=3.0)
+    phase = 1e-4 * torch.randn(15, 15, dtype=torch.float64,
+                               generator=torch.Generator().manual_seed(0))
+    wave = 1 + 1j * phase
+    spectrum = torch.fft.fft2(2 * image_wave(wave, 2.0, 300.0, optics).real - 2)
+    expected = (2 * ctf((15, 15), 2.0, 300.0, optics) * torch.polar(
+        torch.ones(15, 15, dtype=torch.float64), -odd_phase((15, 15), 2.0, 300.0, optics))
+        * torch.fft.fft2(phase))
+    assert float((spectrum - expected).abs().max()) < 1e-12 * float(expected.abs().max()) + 1e-13
 
 
 def test_phase_plate_of_90_degrees_gives_contrast_in_focus():
@@ -124,9 +169,11 @@ def test_gradients(double):
     generator = torch.Generator().manual_seed(2)
     wave = torch.randn(8, 9, generator=generator, dtype=torch.complex128).requires_grad_()
     names = ("defocus", "spherical_aberration", "astigmatism", "astigmatism_angle",
-             "phase_shift", "chromatic_aberration", "energy_spread", "convergence")
+             "phase_shift", "chromatic_aberration", "energy_spread", "convergence",
+             "beam_tilt_x", "beam_tilt_y", "coma", "coma_angle", "trefoil", "trefoil_angle")
     values = tuple(as_tensor(v).requires_grad_()
-                   for v in (8000.0, 2.7, 300.0, 30.0, 20.0, 2.5, 0.7, 0.1))
+                   for v in (8000.0, 2.7, 300.0, 30.0, 20.0, 2.5, 0.7, 0.1,
+                             1.0, -2.0, 1e5, 20.0, 8e4, 70.0))
     voltage = as_tensor(300.0).requires_grad_()
 
     def image(wave, voltage, *values):

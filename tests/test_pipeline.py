@@ -35,7 +35,8 @@ def scene_of(structure, positions=((0.0, 0.0, 0.0),), **changes):
                         positions=[list(p) for p in positions])
     settings = dict(
         shape=[64, 64], pixel_size=2.0, dose=10.0,
-        specimen=SpecimenConfig(ice=Ice(thickness=400.0, mean_free_path=None),
+        specimen=SpecimenConfig(ice=Ice(thickness=400.0, mean_free_path=None, granularity=0.0),
+                                damage=0.0,
                                 particles={"atom": particle}),
         optics=Imaging(defocus=3000.0, amplitude_contrast=0.0),
         tilts=Tilts(scheme="listed", angles=[0.0]),

@@ -10,10 +10,11 @@ from tem_taichi.config import Ice, Interaction, Particle, Scene
 from tem_taichi.config import Specimen as SpecimenConfig
 from tem_taichi.device import as_tensor
 from tem_taichi.geometry import tilt_rotation
-from tem_taichi.io import write_mrc
+from tem_taichi.mrc_files import write_mrc
 from tem_taichi.placement import particle_table, place
 from tem_taichi.poses import euler_to_matrix
-from tem_taichi.specimen import View, build_specimen, extent, slices
+from tem_taichi.specimen import build_specimen
+from tem_taichi.view import View, extent, slices
 from tem_taichi.structures import Atoms
 
 # A chiral molecule: no rotation takes it to its mirror image.
@@ -32,7 +33,7 @@ def molecule(tmp_path: Path) -> str:
 def scene_of(thickness=300.0, size=None, seed=0, **particles):
     return Scene(seed=seed, shape=[128, 128], pixel_size=2.0,
                  interaction=Interaction(slice_thickness=5.0), specimen=SpecimenConfig(
-        ice=Ice(thickness=thickness), size=size,
+        ice=Ice(granularity=0.0, thickness=thickness), size=size,
         particles={name: Particle(**p) for name, p in particles.items()}))
 
 
@@ -75,7 +76,7 @@ def test_chunks_and_batches_are_the_whole(molecule, monkeypatch):
     scene = scene_of(a=dict(structure=molecule, count=12), size=[80.0, 80.0])
     specimen, view = build_specimen(scene), view_of(tilt_rotation(20.0), n_slices=30)
     whole = slices(specimen, view, 0, 30)
-    monkeypatch.setattr("tem_taichi.specimen._BATCH", 11)
+    monkeypatch.setattr("tem_taichi.view.BATCH", 11)
     pieces = torch.cat([slices(specimen, view, first, 5) for first in range(0, 30, 5)])
     assert float((whole - pieces).abs().max()) < 1e-5 * float(whole.max())  # order of float32 sums
     low, high = extent(specimen, view.rotation)

@@ -122,7 +122,7 @@ def test_multislice_under_a_taichi_tape(double):
     loss = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     loss.grad = torch.zeros_like(loss)
     with ti.ad.Tape(loss):
-        _interact(slices, incident, propagator, band, phase, 0 * phase, 1, kept, out)
+        _interact(slices, slices[:0], incident, propagator, band, phase, 0 * phase, 1, kept, out)
         weighted_sum(seen, weights, loss)
     assert torch.allclose(slices.grad, by_torch.grad, rtol=1e-12)
     assert float(slices.grad.abs().max()) > 0

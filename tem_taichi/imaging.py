@@ -1,0 +1,143 @@
+"""From the exit wave to the intensity on the detector's pixels."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from tem_taichi.absorption import absorption_ratios
+from tem_taichi.device import as_tensor, number
+from tem_taichi.distortion import anisotropic, distort
+from tem_taichi.geometry import tilt_rotation
+from tem_taichi.grid import fourier_crop
+from tem_taichi.ice import mean_potential
+from tem_taichi.ice_shape import path_length
+from tem_taichi.instrument import Exposure, Instrument
+from tem_taichi.optics import Optics, form_image
+from tem_taichi.physics import REST_ENERGY, Value, wavelength
+from tem_taichi.specimen import Ice, Specimen, present
+
+
+def intensity(
+    specimen: Specimen, instrument: Instrument, exposure: Exposure, wave: torch.Tensor,
+    distance: float,
+) -> torch.Tensor:
+    """Relative intensity on the detector's pixels, margin included.
+
+    The ice and its film attenuate by exp(-path / mean free path) along each ray. Without an energy
+    filter what they take comes back as an image of electrons that lost energy.
+
+    Args:
+        specimen: for its ice.
+        instrument: grids, voltage and mode.
+        exposure: lens and tilt.
+        wave: from `exit_wave`, and so is the distance [A].
+        distance: see wave.
+
+    Returns:
+        Real tensor of the detector's shape, about 1, not negative.
+    """
+    lens = replace(exposure.optics, defocus=exposure.optics.defocus + distance)
+    rotation = tilt_rotation(exposure.tilt_angle, exposure.axis_angle)
+
+    def on_detector(optics: Optics) -> torch.Tensor:
+        image = field_image(wave, instrument, optics, rotation)
+        if present(instrument.anisotropy):
+            image = distort(image, anisotropic(instrument.anisotropy, instrument.anisotropy_angle))
+        return fourier_crop(image, instrument.detector_shape)
+
+    image = on_detector(lens)
+    if specimen.ice.mean_free_path is not None:
+        shift = (exposure.shift_x, exposure.shift_y)
+        left = transmitted(specimen.ice, instrument.detector_shape, instrument.pixel_size,
+                           rotation, shift)
+        image = image * left
+        if not instrument.energy_filter:
+            image = image + on_detector(after_loss(lens, instrument.voltage)) * (1 - left)
+    # Cropping rings below zero only beside edges far sharper than a specimen has.
+    return image.clamp(min=0)
+
+
+def transmitted(
+    ice: Ice, shape: tuple[int, int], pixel_size: float, rotation: torch.Tensor,
+    shift: tuple[Value, Value] = (0.0, 0.0),
+) -> torch.Tensor:
+    """Part of the electrons that pass the ice and its film without loss.
+
+    Args:
+        ice: with a mean free path.
+        shape: (ny, nx) of the image.
+        pixel_size: [A].
+        rotation: specimen to image frame, (3, 3).
+        shift: of the image in x, y [A].
+
+    Returns:
+        exp(-path / mean free path) of each pixel's ray, (ny, nx).
+    """
+    mean_free_path = math.inf if ice.mean_free_path is None else ice.mean_free_path
+    # Rays on a coarse grid, about 8 pixels apart, since a film's edge costs many steps for each.
+    coarse = [n if ice.shape is None else -(-n // 8) + 1 for n in shape]
+    y, x = (as_tensor(np.linspace(-(n // 2), n - 1 - n // 2, few)) * pixel_size - by
+            for n, few, by in zip(shape, coarse, (shift[1], shift[0]), strict=True))
+    lost = path_length(ice.layer, rotation, x[None, :], y[:, None]) / mean_free_path
+    if present(ice.layer.carbon_thickness):
+        stronger = float(absorption_ratios()[6]) * mean_potential("carbon")
+        film = path_length(ice.layer, rotation, x[None, :], y[:, None], "carbon")
+        lost = lost + film * stronger / mean_free_path
+    if ice.shape is not None:
+        lost = torch.nn.functional.interpolate(lost[None, None], shape, mode="bilinear",
+                                               align_corners=True)[0, 0]
+    return torch.exp(-lost)
+
+
+def field_image(
+    wave: torch.Tensor, instrument: Instrument, lens: Optics, rotation: torch.Tensor
+) -> torch.Tensor:
+    """Image of a wave; where no slices hold the depth of a tilted specimen, the lens does.
+
+    A projection through a tilted specimen is in one plane, though its parts are at depths of
+    their own. Its image is put together of strips along the tilt axis: each pixel is interpolated
+    between images at the two defoci about its own, so near that the phase chi differs by less than
+    half a radian at the detector's Nyquist frequency.
+
+    Args:
+        wave: exit wave (ny, nx).
+        instrument: mode, voltage and grids.
+        lens: its defocus is that of the image's centre.
+        rotation: specimen to image frame, (3, 3).
+
+    Returns:
+        Intensity (ny, nx) on the wave's grid.
+    """
+    def image_at(defocus: Value) -> torch.Tensor:
+        return form_image(wave, instrument.wave_pixel, instrument.voltage,
+                          replace(lens, defocus=defocus), linear=instrument.mode == "weak_phase")
+
+    if instrument.mode == "multislice":
+        return image_at(lens.defocus)
+    ny, nx = wave.shape
+    x, y = (as_tensor((torch.arange(n) - n // 2) * instrument.wave_pixel) for n in (nx, ny))
+    height = -(x[None, :] * rotation[0, 2] + y[:, None] * rotation[1, 2]) / rotation[2, 2]
+    nyquist = 0.5 / instrument.pixel_size
+    step = 0.5 / (math.pi * number(wavelength(instrument.voltage)) * nyquist**2)
+    last = math.ceil(float(height.detach().abs().max()) / step - 1e-6)
+    if last == 0:
+        return image_at(lens.defocus)
+    out = torch.zeros_like(height)
+    for n in range(-last, last + 1):
+        share = (1 - (height / step - n).abs()).clamp(min=0)
+        out = out + share * image_at(lens.defocus + n * step)
+    return out
+
+
+def after_loss(lens: Optics, voltage: Value) -> Optics:
+    """The lens as electrons see it that lost energy in the specimen: by the mean, over focus.
+
+    Losses of ice spread about 25 eV by some 15 eV (1/e half-width; Egerton 2011).
+    """
+    volts = voltage * 1e3
+    chromatic = lens.chromatic_aberration * 1e7 * (1 + volts / REST_ENERGY) / (
+        volts * (1 + volts / (2 * REST_ENERGY)))
+    spread = (lens.energy_spread**2 + 15.0**2) ** 0.5
+    return replace(lens, defocus=lens.defocus - 25.0 * chromatic, energy_spread=spread)

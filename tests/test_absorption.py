@@ -1,0 +1,82 @@
+"""absorption.py: what matter takes from the image, calibrated on ice."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tem_taichi import multislice
+from tem_taichi.absorption import (
+    absorption_ratios,
+    amplitude_contrast_of_protein,
+    imaginary_potential,
+    mean_free_path,
+    protein_potentials,
+)
+from tem_taichi.ice import ICE_DENSITY
+from tem_taichi.physics import SCATTERING_TO_POTENTIAL
+from tem_taichi.placement import Poses
+from tem_taichi.potential import peng_table
+from tem_taichi.specimen import Ice, Specimen, kind_of
+from tem_taichi.structures import Atoms
+from tem_taichi.view import View, slices
+
+
+def test_a_slab_of_ice_leaves_exp_of_its_thickness_over_the_mean_free_path(double):
+    imaginary = imaginary_potential(3950.0, 300.0)
+    assert imaginary == pytest.approx(0.194, abs=5e-4)  # V, physics of zero-loss imaging
+    wave = multislice(torch.full((4, 8, 8), 100 * (4.48 + 1j * imaginary),
+                                 dtype=torch.complex128), 1.0, 100.0, 300.0)
+    assert float(wave.abs().square().mean()) == pytest.approx(math.exp(-400 / 3950), rel=1e-9)
+
+
+def test_water_molecules_make_the_imaginary_potential_of_ice():
+    forward = SCATTERING_TO_POTENTIAL * peng_table()[:, 0].sum(1)
+    absorbed = forward * absorption_ratios()
+    assert ICE_DENSITY * float(2 * absorbed[1] + absorbed[8]) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_mean_free_path_follows_the_velocity():
+    """(v/c)^2 is 0.6030 at 300 kV and 0.4835 at 200 kV."""
+    assert mean_free_path(3950.0, 300.0) == pytest.approx(3950.0)
+    assert mean_free_path(3950.0, 200.0) == pytest.approx(3950 * 0.4835 / 0.6030, rel=1e-3)
+
+
+def test_protein_absorbs_more_than_ice_and_its_contrast_grows_at_low_voltage():
+    real, imaginary = protein_potentials()
+    assert 7 < real < 9 and 1 < imaginary < 2
+    contrasts = [amplitude_contrast_of_protein(mean_free_path(3950.0, u), u)
+                 for u in (300.0, 200.0, 100.0)]
+    assert 0 < contrasts[0] < contrasts[1] < contrasts[2] < 0.1
+
+
+def block_of(numbers, edge, rng):
+    """Atoms at random in a cube, and their view as one slice."""
+    n = len(numbers)
+    atoms = Atoms(torch.as_tensor(numbers), torch.as_tensor((rng.random((n, 3)) - 0.5) * edge),
+                  torch.zeros(n), torch.ones(n), torch.full((n,), 8 in numbers))
+    return kind_of(atoms)
+
+
+def test_water_in_ice_has_no_mean_absorption_and_protein_has_that_of_its_composition(double):
+    """The mean over a slice is the sum over atoms: the potential at k = 0."""
+    rng = np.random.default_rng(0)
+    area, volume = 64.0**2, 100.0 / ICE_DENSITY
+    imaginary = imaginary_potential(3950.0, 300.0)
+    view = View(torch.eye(3, dtype=torch.float64), torch.zeros(2, dtype=torch.float64), (64, 64),
+                1.0, 100.0, -50.0, 1, absorption=imaginary)
+
+    def mean(numbers):
+        kind = block_of(numbers, 10.0, rng)
+        specimen = Specimen((kind,), (Poses(np.zeros((1, 3)), np.eye(3)[None]),),
+                            Ice(100.0, 4.48))
+        return complex(slices(specimen, view, 0, 1).mean())
+
+    alone = float((SCATTERING_TO_POTENTIAL * peng_table()[:, 0].sum(1) * absorption_ratios())[6])
+    kind = block_of([6], 1.0, rng)
+    displaced = SCATTERING_TO_POTENTIAL * float(kind.displaced.weight[0])
+    assert mean([6]).imag == pytest.approx(imaginary * (alone + displaced) / area,
+                                             rel=1e-3)  # stencils leave 2e-4 of a Gaussian out
+    water = mean([8, 1, 1] * 100).imag * area / imaginary
+    assert abs(water) < 1e-3 * volume

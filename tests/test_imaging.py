@@ -1,0 +1,83 @@
+"""imaging.py: attenuation, the energy filter, and the depth of tilted fields."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tem_taichi.forward import exit_wave
+from tem_taichi.geometry import tilt_rotation
+from tem_taichi.ice_shape import IceShape
+from tem_taichi.imaging import after_loss, intensity, transmitted
+from tem_taichi.instrument import Exposure, Instrument
+from tem_taichi.optics import Optics
+from tem_taichi.placement import Poses
+from tem_taichi.specimen import Ice, Specimen, kind_of
+from tem_taichi.structures import Atoms
+
+SHAPE = (48, 48)
+
+
+def empty(ice, **changes):
+    """Image of ice alone."""
+    instrument = Instrument(SHAPE, (72, 72), 4.0, **changes)
+    exposure = Exposure(Optics(defocus=2e4), tilt_angle=40.0)
+    specimen = Specimen((), (), ice)
+    wave, distance = exit_wave(specimen, instrument, exposure)
+    return intensity(specimen, instrument, exposure, wave, distance)
+
+
+def test_ice_attenuates_along_the_tilted_ray():
+    image = empty(Ice(500.0, 4.48, 3950.0))
+    expected = math.exp(-500 / (3950 * math.cos(math.radians(40))))
+    assert torch.allclose(image, torch.full_like(image, expected), rtol=1e-5)
+
+
+def test_without_an_energy_filter_all_electrons_arrive():
+    image = empty(Ice(500.0, 4.48, 3950.0), energy_filter=False)
+    assert torch.allclose(image, torch.ones_like(image), rtol=1e-5)
+
+
+def test_electrons_that_lost_energy_are_over_focus(double):
+    """Cc 25 eV / 300 keV, 2250 A at Cc = 2.7 mm, times (1 + U/E0) / (1 + U/2E0)."""
+    lens = after_loss(Optics(defocus=1e4, chromatic_aberration=2.7), 300.0)
+    assert 1e4 - lens.defocus == pytest.approx(2.7e7 * 25 / 300e3 * 1.587 / 1.2935, rel=1e-3)
+
+
+def test_a_lens_of_ice_and_its_film_darken_the_rim(double):
+    shape = IceShape(300.0, 900.0, 400.0, carbon_thickness=200.0)
+    ice = Ice(300.0, 4.48, 3950.0, shape=shape)
+    left = transmitted(ice, (256, 256), 5.0, tilt_rotation(0.0))
+    # Rays are 40 A apart: between them a path is off by 1200 / 400^2 x 40^2 / 8 = 1.5 A.
+    assert float(left[128, 128]) == pytest.approx(math.exp(-300 / 3950), rel=1e-3)
+    half_way = math.exp(-(300 + 600 * 0.25) / 3950)  # at half the radius, 40 pixels from the centre
+    assert float(left[128, 168]) == pytest.approx(half_way, rel=1e-3)
+    assert float(left[128, 240]) < math.exp(-900 / 3950)  # carbon takes more than the ice it replaces
+
+
+def two_atoms(tilt, mode, **changes):
+    """Noise-free image of heavy atoms far left and right of the tilt axis."""
+    atoms = Atoms(torch.tensor([79]), torch.zeros(1, 3), torch.full((1,), 100.0), torch.ones(1),
+                  torch.zeros(1, dtype=torch.bool))
+    kind = replace(kind_of(atoms), displaced=None)
+    poses = Poses(np.array([[-800.0, 0, 0], [800.0, 0, 0]]), np.tile(np.eye(3), (2, 1, 1)))
+    instrument = Instrument((128, 512), (192, 768), 3.0, mode=mode, amplitude_contrast=0.0,
+                            slice_thickness=40.0, **changes)
+    exposure = Exposure(Optics(defocus=6000.0), tilt_angle=tilt)
+    specimen = Specimen((kind,), (poses,), Ice(0.0, 0.0))
+    wave, distance = exit_wave(specimen, instrument, exposure)
+    return intensity(specimen, instrument, exposure, wave, distance)
+
+
+@pytest.mark.parametrize("tilt", [45.0, -45.0])
+def test_strips_of_a_projection_have_the_defocus_gradient_of_multislice(tilt):
+    """Atoms at 565 A above and below the centre: 2.1 rad of phase at Nyquist, were they not."""
+    exact = two_atoms(tilt, "multislice") - 1
+    strips = two_atoms(tilt, "projection") - 1
+    flat = two_atoms(-tilt, "projection") - 1  # the same positions, with the gradient reversed
+    # Neighbouring strips differ by half a radian: interpolation leaves 1 - cos(1/4) = 3 %; slices
+    # of 40 A round depths by 20 A, 0.07 rad at Nyquist.
+    assert float((strips - exact).norm() / exact.norm()) < 0.06
+    assert float((flat - exact).norm() / exact.norm()) > 0.5
