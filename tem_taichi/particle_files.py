@@ -41,7 +41,8 @@ def write_particles(path: Path, particles: pd.DataFrame, *, tomogram: str, pixel
 
     Args:
         path: file to write.
-        particles: columns x, y, z [A], rot, tilt, psi [deg] and kind; may have no rows.
+        particles: columns x, y, z [A], rot, tilt, psi [deg] and kind, and perhaps filament, the
+            number of the filament each is part of; may have no rows.
         tomogram: name of the tilt series (rlnTomoName).
         pixel_size: of the tilt series [A].
         voltage: [kV].
@@ -75,6 +76,8 @@ def write_particles(path: Path, particles: pd.DataFrame, *, tomogram: str, pixel
     table["rlnOpticsGroup"] = 1
     table["rlnTomoParticleName"] = [f"{tomogram}/{i + 1}" for i in range(len(table))]
     table[_STAR[KIND]] = particles[KIND].to_numpy()
+    if "filament" in particles:
+        table["rlnHelicalTubeID"] = particles["filament"].to_numpy(int)
     # RELION converts the labels of files that do not say they are new.
     general = "data_general\n\n_rlnTomoSubTomosAre2DStacks 1\n\n\n" if stacks_2d else ""
     text = general + star_table("optics", optics) + "\n" + star_table("particles", table)

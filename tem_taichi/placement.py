@@ -9,6 +9,7 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from tem_taichi.config import Particle, Scene
+from tem_taichi.filaments import along_filaments, helix, random_filaments
 from tem_taichi.particle_files import read_placements
 from tem_taichi.poses import euler_to_matrix, matrix_to_euler, random_rotations
 
@@ -27,16 +28,28 @@ class Poses:
     """x, y, z of each copy's centre from the specimen's [A], shape (n, 3)."""
     rotations: np.ndarray
     """Matrices that take the particle's coordinates to the specimen's, shape (n, 3, 3)."""
+    filament: np.ndarray | None = None
+    """Number of the filament that each is part of, from 1, shape (n,); None = not in filaments."""
 
 
 def particle_table(names: list[str], poses: tuple[Poses, ...]) -> pd.DataFrame:
-    """Truth of all copies: kind, x, y, z [A from the specimen's centre], rot, tilt, psi [deg]."""
+    """Truth of all copies: kind, x, y, z [A from the specimen's centre], rot, tilt, psi [deg].
+
+    Where there are filaments, `filament` numbers those of all kinds from 1; 0 = in none.
+    """
     parts = []
+    filaments = 0
     for name, pose in zip(names, poses, strict=True):
         rot, tilt, psi = matrix_to_euler(pose.rotations)
         x, y, z = pose.positions.T
         parts.append(pd.DataFrame({"kind": name, "x": x, "y": y, "z": z,
                                    "rot": rot, "tilt": tilt, "psi": psi}))
+        if any(other.filament is not None for other in poses):
+            number = np.zeros(len(x), dtype=np.int64)
+            if pose.filament is not None and len(x):
+                number = pose.filament + filaments
+                filaments = int(number.max())
+            parts[-1]["filament"] = number
     columns = ["kind", "x", "y", "z", "rot", "tilt", "psi"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
@@ -44,8 +57,10 @@ def particle_table(names: list[str], poses: tuple[Poses, ...]) -> pd.DataFrame:
 def place(scene: Scene, radii: dict[str, float]) -> tuple[Poses, ...]:
     """Poses of every kind, in the order of the scene.
 
-    Listed and lattice copies stand where the scene puts them; then the random ones are added,
-    largest kind first, where their bounding spheres overlap with none.
+    Listed and lattice copies and listed filaments stand where the scene puts them; then random
+    filaments are added, thickest first, and then random copies, largest kind first, where their
+    bounding spheres overlap with none. A filament is the spheres about the points of its axis
+    where its copies stand.
 
     Args:
         scene: particles, seed and box.
@@ -62,11 +77,16 @@ def place(scene: Scene, radii: dict[str, float]) -> tuple[Poses, ...]:
             placed[name] = _listed(name, particle)
         elif particle.placement == "lattice":
             placed[name] = _lattice(name, particle, radii[name], rng)
+        elif particle.placement == "helix" and (particle.positions is not None or particle.file):
+            listed = _listed(name, particle)
+            placed[name] = _filaments(particle, listed.positions, listed.rotations)
     random = [(stream, name) for stream, name in enumerate(particles) if name not in placed]
-    for stream, name in sorted(random, key=lambda item: -radii[item[1]]):
+    for stream, name in sorted(random, key=lambda item: (
+            particles[item[1]].placement != "helix", -radii[item[1]])):
         rng = np.random.Generator(np.random.Philox(key=[scene.seed, _STREAM + stream]))
         taken = [(poses.positions, radii[other]) for other, poses in placed.items()]
-        placed[name] = _random(name, scene, radii[name], taken, rng)
+        somewhere = _random_filaments if particles[name].placement == "helix" else _random
+        placed[name] = somewhere(name, scene, radii[name], taken, rng)
     return tuple(placed[name] for name in particles)
 
 
@@ -109,6 +129,47 @@ def _lattice(name: str, particle: Particle, radius: float, rng: np.random.Genera
                  else rotations)
 
 
+def _subunits(particle: Particle) -> tuple[np.ndarray, np.ndarray]:
+    """Heights and turns along a filament."""
+    rise = particle.rise or 1.0
+    return helix(max(1, round((particle.length or 0.0) / rise)), rise, particle.twist or 0.0)
+
+
+def _filaments(particle: Particle, middles: np.ndarray, rotations: np.ndarray) -> Poses:
+    heights, turns = _subunits(particle)
+    return Poses(*along_filaments(middles, rotations, heights, turns),
+                 np.repeat(np.arange(len(middles)) + 1, len(heights)))
+
+
+def _random_filaments(
+    name: str, scene: Scene, radius: float, taken: list[tuple[np.ndarray, float]],
+    rng: np.random.Generator,
+) -> Poses:
+    particle, thickness = scene.specimen.particles[name], scene.specimen.ice.thickness
+    if 2 * radius > thickness and particle.count:
+        raise ValueError(
+            f"specimen.ice.thickness={thickness:g}: must be at least the diameter of the filament "
+            f"specimen.particles.{name}, {2 * radius:.0f} A, to place it at random")
+    x, y = _field(scene)
+    heights, _ = _subunits(particle)
+    middles, rotations = random_filaments(
+        particle.count, np.array([x / 2, y / 2, thickness / 2 - radius]), heights,
+        [(points, radius + other + particle.gap) for points, other in taken],
+        2 * radius + particle.gap, particle.inclination, rng)
+    if len(middles) < particle.count:
+        raise ValueError(
+            f"specimen.particles.{name}.count={particle.count}: only {len(middles)} filaments of "
+            f"radius {radius:.0f} A and length {particle.length:g} A found room without overlap in "
+            f"{x:g} x {y:g} x {thickness:g} A; lower the count or enlarge specimen.size or "
+            "specimen.ice.thickness")
+    return _filaments(particle, middles, rotations)
+
+
+def _field(scene: Scene) -> list[float]:
+    """Extent in x and y within which random copies are placed [A]."""
+    return scene.specimen.size or [n * scene.pixel_size for n in reversed(scene.shape)]
+
+
 def _random(
     name: str, scene: Scene, radius: float, taken: list[tuple[np.ndarray, float]],
     rng: np.random.Generator,
@@ -122,7 +183,7 @@ def _random(
         raise ValueError(
             f"specimen.ice.thickness={thickness:g}: must be at least the diameter of "
             f"specimen.particles.{name}, {2 * radius:.0f} A, to place it at random")
-    size = scene.specimen.size or [n * scene.pixel_size for n in reversed(scene.shape)]
+    size = _field(scene)
     if 2 * radius > min(size):
         raise ValueError(
             f"specimen.size: the field of {size[0]:g} x {size[1]:g} A (null = the image's) must be "

@@ -1,4 +1,4 @@
-"""What is in the ice: kinds of particles as sums of Gaussians, and their copies."""
+"""What is in the ice: kinds of particles as sums of Gaussians, their copies, and the ice."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -7,15 +7,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tem_taichi.absorption import mean_free_path, protein_potentials
 from tem_taichi.config import Particle, Scene
 from tem_taichi.device import as_tensor, current
-from tem_taichi.io import read_volume
+from tem_taichi.fiducials import GOLD_B_FACTOR, gold_kind
+from tem_taichi.globules import globule_kind
+from tem_taichi.ice import mean_potential
+from tem_taichi.ice_shape import IceShape
+from tem_taichi.kinds import Kind as Kind
+from tem_taichi.kinds import kind_of as kind_of
+from tem_taichi.membranes import membrane_kind, vesicle_kind
+from tem_taichi.mrc_files import read_volume
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL, Value
 from tem_taichi.placement import Poses, place
-from tem_taichi.potential import Gaussians, atom_gaussians, narrow, render, solvent_gaussians
-from tem_taichi.structures import Atoms, read_structure
+from tem_taichi.potential import Gaussians
+from tem_taichi.structures import read_structure
 
-_BATCH = 1_000_000
+BATCH = 1_000_000
 """Scatterers rendered at once: bounds the memory of crowded scenes."""
 
 _VOXEL_GAUSSIAN = 14.0
@@ -23,33 +31,37 @@ _VOXEL_GAUSSIAN = 14.0
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One kind of particle, about its own centre."""
-
-    name: str
-    positions: torch.Tensor
-    """Of its scatterers [A], shape (n, 3)."""
-    group: Gaussians
-    """What each scatterer adds to the potential."""
-    displaced: Gaussians | None = None
-    """The same for each volt of the solvent that it displaces, where it displaces any."""
-
-    @property
-    def radius(self) -> float:
-        """Of the sphere about the centre that holds all scatterers [A]."""
-        return float(torch.linalg.vector_norm(self.positions.detach(), dim=1).max())
-
-
-@dataclass(frozen=True)
 class Ice:
-    """A slab of vitreous ice; uniform, so that it only attenuates and is displaced."""
+    """A layer of vitreous ice: it attenuates, is displaced by particles, and may be granular."""
 
     thickness: Value = 0.0
-    """Untilted [A]."""
+    """Untilted, in the centre [A]."""
     potential: Value = 0.0
     """Mean inner potential [V]; 0 = particles in vacuum."""
     mean_free_path: Value | None = None
-    """Of the loss from the image [A]; None = no loss."""
+    """Of the loss from the image, at the voltage in use [A]; None = no loss."""
+    granularity: Value = 0.0
+    """Strength of its random structure, 1 = physical; 0 = a continuum."""
+    seed: int = 0
+    """Of the random structure, which differs from exposure to exposure: molecules move."""
+    shape: IceShape | None = None
+    """Where it is; None = a slab of its thickness."""
+
+    @property
+    def layer(self) -> IceShape:
+        """Where it is."""
+        return self.shape or IceShape(self.thickness)
+
+    @property
+    def structured(self) -> bool:
+        """Whether it has slices of its own: granular, or beside a film of carbon."""
+        film = self.shape is not None and present(self.shape.carbon_thickness)
+        return film or present(self.granularity)
+
+
+def present(value: Value) -> bool:
+    """Whether a number is given: not zero, or a tensor, whose gradient may be asked for."""
+    return isinstance(value, torch.Tensor) or value != 0
 
 
 @dataclass(frozen=True)
@@ -106,12 +118,25 @@ def map_gaussians(volume: np.ndarray, voxel_size: float) -> tuple[torch.Tensor, 
 
 
 def load_kind(name: str, particle: Particle) -> Kind:
-    """Read a structure or map and make it a kind of particle, centred on its bounding box.
+    """Read a structure or map, or make a part, and make it a kind of particle.
+
+    A structure is centred on its bounding box; if it repeats along a helix at no given distance
+    from the axis, only along the axis, which stays where x and y are 0 in its file.
 
     Raises:
-        ValueError: for a file that cannot be read, or as `read_structure`, naming the key.
+        ValueError: for a file that cannot be read, or as `read_structure`, or for a part of a
+            size that cannot be, naming the key.
     """
+    kind = _kind_alone(name, particle)
+    if particle.axis_distance is None:
+        return kind
+    return replace(kind, positions=kind.positions + as_tensor([particle.axis_distance, 0, 0]))
+
+
+def _kind_alone(name: str, particle: Particle) -> Kind:
     key = f"specimen.particles.{name}"
+    if particle.structure is None and particle.map is None:
+        return _made_kind(name, particle)
     if particle.map is not None:
         try:
             volume, voxel = read_volume(Path(particle.map), particle.voxel_size)
@@ -120,21 +145,44 @@ def load_kind(name: str, particle: Particle) -> Kind:
         positions, group = map_gaussians(volume * particle.map_scale, voxel)
         if len(positions) == 0:
             raise ValueError(f"{key}.map={particle.map}: is zero everywhere")
-        return Kind(name, positions, group)
+        return Kind(name, positions, group, absorbing=group.scaled(_ratio_of_maps()))
     model = particle.model if particle.model == "all" else int(particle.model)
     try:
         atoms = read_structure(particle.structure or "", particle.assembly, model,
-                               particle.hydrogens, particle.altlocs).centred()
+                               particle.hydrogens, particle.altlocs)
     except (ValueError, OSError) as error:
         raise ValueError(f"{key}.structure: {error}") from error
+    centred = atoms.centred()
+    if particle.placement == "helix" and particle.axis_distance is None:
+        centred = replace(centred, positions=torch.cat(
+            [atoms.positions[:, :2], centred.positions[:, 2:]], dim=1))
+    atoms = centred
     if particle.b_factor is not None:
         atoms = replace(atoms, b_factors=torch.full_like(atoms.b_factors, particle.b_factor))
     return kind_of(atoms, name)
 
 
-def kind_of(atoms: Atoms, name: str = "atoms") -> Kind:
-    """Atoms as a kind of particle about the origin; differentiable in every tensor of theirs."""
-    return Kind(name, atoms.positions, atom_gaussians(atoms), solvent_gaussians(atoms))
+def _made_kind(name: str, particle: Particle) -> Kind:
+    """A part that needs no file."""
+    size = particle.membrane or [0.0, 0.0]
+    b_factor = GOLD_B_FACTOR if particle.b_factor is None else particle.b_factor
+    makers = {
+        "fiducial": lambda diameter: gold_kind(name, diameter, b_factor),
+        "globule": lambda mass: globule_kind(name, mass),
+        "vesicle": lambda diameter: vesicle_kind(name, diameter),
+        "membrane": lambda _: membrane_kind(name, (size[0], size[1]), particle.bend),
+    }
+    part = next(part for part in makers if getattr(particle, part) is not None)
+    try:
+        return makers[part](getattr(particle, part))
+    except ValueError as error:
+        raise ValueError(f"specimen.particles.{name}.{part}: {error}") from error
+
+
+def _ratio_of_maps() -> float:
+    """Absorption over potential of what is given relative to ice: that of protein [1/V]."""
+    real, imaginary = protein_potentials()
+    return (imaginary - 1) / (real - mean_potential("ice"))
 
 
 def build_specimen(scene: Scene) -> Specimen:
@@ -149,13 +197,27 @@ def build_specimen(scene: Scene) -> Specimen:
     poses = place(scene, {kind.name: kind.radius for kind in kinds})
     for kind, pose in zip(kinds, poses, strict=True):
         _check_inside(kind, pose, scene.specimen.ice.thickness)
+    return Specimen(kinds, poses, _ice(scene))
+
+
+def _ice(scene: Scene) -> Ice:
     ice = scene.specimen.ice
-    return Specimen(kinds, poses, Ice(ice.thickness, ice.potential, ice.mean_free_path))
+    path = ice.mean_free_path
+    if path is not None:
+        path = mean_free_path(path, scene.microscope.voltage)
+    shape = None
+    if ice.hole_radius is not None or any(ice.slope):
+        (x, y), (along_x, along_y) = ice.hole_centre, ice.slope
+        shape = IceShape(ice.thickness, ice.edge_thickness, ice.hole_radius or math.inf, x, y,
+                         along_x, along_y, ice.carbon_thickness)
+    # Particles in vacuum have no ice around them.
+    granularity = ice.granularity if ice.potential else 0.0
+    return Ice(ice.thickness, ice.potential, path, granularity, scene.seed, shape)
 
 
 def _check_inside(kind: Kind, pose: Poses, thickness: float) -> None:
     """ValueError if a copy sticks out of the ice."""
-    low, high = _depths(kind, pose, torch.eye(3, dtype=current().dtype))
+    low, high = depths(kind, pose, torch.eye(3, dtype=current().dtype))
     out = torch.nonzero(torch.maximum(-low, high) > thickness / 2).flatten()
     if len(out):
         n = int(out[0])
@@ -165,97 +227,17 @@ def _check_inside(kind: Kind, pose: Poses, thickness: float) -> None:
             f"specimen.ice.thickness={thickness:g}")
 
 
-def _depths(
+def depths(
     kind: Kind, pose: Poses, rotation: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Least and largest z [A] of the scatterers of each copy, after a rotation."""
+    """Least and largest z [A] of the scatterers of each copy, after a rotation, (copies,)."""
     axis = rotation[2].detach().to(kind.positions)
     centres = as_tensor(pose.positions).detach() @ axis
     rows = axis @ as_tensor(pose.rotations).detach()  # (copies, 3)
     if len(centres) == 0:
         return centres, centres
-    at_once = max(1, _BATCH // len(kind.positions))
+    at_once = max(1, BATCH // len(kind.positions))
     reach = [(z.amin(1), z.amax(1)) for z in
              (part @ kind.positions.detach().T for part in rows.split(at_once))]
     low, high = (torch.cat(bound) for bound in zip(*reach, strict=True))
     return centres + low, centres + high
-
-
-@dataclass(frozen=True)
-class View:
-    """One tilted view of the specimen, cut into slices."""
-
-    rotation: torch.Tensor
-    """Specimen to image frame, (3, 3)."""
-    shift: torch.Tensor
-    """Of the image [A], (2,)."""
-    shape: tuple[int, int]
-    """(ny, nx) of the wave's grid."""
-    pixel_size: float
-    """Of the wave's grid [A]."""
-    slice_thickness: float
-    """[A]"""
-    entrance: float
-    """z where the first slice begins [A]."""
-    n_slices: int
-
-
-def extent(specimen: Specimen, rotation: torch.Tensor) -> tuple[float, float]:
-    """Least and largest z [A] of all scatterers in a view; (0, 0) if there are none."""
-    depths = [_depths(kind, pose, rotation)
-              for kind, pose in zip(specimen.kinds, specimen.poses, strict=True)
-              if len(pose.positions)]
-    if not depths:
-        return 0.0, 0.0
-    return (min(float(low.min()) for low, _ in depths),
-            max(float(high.max()) for _, high in depths))
-
-
-def slices(
-    specimen: Specimen, view: View, first: int, count: int, depth: str = "nearest"
-) -> torch.Tensor:
-    """Projected potential of slices first .. first + count - 1 of a view.
-
-    Args:
-        specimen: particles.
-        view: how they lie and how they are sliced.
-        first: number of the first slice.
-        count: how many.
-        depth: see `potential.depth_weights`.
-
-    Returns:
-        Band-limited slices (count, ny, nx) [V A] relative to the ice.
-    """
-    device = current()
-    ny, nx = view.shape
-    out = torch.zeros((count, ny, nx), dtype=device.dtype, device=device.torch_device)
-    low = view.entrance + (first - 1) * view.slice_thickness
-    high = view.entrance + (first + count + 1) * view.slice_thickness
-    half_x, half_y = nx * view.pixel_size / 2, ny * view.pixel_size / 2
-    vacuum = not isinstance(specimen.ice.potential, torch.Tensor) and specimen.ice.potential == 0
-    scale = as_tensor([view.pixel_size, view.pixel_size, view.slice_thickness])
-    origin = as_tensor([nx // 2, ny // 2, -view.entrance / view.slice_thickness])
-    for kind, pose in zip(specimen.kinds, specimen.poses, strict=True):
-        centres = as_tensor(pose.positions) @ view.rotation.T
-        centres = torch.cat([centres[:, :2] + view.shift, centres[:, 2:]], dim=1)
-        r = kind.radius
-        seen = torch.nonzero((centres[:, 2] > low - r) & (centres[:, 2] < high + r)
-                             & (centres[:, 0].abs() < half_x + r)
-                             & (centres[:, 1].abs() < half_y + r)).flatten()
-        rotations = view.rotation @ as_tensor(pose.rotations)
-        at_once = max(1, _BATCH // len(kind.positions))
-        for copies in seen.split(at_once):
-            placed = (torch.einsum("cij,nj->cni", rotations[copies], kind.positions)
-                      + centres[copies, None, :]).reshape(-1, 3)
-            pixels = placed / scale + origin
-            inside = torch.nonzero((pixels[:, 0] > -0.5) & (pixels[:, 0] < nx - 0.5)
-                                   & (pixels[:, 1] > -0.5) & (pixels[:, 1] < ny - 0.5)
-                                   & (pixels[:, 2] > first - 1)
-                                   & (pixels[:, 2] < first + count + 1)).flatten()
-            template = inside.remainder(len(kind.positions))
-            groups = [kind.group.take(template)]
-            if kind.displaced is not None and not vacuum:
-                groups.append(kind.displaced.take(template).scaled(specimen.ice.potential))
-            out = render(out, groups, pixels[inside], view.pixel_size, first_slice=first,
-                         n_slices=view.n_slices, depth=depth)
-    return narrow(out, SCATTERING_TO_POTENTIAL / view.pixel_size**2)
