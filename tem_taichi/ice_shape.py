@@ -172,12 +172,13 @@ def path_length(
     Raises:
         ValueError: for another material.
     """
-    slope = _slope(shape, rotation.detach())
+    slope = _slope(shape, rotation)
     thickest = max(number(value) for value in (shape.thickness, shape.edge_thickness or 0.0,
                                                shape.carbon_thickness))
-    depth = 1.01 * thickest / abs(float(slope[2].detach())) + 1
+    # In steps, so that the points of a ray stay where they are while a surface moves.
+    depth = 50.0 * math.ceil(1.01 * thickest / abs(float(slope[2].detach())) / 50.0 + 0.02)
     middle = -(x * slope[0] + y * slope[1]) / slope[2]
-    return depth * _part(shape, material, rotation, x, y, middle.detach() - depth / 2, depth)
+    return depth * _part(shape, material, rotation, x, y, middle - depth / 2, depth)
 
 
 def fill(
@@ -230,7 +231,7 @@ def depth_range(
         width: of the field in x [A].
         height: in y [A].
     """
-    x, y, z = (float(part) for part in _slope(shape, rotation.detach()))
+    x, y, z = (float(part) for part in _slope(shape, rotation).detach())
     thickest = max(number(value) for value in (shape.thickness, shape.edge_thickness or 0.0,
                                                shape.carbon_thickness))
     reach = (abs(x) * width / 2 + abs(y) * height / 2 + thickest / 2) / abs(z)

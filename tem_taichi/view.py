@@ -155,8 +155,9 @@ def _structure(
             elif displaced is not None:
                 part = part - displaced[n]
             if present(ice.granularity):
-                # The variance is that of the filled part; the root has no gradient at zero.
-                total = total + part.clamp(1e-6, 1).sqrt() * ice_slice(
+                # The variance is that of the filled part; its root has no gradient at zero.
+                part = part.clamp(0, 1)
+                total = total + part / (part + 1e-4).sqrt() * ice_slice(
                     view.shape, view.pixel_size, thickness, ice.seed, view.stream, number,
                     ice.granularity, material)
         out.append(total)
