@@ -12,8 +12,9 @@ import torch
 from scipy.fft import next_fast_len
 
 from tem_taichi.absorption import amplitude_contrast_of_protein
+from tem_taichi.cameras import detector_from_config
 from tem_taichi.config import Scene
-from tem_taichi.detector import detect, detector_from_config
+from tem_taichi.detector import detect
 from tem_taichi.device import current, init
 from tem_taichi.forward import Exposure, Instrument, exit_wave
 from tem_taichi.geometry import tilt_table

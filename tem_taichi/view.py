@@ -11,8 +11,9 @@ from tem_taichi.ice import ice_slice, mean_potential
 from tem_taichi.ice_shape import depth_range, fill
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL, Value
 from tem_taichi.placement import Poses
-from tem_taichi.potential import narrow, render
+from tem_taichi.potential import render
 from tem_taichi.specimen import BATCH, Ice, Kind, Specimen, depths, present
+from tem_taichi.splatting import narrow
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tem_taichi.damage import critical_exposure, damping
-from tem_taichi.potential import narrow
+from tem_taichi.splatting import narrow
 
 
 def test_critical_exposure_is_the_published_curve(double):

@@ -10,11 +10,11 @@ import yaml
 from omegaconf import OmegaConf
 from scipy.stats import ks_2samp
 
+from tem_taichi.cameras import detector_from_config
 from tem_taichi.curves import evaluate, interpolate, mtf_parametric, radial_frequency, read_mtf
 from tem_taichi.detector import (
     Detector,
     detect,
-    detector_from_config,
     expected_counts,
     noise_power_spectrum,
 )

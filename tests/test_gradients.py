@@ -48,8 +48,8 @@ VALUES: dict[str, tuple[object, str]] = {
 REALISM: dict[str, tuple[float, str]] = {
     "ice granularity": (0.8, "1"), "radiation damage": (1.0, "1"), "prior dose": (12.0, "e-/A^2"),
     "mean free path, absorbing": (3950.0, "A"), "thickness in the hole": (30.0, "A"),
-    "thickness at the rim": (53.7, "A"), "hole radius": (60.0, "A"), "slope of the ice": (0.13, "1"),
-    "carbon thickness": (20.0, "A"),
+    "thickness at the rim": (53.7, "A"), "hole radius": (60.0, "A"),
+    "slope of the ice": (0.13, "1"), "carbon thickness": (20.0, "A"),
 }
 """The same for a scene with granular ice in a hole, damage, and no energy filter."""
 
@@ -57,7 +57,7 @@ REALISM: dict[str, tuple[float, str]] = {
 @pytest.fixture(autouse=True)
 def whole_tails(monkeypatch):
     """Let stencils hold all of a Gaussian: a difference across the edge of one would jump."""
-    monkeypatch.setattr("tem_taichi.potential._TAIL", 1e-13)
+    monkeypatch.setattr("tem_taichi.splatting._TAIL", 1e-13)
 
 
 @pytest.fixture(scope="module")

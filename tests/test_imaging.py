@@ -54,7 +54,7 @@ def test_a_lens_of_ice_and_its_film_darken_the_rim(double):
     assert float(left[128, 128]) == pytest.approx(math.exp(-300 / 3950), rel=1e-3)
     half_way = math.exp(-(300 + 600 * 0.25) / 3950)  # at half the radius, 40 pixels from the centre
     assert float(left[128, 168]) == pytest.approx(half_way, rel=1e-3)
-    assert float(left[128, 240]) < math.exp(-900 / 3950)  # carbon takes more than the ice it replaces
+    assert float(left[128, 240]) < math.exp(-900 / 3950)  # carbon takes more than ice
 
 
 def two_atoms(tilt, mode, **changes):

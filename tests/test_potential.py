@@ -12,8 +12,6 @@ from tem_taichi import read_structure, slice_potential
 from tem_taichi.device import as_tensor, current
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL
 from tem_taichi.potential import (
-    _TAIL,
-    _WIDENING,
     Gaussians,
     depth_weights,
     narrow,
@@ -21,6 +19,7 @@ from tem_taichi.potential import (
     render,
     splat,
 )
+from tem_taichi.splatting import _TAIL, _WIDENING
 from tem_taichi.structures import Atoms
 
 ELEMENTS = (1, 6, 7, 8, 15, 16, 26, 79)
@@ -232,7 +231,7 @@ def test_z_has_no_gradient_with_hard_slices(double):
 
 def test_splat_under_a_taichi_tape(double):
     """The stage also runs on Taichi's own tape, with a loss that is a kernel."""
-    from tem_taichi.potential import _splat
+    from tem_taichi.splatting import _splat
 
     @ti.kernel
     def power(slices: ti.types.ndarray(ndim=3, needs_grad=True),

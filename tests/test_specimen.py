@@ -14,8 +14,8 @@ from tem_taichi.mrc_files import write_mrc
 from tem_taichi.placement import particle_table, place
 from tem_taichi.poses import euler_to_matrix
 from tem_taichi.specimen import build_specimen
-from tem_taichi.view import View, extent, slices
 from tem_taichi.structures import Atoms
+from tem_taichi.view import View, extent, slices
 
 # A chiral molecule: no rotation takes it to its mirror image.
 CHIRAL = np.array([[0, 0, 0], [9, 0, 0], [9, 7, 0], [9, 7, 11], [0, 0, 4]], dtype=float)

@@ -12,7 +12,8 @@ import torch
 from taichi_twins import field_splat, plain_splat, weighted_sum
 
 from tem_taichi.device import init
-from tem_taichi.potential import _splat, peng_table
+from tem_taichi.potential import peng_table
+from tem_taichi.splatting import _splat
 
 
 def case():

@@ -1,0 +1,119 @@
+"""Widened Gaussians on a grid, and their narrowing in Fourier space.
+
+A Gaussian that the grid does not resolve is widened by a known factor, splatted, and narrowed
+again where that factor is exact: inside the band, up to the aliases of the widened one.
+"""
+
+import math
+from typing import Any
+
+import taichi as ti
+import torch
+
+from tem_taichi.bridge import differentiable, launch
+from tem_taichi.grid import BAND_LIMIT, squared_frequencies
+from tem_taichi.kernels.potential import BAND, splat_kernels
+
+_WIDENING = 17.0
+"""Common broadening [pixel^2]: aliases stay below exp(-17 / 3) of the signal at the band edge."""
+
+_TAIL = 2e-4
+"""Fraction of a Gaussian's weight that may lie outside its stencil."""
+
+
+@ti.ad.grad_replaced
+def _splat(x, y, weight, broadening, kind, radius, slice_index, table, out):  # type: ignore[no-untyped-def]
+    ny = out.shape[1]
+    row = torch.floor(y + 0.5).long().remainder(ny)
+    key, order = torch.sort(slice_index.long() * ny + row, stable=True)
+    edges = torch.arange(out.shape[0] * ny + 1, device=key.device)
+    row_start = torch.searchsorted(key, edges).int()
+    # The row may have wrapped; the kernel expects y beside it.
+    y = y - ny * torch.floor((torch.floor(y + 0.5)) / ny)
+    reach = int(radius.max())
+    launch(splat_kernels(table.shape[2]).splat,
+           *(t[order] for t in (x, y, weight, broadening, kind, radius)),
+           row_start, table, reach, -(-ny // BAND), out)
+
+
+@ti.ad.grad_for(_splat)
+def _splat_adjoint(x, y, weight, broadening, kind, radius, slice_index, table, out):  # type: ignore[no-untyped-def]
+    inputs = (x, y, weight, broadening)
+    launch(splat_kernels(table.shape[2]).adjoint, *inputs, kind, radius, slice_index, table,
+           out.grad, *(torch.empty_like(t) if t.grad is None else t.grad for t in inputs))
+
+
+def splat(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    slice_index: torch.Tensor,
+    weight: torch.Tensor,
+    broadening: torch.Tensor,
+    kind: torch.Tensor,
+    table: torch.Tensor,
+) -> torch.Tensor:
+    """Add widened Gaussians to slices; differentiable in x, y, weight and broadening.
+
+    Args:
+        out: slices (n_slices, ny, nx), added to.
+        x: column of each scatterer [pixel], shape (n,); y: its row. Any value: periodic.
+        y: see x.
+        slice_index: slice of each, shape (n,), within range.
+        weight: factor of each, shape (n,).
+        broadening: b [pixel^2] added to every Gaussian of the scatterer, shape (n,).
+        kind: row of the table, shape (n,).
+        table: a_g and b_g [pixel^2] of exp(-b_g |k|^2), shape (kinds, 2, n_gaussians).
+
+    Returns:
+        out, to be passed to `narrow`.
+    """
+    if len(x) == 0:
+        return out
+    table = table.clone()
+    table[:, 1] += _WIDENING
+    amount = table[:, 0].abs()
+    share = (amount / amount.sum(1, keepdim=True).clamp_min(1e-30) / _TAIL).clamp_min(1).log()
+    wide = ((table[kind, 1] + broadening.detach()[:, None]) * share[kind]).amax(1).sqrt()
+    radius = torch.ceil(wide / math.pi - 0.5).clamp_min(1).int()
+    return differentiable(_splat, out, x.contiguous(), y.contiguous(), weight.contiguous(),
+                          broadening.contiguous(), kind.int(), radius, slice_index.int(), table)
+
+
+class _Filter(torch.autograd.Function):
+    """Multiply the spectrum of every slice by a real factor, in place; its own adjoint."""
+
+    @staticmethod
+    def forward(ctx: Any, slices: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(factor)
+        slices = slices.detach()
+        for image in slices:  # one slice at a time stays in the cache
+            torch.fft.irfft2(torch.fft.rfft2(image).mul_(factor), s=image.shape, out=image)
+        return slices.view_as(slices)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple:
+        return _Filter.apply(grads[0].clone(), *ctx.saved_tensors), None
+
+
+def narrow(
+    splatted: torch.Tensor, scale: float = 1.0, damping: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Undo the widening of `splat` inside the band, set the rest to zero, and scale.
+
+    Args:
+        splatted: slices (n_slices, ny, nx), overwritten.
+        scale: constant factor of the result.
+        damping: real factor of each coefficient of the rfft2, (ny, nx // 2 + 1).
+
+    Returns:
+        Band-limited slices in the same memory.
+    """
+    squared = squared_frequencies((splatted.shape[-2], splatted.shape[-1]), half=True)
+    factor = scale * torch.exp(_WIDENING * squared) * (squared <= (BAND_LIMIT / 2) ** 2)
+    if damping is not None:
+        factor = factor * damping
+    if factor.requires_grad:
+        shape = splatted.shape[-2:]
+        return torch.fft.irfft2(torch.fft.rfft2(splatted) * factor, s=shape)
+    return _Filter.apply(splatted, factor)
