@@ -464,6 +464,7 @@ def test_shipped_detectors(path):
     ("k3_300kv", "mtf_k3_standard_300kV_FL2", 0.003),
     ("falcon3ec_300kv", "mtf_falcon3EC_300kV", 0.0026),
     ("falcon4ec_300kv", "mtf_falcon4EC_300kV", 0.0075),
+    ("falcon2_300kv", "mtf_falcon2_300kV", 0.0027), ("de20_300kv", "mtf_de20_300kV", 0.0021),
 ])
 def test_shipped_detectors_follow_measured_curves(shared, name, curve, error):
     node = OmegaConf.load(next(path for path in CONFIGS if path.stem == name))
