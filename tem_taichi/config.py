@@ -113,7 +113,7 @@ class Movie:
     """Each image as a movie of frames that share its dose."""
 
     frames: int = 1
-    """of each image; more than 1 writes them too"""
+    """of each image; `formats: [tiff]` writes them"""
     drift: list[float] = field(default_factory=lambda: [0.0, 0.0])
     """of the whole field in x, y during an image [A], even, about its middle"""
     motion: float = 0.0

@@ -131,11 +131,16 @@ def _part(
 ) -> torch.Tensor:
     """Part of the rays from z0 to z0 + depth in a material; surfaces are straight in a step."""
     one_of("material", material, ("ice", "carbon"))
+    slope = _slope(shape, rotation)
+    if not _is_lens(shape) and material == "ice":
+        middle = -(x * slope[0] + y * slope[1]) / slope[2]
+        reach = shape.thickness / (2 * slope[2].abs())
+        inside = torch.minimum(middle + reach, z0 + depth) - torch.maximum(middle - reach, z0)
+        return inside.clamp(min=0) / depth
     step = _LENS_STEP * number(shape.hole_radius)
     if _has_film(shape):
         step = min(step, number(shape.carbon_edge) / 2)
     n_steps = math.ceil(depth / step) if _is_lens(shape) else 1
-    slope = _slope(shape, rotation)
     out = torch.zeros(torch.broadcast_shapes(x.shape, y.shape), dtype=x.dtype, device=x.device)
     before: list[tuple[torch.Tensor, torch.Tensor]] = []
     for n in range(n_steps + 1):

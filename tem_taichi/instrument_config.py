@@ -111,7 +111,8 @@ class Camera:
     integer: bool = False
     """round counts to whole numbers and store 16 bits"""
     halves: bool = False
-    """also write two half-sets: every electron goes to one of them by chance"""
+    """also write two half-sets, NAME_EVN and NAME_ODD: every electron goes to one of them by
+    chance"""
 
     def __post_init__(self) -> None:
         checks.one_of("detector.kind", self.kind, ("integrating", "counting"))

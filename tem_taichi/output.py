@@ -38,6 +38,10 @@ def write_output(folder: Path, scene: Scene, series: TiltSeries,
     clean = series.noise_free.numpy().astype(np.float32)
     io.write_mrc(folder / f"{name}.mrc", images, pixel_size)
     io.write_mrc(folder / f"{name}_noise_free.mrc", clean, pixel_size)
+    if series.halves is not None:
+        for half, images_of_half in zip(("EVN", "ODD"), series.halves.numpy(), strict=True):
+            io.write_mrc(folder / f"{name}_{half}.mrc",
+                         smallest_type(images_of_half, scene.detector.integer), pixel_size)
     io.write_rawtlt(folder / f"{name}.rawtlt", series.tilt_angles)
     nominal = series.tilts.assign(tilt_angle=series.tilt_angles,
                                   axis_angle=scene.tilts.axis_angle)
