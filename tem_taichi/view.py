@@ -15,6 +15,9 @@ from tem_taichi.potential import render
 from tem_taichi.specimen import BATCH, Ice, Kind, Specimen, depths, present
 from tem_taichi.splatting import narrow
 
+_STREAM = 1 << 35
+"""Random streams of ice, apart from those of noise, tilts, placement and motion."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -159,8 +162,8 @@ def _structure(
                 # The variance is that of the filled part; its root has no gradient at zero.
                 part = part.clamp(0, 1)
                 total = total + part / (part + 1e-4).sqrt() * ice_slice(
-                    view.shape, view.pixel_size, thickness, ice.seed, view.stream, number,
-                    ice.granularity, material)
+                    view.shape, view.pixel_size, thickness, ice.seed, _STREAM + view.stream,
+                    number, ice.granularity, material)
         out.append(total)
     return torch.stack(out)
 
