@@ -18,7 +18,7 @@ def critical_exposure(k: torch.Tensor, voltage: Value = 300.0) -> torch.Tensor:
         k: frequencies [1/A], any shape; infinite exposure at 0.
         voltage: [kV].
     """
-    return mean_free_path(0.245 * k**-1.665 + 2.81, voltage)
+    return as_tensor(mean_free_path(0.245 * k**-1.665 + 2.81, voltage))
 
 
 def damping(

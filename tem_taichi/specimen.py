@@ -202,9 +202,9 @@ def build_specimen(scene: Scene) -> Specimen:
 
 def _ice(scene: Scene) -> Ice:
     ice = scene.specimen.ice
-    path = ice.mean_free_path
-    if path is not None:
-        path = mean_free_path(path, scene.microscope.voltage)
+    path = None
+    if ice.mean_free_path is not None:
+        path = mean_free_path(ice.mean_free_path, scene.microscope.voltage)
     shape = None
     if ice.hole_radius is not None or any(ice.slope):
         (x, y), (along_x, along_y) = ice.hole_centre, ice.slope
