@@ -175,7 +175,7 @@ def test_crowded_scene():
     specimen = build_specimen(scene)
     table = particle_table([kind.name for kind in specimen.kinds], specimen.poses)
     counts = table["kind"].value_counts()
-    assert counts["vesicle"] == 1 and counts["actin"] == 72 and counts["gold"] == 3
+    assert counts["vesicle"] == 1 and counts["actin"] == 72 and counts["fiducial"] == 3
     balls = [(pose.positions, kind.radius) for kind, pose in
              zip(specimen.kinds, specimen.poses, strict=True)]
     for i, (points, radius) in enumerate(balls):
