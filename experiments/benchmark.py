@@ -29,7 +29,7 @@ import gemmi
 import numpy as np
 from scipy import constants
 
-from tem_taichi.pdb_files import find_structure
+from tem_taichi.files.pdb_files import find_structure
 
 # torch, Taichi and abTEM are imported where they are used, so that a fresh process of one program
 # loads nothing of the other, nor starts at its parent's peak memory, as children do on Linux.

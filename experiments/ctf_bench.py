@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from tem_taichi import optics
-from tem_taichi.ctf_fit import fit_micrograph
+from tem_taichi.fits.ctf_fit import fit_micrograph
 from tem_taichi.grid import squared_frequencies
 
 PIXEL_SIZE, VOLTAGE, SPHERICAL_ABERRATION, AMPLITUDE_CONTRAST = 1.35, 300.0, 2.7, 0.07

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import tem_taichi as tt
-from tem_taichi.ctf_fit import fit_micrograph
+from tem_taichi.fits.ctf_fit import fit_micrograph
 
 
 def scene_of(number: int) -> tt.Scene:

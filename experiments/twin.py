@@ -14,11 +14,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tem_taichi.crowd_fit import BackgroundSpectra, background_spectra
-from tem_taichi.mrc_files import read_image_stack
+from tem_taichi.files.mrc_files import read_image_stack
+from tem_taichi.fits.crowd_fit import BackgroundSpectra, background_spectra
+from tem_taichi.fits.thickness_fit import fit_thickness, mean_intensities, write_thickness_figure
+from tem_taichi.fits.twin import NOT_MODELLED, TwinSettings, make_twin, write_twin
 from tem_taichi.pipeline import simulate
-from tem_taichi.thickness_fit import fit_thickness, mean_intensities, write_thickness_figure
-from tem_taichi.twin import NOT_MODELLED, TwinSettings, make_twin, write_twin
 
 FIGURES = Path(__file__).parent / "figures"
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "tilt"

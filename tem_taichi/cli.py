@@ -127,7 +127,7 @@ def prepare(scene: "Scene") -> tuple["Plan", "Specimen"]:
         ValueError: with one line that names key, value and what is allowed.
     """
     from tem_taichi.device import init
-    from tem_taichi.folder import check_new_folder
+    from tem_taichi.files.folder import check_new_folder
     from tem_taichi.pipeline import plan
     from tem_taichi.specimen import build_specimen
 
@@ -160,8 +160,8 @@ def run(scene: "Scene") -> None:
     """Simulate a scene with a progress bar and write its output folder."""
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    from tem_taichi.folder import new_folder
-    from tem_taichi.output import write_output
+    from tem_taichi.files.folder import new_folder
+    from tem_taichi.files.output import write_output
     from tem_taichi.pipeline import simulate
 
     grids, specimen = prepare(scene)

@@ -22,7 +22,7 @@ MAX_TILT = 89.9
 """[deg]; a slab seen edge-on has no end."""
 
 FORMATS = ("relion5", "warp", "aretomo", "imod", "shrec", "copick", "tiff")
-"""Of other programs, see tem_taichi.formats."""
+"""Of other programs, see tem_taichi.files.formats."""
 
 
 @dataclass

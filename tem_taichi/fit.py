@@ -61,7 +61,7 @@ def _show(words: Sequence[str]) -> None:
 
     import yaml
 
-    from tem_taichi.recipes import RECIPES, read_recipe
+    from tem_taichi.fits.recipes import RECIPES, read_recipe
     from tem_taichi.scene import CONFIG_FOLDER
 
     name = next((word.partition("=")[2] for word in words if word.startswith("recipe=")), "")
@@ -78,11 +78,11 @@ def _run(words: Sequence[str]) -> None:
 
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    from tem_taichi.folder import METADATA, PROGRAM, check_new_folder, new_folder
-    from tem_taichi.io import write_json
-    from tem_taichi.recipe_runs import RUNS
-    from tem_taichi.recipes import RECIPES, read_recipe
-    from tem_taichi.unfinished import remove_parts, unfinished_folder
+    from tem_taichi.files.folder import METADATA, PROGRAM, check_new_folder, new_folder
+    from tem_taichi.files.io import write_json
+    from tem_taichi.files.unfinished import remove_parts, unfinished_folder
+    from tem_taichi.fits.recipe_runs import RUNS
+    from tem_taichi.fits.recipes import RECIPES, read_recipe
     from tem_taichi.versions import versions
 
     recipe = read_recipe(words)

@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from tem_taichi.config import Particle, Scene
 from tem_taichi.filaments import along_filaments, helix, random_filaments
-from tem_taichi.particle_files import read_placements
+from tem_taichi.files.particle_files import read_placements
 from tem_taichi.poses import euler_to_matrix, matrix_to_euler, random_rotations
 
 _STREAM = 1 << 33

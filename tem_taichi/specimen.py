@@ -11,13 +11,13 @@ from tem_taichi.absorption import mean_free_path, protein_potentials
 from tem_taichi.config import Particle, Scene
 from tem_taichi.device import as_tensor, current
 from tem_taichi.fiducials import GOLD_B_FACTOR, gold_kind
+from tem_taichi.files.mrc_files import read_volume
 from tem_taichi.globules import globule_kind
 from tem_taichi.ice import mean_potential
 from tem_taichi.ice_shape import IceShape
 from tem_taichi.kinds import Kind as Kind
 from tem_taichi.kinds import kind_of as kind_of
 from tem_taichi.membranes import membrane_kind, vesicle_kind
-from tem_taichi.mrc_files import read_volume
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL, Value
 from tem_taichi.placement import Poses, place
 from tem_taichi.potential import Gaussians

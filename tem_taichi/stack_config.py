@@ -7,7 +7,7 @@ from tem_taichi import checks
 
 @dataclass
 class Stack:
-    """Boxes around the particles of every image, see tem_taichi.stack_files."""
+    """Boxes around the particles of every image, see tem_taichi.files.stack_files."""
 
     box: int | None = None
     """side of a box [pixel], even; null = no stack"""

@@ -10,8 +10,8 @@ import torch
 
 from tem_taichi import device
 from tem_taichi.assemblies import Generator, assembly_generators
+from tem_taichi.files.pdb_files import find_structure, parse_structure
 from tem_taichi.hydrogens import bonded_hydrogens
-from tem_taichi.pdb_files import find_structure, parse_structure
 
 _MAX_NUMBER = 98
 """Heaviest element (Cf) of the scattering-factor tables."""

@@ -12,7 +12,15 @@ import torch
 from scipy.integrate import quad
 
 from tem_taichi import cross_sections
-from tem_taichi.compat_particle import (
+from tem_taichi.compat.tem_simulator import (
+    Hole,
+    Poses,
+    Setup,
+    euler_rotations,
+    path_lengths,
+    simulate_compat,
+)
+from tem_taichi.compat.tem_simulator_particle import (
     ICE_POTENTIAL,
     VoxelParticle,
     absorption_potential,
@@ -20,14 +28,6 @@ from tem_taichi.compat_particle import (
     particle_from_atoms,
     pass_offset,
     project,
-)
-from tem_taichi.compat_tem_simulator import (
-    Hole,
-    Poses,
-    Setup,
-    euler_rotations,
-    path_lengths,
-    simulate_compat,
 )
 from tem_taichi.detector import Detector
 from tem_taichi.geometry import tilt_rotation

@@ -13,12 +13,13 @@ from scipy.ndimage import gaussian_filter
 from scipy.signal import fftconvolve
 
 from experiments.ctf_bench import Truth, linear_micrograph
-from tem_taichi import ctf_model, optics
-from tem_taichi.ctf_figure import write_ctf_figure, write_ctf_star
-from tem_taichi.ctf_fit import CtfFit, CtfSearch, fit_micrograph, fit_spectrum, fit_stack
-from tem_taichi.ctf_model import Elements, Lens, Rings
+from tem_taichi import optics
+from tem_taichi.fits import ctf_model
+from tem_taichi.fits.ctf_figure import write_ctf_figure, write_ctf_star
+from tem_taichi.fits.ctf_fit import CtfFit, CtfSearch, fit_micrograph, fit_spectrum, fit_stack
+from tem_taichi.fits.ctf_model import Elements, Lens, Rings
+from tem_taichi.fits.spectra import centred_frequencies
 from tem_taichi.physics import wavelength
-from tem_taichi.spectra import centred_frequencies
 
 PIXEL_SIZE, VOLTAGE, CS, Q = 1.35, 300.0, 2.7, 0.07
 

@@ -5,7 +5,7 @@ from tem_taichi.cameras import detector_from_config
 from tem_taichi.curves import evaluate, numbers
 from tem_taichi.detector import Detector, detect
 from tem_taichi.device import as_tensor
-from tem_taichi.edge_fit import FREQUENCIES, estimate_mtf_from_edge
+from tem_taichi.fits.edge_fit import FREQUENCIES, estimate_mtf_from_edge
 
 TMV = (0.7, 0.2, 0.1, 10.0, 40.0)
 RESOLVED = FREQUENCIES >= 2 / 256

@@ -9,7 +9,7 @@ from scipy.special import jv
 
 from tem_taichi.config import Ice, Particle, Scene, Specimen
 from tem_taichi.filaments import along_filaments, helix
-from tem_taichi.particle_files import write_particles
+from tem_taichi.files.particle_files import write_particles
 from tem_taichi.placement import particle_table, place
 from tem_taichi.poses import euler_to_matrix
 from tem_taichi.scene import load_scene

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tem_taichi import folder
-from tem_taichi.folder import check_new_folder, new_folder
+from tem_taichi.files import folder
+from tem_taichi.files.folder import check_new_folder, new_folder
 
 
 def everything(root: Path) -> dict[str, bytes | None]:

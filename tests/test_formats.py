@@ -28,11 +28,11 @@ from tem_taichi.config import (
     TiltErrors,
     Tilts,
 )
-from tem_taichi.formats import write_formats
-from tem_taichi.output import write_output
+from tem_taichi.files.formats import write_formats
+from tem_taichi.files.output import write_output
+from tem_taichi.files.shrec_files import zxz_angles
+from tem_taichi.files.tilt_files import read_mdoc
 from tem_taichi.poses import euler_to_matrix
-from tem_taichi.shrec_files import zxz_angles
-from tem_taichi.tilt_files import read_mdoc
 
 PIXEL, NX, NY = 3.0, 80, 72
 POSITIONS = [[40.0, -22.0, 25.0], [-45.0, 30.0, -20.0]]

@@ -22,7 +22,7 @@ from scipy.spatial.transform import Rotation
 from tem_taichi.config import Compute, Ice, Imaging, Interaction, Scene, Stack, TiltErrors, Tilts
 from tem_taichi.config import Specimen as SpecimenConfig
 from tem_taichi.device import as_tensor
-from tem_taichi.output import write_output
+from tem_taichi.files.output import write_output
 from tem_taichi.pipeline import simulate
 from tem_taichi.placement import Poses
 from tem_taichi.poses import random_rotations

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tem_taichi.io import write_json
+from tem_taichi.files.io import write_json
 
 
 def test_json_comes_back_in_order(tmp_path):

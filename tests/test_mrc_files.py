@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tem_taichi import __version__
-from tem_taichi.io import read_images
-from tem_taichi.mrc_files import mrc_mode, read_volume, write_mrc
+from tem_taichi.files.io import read_images
+from tem_taichi.files.mrc_files import mrc_mode, read_volume, write_mrc
 
 TYPES = ("float32", "int16", "uint16", "int8")
 

@@ -12,9 +12,9 @@ import torch
 
 from tem_taichi import simulate
 from tem_taichi.config import Camera, Compute, Ice, Imaging, Particle, Scene, Specimen, Tilts
-from tem_taichi.folder import new_folder
-from tem_taichi.mrc_files import smallest_type
-from tem_taichi.output import write_output
+from tem_taichi.files.folder import new_folder
+from tem_taichi.files.mrc_files import smallest_type
+from tem_taichi.files.output import write_output
 from tem_taichi.scene import load_scene
 
 

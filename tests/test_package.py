@@ -1,5 +1,4 @@
 import importlib
-import pkgutil
 import re
 from pathlib import Path
 
@@ -10,8 +9,9 @@ ROOT = Path(tt.__file__).parent
 
 def test_public_names_are_what_they_say_whatever_is_imported():
     """A submodule of the same name must not take a function's place."""
-    for module in pkgutil.iter_modules([str(ROOT)]):
-        importlib.import_module(f"tem_taichi.{module.name}")
+    for file in ROOT.rglob("*.py"):
+        importlib.import_module(".".join(("tem_taichi", *file.relative_to(ROOT).with_suffix(
+            "").parts)).removesuffix(".__init__"))
     for name in tt.__all__:
         assert callable(getattr(tt, name)), name
     assert set(tt.__all__) <= set(dir(tt))
@@ -27,7 +27,7 @@ def test_direction_of_dependencies():
     kernels = Path(importlib.import_module("tem_taichi.kernels").__file__).parent
     for file in kernels.glob("*.py"):
         assert imports(file) <= {"taichi", "collections.abc", "functools", "typing"}
-    for file in ROOT.glob("*.py"):
+    for file in ROOT.rglob("*.py"):
         names = imports(file)
         if "hydra" in {name.split(".")[0] for name in names}:
             assert file.stem in ("scene", "recipes"), file

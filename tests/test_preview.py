@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from tem_taichi.preview import block_mean, scale_bar_length, spread, write_preview
+from tem_taichi.files.preview import block_mean, scale_bar_length, spread, write_preview
 
 
 def series(n: int, ny: int, nx: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,8 +9,8 @@ from tem_taichi import slice_potential
 from tem_taichi.config import Ice, Interaction, Particle, Scene
 from tem_taichi.config import Specimen as SpecimenConfig
 from tem_taichi.device import as_tensor
+from tem_taichi.files.mrc_files import write_mrc
 from tem_taichi.geometry import tilt_rotation
-from tem_taichi.mrc_files import write_mrc
 from tem_taichi.placement import particle_table, place
 from tem_taichi.poses import euler_to_matrix
 from tem_taichi.specimen import build_specimen

@@ -10,9 +10,9 @@ import starfile
 import torch
 
 from tem_taichi.config import Ice, Imaging, Interaction, Particle, Scene, Specimen, Stack, Tilts
+from tem_taichi.files.stack_files import cut, normalised, particle_views, whole_boxes, write_stack
 from tem_taichi.geometry import tilt_table
 from tem_taichi.pipeline import TiltSeries
-from tem_taichi.stack_files import cut, normalised, particle_views, whole_boxes, write_stack
 
 PARTICLES = pd.DataFrame({
     "kind": ["a", "b", "a"], "x": [10.0, -30.0, 0.0], "y": [4.0, 21.0, 0.0],

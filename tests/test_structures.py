@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy.spatial import cKDTree
 
-from tem_taichi import assemblies, device, hydrogens, pdb_files
+from tem_taichi import assemblies, device, hydrogens
+from tem_taichi.files import pdb_files
 from tem_taichi.structures import Atoms, concatenate, displaced_volumes, read_structure
 
 ICE_MOLECULE = 1e3 / 30.75

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tem_taichi.thickness_fit import fit_thickness, mean_intensities, write_thickness_figure
+from tem_taichi.fits.thickness_fit import fit_thickness, mean_intensities, write_thickness_figure
 
 TILTS = np.arange(-60.0, 61.0, 3.0)
 
@@ -170,7 +170,7 @@ def test_images_of_another_kind_are_refused(images: np.ndarray) -> None:
 
 
 def test_of_a_real_series_the_half_and_the_full_frame_agree(shared) -> None:
-    from tem_taichi.mrc_files import read_image_stack
+    from tem_taichi.files.mrc_files import read_image_stack
 
     table = np.loadtxt(shared / "data" / "tilt" / "empiar10499_00254.tsv")
     images, _ = read_image_stack(shared / "data" / "tilt" / "empiar10499_00254_y0-310.mrc")

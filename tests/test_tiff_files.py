@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from tem_taichi.io import read_images
-from tem_taichi.tiff_files import read_gain, write_gain, write_tiff
+from tem_taichi.files.io import read_images
+from tem_taichi.files.tiff_files import read_gain, write_gain, write_tiff
 
 
 def numbers(shape, dtype="float32"):

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from tem_taichi import simulate
-from tem_taichi.alignment import project, true_alignment
 from tem_taichi.config import Compute, Ice, Particle, Scene, Specimen, Tilts
+from tem_taichi.files.alignment import project, true_alignment
+from tem_taichi.files.reconstruction import back_project
+from tem_taichi.files.volumes import Volumes, potential_volume
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL
-from tem_taichi.reconstruction import back_project
 from tem_taichi.specimen import build_specimen
-from tem_taichi.volumes import Volumes, potential_volume
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,299 @@
+"""Noise-free images as TEM-simulator 1.3 makes them, from the same inputs.
+
+Rullgard et al. 2011 (J. Microsc. 243:234), in the conventions of this package. It differs from
+`simulate` in what it takes for physics: all elastic scattering counts as absorption, which the
+part within the aperture then gives back as a blurred incoherent image; a particle is one phase
+object, averaged over the detector's pixels; solvent is liquid water. Use it to compare, not to
+predict.
+
+With the ice's path L and mean free path l, C the scattering transform and x = q |z + defocus|,
+
+    I = F^-1[exp(-L (1 - C_water(x)) / l) (F |psi|^2 + C_carbon(x) F B)]
+
+where B = (1 - exp(-2 phi)) |psi|^2 is what a particle of absorption phi takes from the wave.
+Particles are projected as there, which shifts turned ones by up to about half a voxel and half a
+pixel (`compat_particle.pass_offset`). Left out: the difference between ice before and behind a
+particle, and the blur of particles by the carbon film, which only takes electrons here.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+import numpy as np
+import torch
+
+from tem_taichi import curves
+from tem_taichi.checks import check
+from tem_taichi.compat.tem_simulator_particle import VoxelParticle, ice_density, project
+from tem_taichi.cross_sections import molecular_cross_section, scattering_transform
+from tem_taichi.detector import Detector, expected_counts
+from tem_taichi.device import as_tensor, current, number
+from tem_taichi.geometry import tilt_rotation
+from tem_taichi.grid import squared_frequencies
+from tem_taichi.optics import Optics, aberration_phase, envelope
+from tem_taichi.physics import interaction_constant, wavelength
+from tem_taichi.propagation import fresnel_propagator
+
+_SMALLEST_ANGLE = 1.061e-3
+"""Of the aperture's half-angle, from which scattering counts: fits the blank's 404.46 nm."""
+
+_CARBON_DENSITY = 0.07428
+"""Atoms in 1 A^3 of the film (1.48 g/cm^3): fits the blank's 304.88 nm."""
+
+_WATER = ((1, 2), (8, 1))
+_CARBON = ((6, 1),)
+
+_MARGIN = 32
+"""Pixels around the image, so that neither waves nor the MTF wrap around its edges."""
+
+_SERIES_ERROR = 1e-6
+"""Of the contrast, at which the series in the ice's uneven thickness stops."""
+
+
+@dataclass(frozen=True)
+class Hole:
+    """Ice in a round hole of a carbon film that is as thick as the ice's rim; along z."""
+
+    centre_thickness: float
+    """Of the ice [A]; grows with the square of the distance from the hole's centre."""
+    edge_thickness: float
+    """Of the ice at the rim, and of the film [A]."""
+    diameter: float
+    """[A]"""
+    centre_x: float = 0.0
+    """Of the hole [A]."""
+    centre_y: float = 0.0
+    """Of the hole [A]."""
+
+    def __post_init__(self) -> None:
+        for name in ("centre_thickness", "edge_thickness", "diameter"):
+            value = getattr(self, name)
+            check(math.isfinite(value) and value > 0, name, value, "positive [A]")
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Where copies of a particle lie.
+
+    Attributes:
+        positions: of their origins [A], (n, 3).
+        angles: phi, theta, psi [deg], (n, 3); specimen = Rz(psi) Rx(theta) Rz(phi) particle,
+            each turning right-handedly.
+    """
+
+    positions: torch.Tensor
+    angles: torch.Tensor
+
+    def __post_init__(self) -> None:
+        shapes = tuple(self.positions.shape), tuple(self.angles.shape)
+        if shapes[0][1:] != (3,) or shapes[0] != shapes[1]:
+            raise ValueError(f"positions of shape {shapes[0]}, angles of shape {shapes[1]}: must "
+                             "both be (n, 3)")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Microscope, camera and tilt series."""
+
+    shape: tuple[int, int]
+    """(ny, nx) of the detector; the origin is in its middle, between pixels where even."""
+    pixel_size: float
+    """At the specimen [A]."""
+    dose: float
+    """Of each image [e-/A^2]."""
+    tilts: tuple[float, ...] = (0.0,)
+    """[deg], right-handed about the axis."""
+    axis_angle: float = -90.0
+    """Of the tilt axis from +y, counter-clockwise [deg]; -90 is the x axis."""
+    voltage: float = 200.0
+    """[kV]"""
+    optics: Optics = field(default_factory=lambda: Optics(aperture=50.0))
+    """Its defocus is that of z = 0; it must have an aperture."""
+    detector: Detector = field(default_factory=Detector)
+
+    def __post_init__(self) -> None:
+        check(self.pixel_size > 0, "pixel_size", self.pixel_size, "positive [A]")
+        check(self.dose > 0, "dose", self.dose, "positive [e-/A^2]")
+        check(all(abs(tilt) < 90 for tilt in self.tilts), "tilts", self.tilts,
+              "within 90 degrees of 0")
+        if self.optics.aperture is None:
+            raise ValueError("optics.aperture=None: must be given, it decides the absorption")
+
+    @property
+    def slice_distance(self) -> float:
+        """Between the planes in which particles lie, pixel^2 kappa / (4 pi) [A]."""
+        return self.pixel_size**2 / (2 * wavelength(self.voltage))
+
+
+def simulate_compat(
+    hole: Hole, setup: Setup, particle: VoxelParticle | None = None, poses: Poses | None = None
+) -> torch.Tensor:
+    """Expected counts of a tilt series.
+
+    Args:
+        hole: ice and film.
+        setup: microscope, camera and tilts.
+        particle: maps of the only kind of particle; None for none.
+        poses: of its copies.
+
+    Returns:
+        Counts (n_tilts, ny, nx), differentiable in the maps, positions and angles.
+
+    Raises:
+        ValueError: if a particle has no poses or the other way round, or a value is out of range.
+    """
+    if (particle is None) != (poses is None):
+        raise ValueError("particle and poses: must be given together")
+    ny, nx = setup.shape
+    wide = replace(setup, shape=(ny + 2 * _MARGIN, nx + 2 * _MARGIN))
+    images = []
+    for tilt in setup.tilts:
+        rotation = tilt_rotation(tilt, setup.axis_angle)
+        scattered = None if particle is None or poses is None else _scattered(
+            particle, poses, wide, rotation)
+        images.append(_through_ice(hole, wide, rotation, scattered))
+    counts = expected_counts(torch.stack(images), pixel_size=setup.pixel_size, dose=setup.dose,
+                             detector=setup.detector)
+    return counts[:, _MARGIN:_MARGIN + ny, _MARGIN:_MARGIN + nx]
+
+
+def euler_rotations(angles: torch.Tensor) -> torch.Tensor:
+    """Rz(psi) Rx(theta) Rz(phi) of phi, theta, psi [deg], (n, 3): matrices (n, 3, 3)."""
+    phi, theta, psi = torch.deg2rad(angles).unbind(-1)
+    zero, one = torch.zeros_like(phi), torch.ones_like(phi)
+
+    def about_z(angle: torch.Tensor) -> list[torch.Tensor]:
+        c, s = torch.cos(angle), torch.sin(angle)
+        return [c, -s, zero, s, c, zero, zero, zero, one]
+
+    c, s = torch.cos(theta), torch.sin(theta)
+    first, second, third = (torch.stack(rows, -1).reshape(-1, 3, 3) for rows in (
+        about_z(phi), [one, zero, zero, zero, c, -s, zero, s, c], about_z(psi)))
+    return third @ second @ first
+
+
+def path_lengths(
+    hole: Hole, setup: Setup, rotation: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Way of the beam through ice and through film at each pixel [A], both (ny, nx).
+
+    Exact for the lens z = +-t/2, t = centre + (edge - centre) rho^2 / R^2, cut by the hole's wall.
+    """
+    device = current()
+    y, x = ((torch.arange(n, dtype=device.dtype, device=device.torch_device) - (n - 1) / 2)
+            * setup.pixel_size for n in setup.shape)
+    along = rotation[2].detach()  # the beam's direction in the specimen
+    # Rays in the specimen's frame from where they cross z = 0, about the hole's centre.
+    start = y[:, None, None] * rotation[1].detach() + x[None, :, None] * rotation[0].detach()
+    start = start - start[..., 2:] / along[2] * along
+    u, v = start[..., 0] - hole.centre_x, start[..., 1] - hole.centre_y
+    radius = hole.diameter / 2
+    bend = (hole.edge_thickness - hole.centre_thickness) / radius**2
+    across, skew = float(along[0] ** 2 + along[1] ** 2), u * along[0] + v * along[1]
+    middle = hole.centre_thickness + bend * (u**2 + v**2)
+
+    def surface(sign: int) -> torch.Tensor:
+        """Way to the upper (1) or lower (-1) surface, infinite where a ray misses it."""
+        slope = float(along[2]) - sign * bend * skew
+        root = slope**2 - bend * across * middle
+        return torch.where(root >= 0, middle / (slope + root.clamp(min=0).sqrt()), math.inf)
+
+    if across > 1e-12:
+        half = (skew**2 - across * (u**2 + v**2 - radius**2)).clamp(min=0).sqrt()
+        enter, leave = (-skew - half) / across, (-skew + half) / across
+    else:
+        leave = torch.where(u**2 + v**2 < radius**2, math.inf, 0.0)
+        enter = -leave
+    film = hole.edge_thickness / (2 * float(along[2]))
+    ice = (torch.minimum(surface(1), leave) - torch.maximum(-surface(-1), enter)).clamp(min=0)
+    return ice, 2 * film - (leave.clamp(max=film) - enter.clamp(min=-film)).clamp(min=0)
+
+
+def _scattered(
+    particle: VoxelParticle, poses: Poses, setup: Setup, rotation: torch.Tensor
+) -> torch.Tensor:
+    """Spectrum of what particles change of the intensity, without the ice, complex (ny, nx)."""
+    rotations = rotation @ euler_rotations(as_tensor(poses.angles))
+    positions = as_tensor(poses.positions) @ rotation.T
+    planes = torch.round(positions[:, 2].detach() / setup.slice_distance)
+    sigma = interaction_constant(setup.voltage)
+    device = current()
+    wave = torch.ones(setup.shape, dtype=device.complex_dtype, device=device.torch_device)
+    background, z = torch.zeros_like(wave), 0.0
+    for plane in torch.unique(planes).tolist():  # ascending: along the beam
+        distance, z = plane * setup.slice_distance - z, plane * setup.slice_distance
+        wave = _propagated(wave, setup, distance)
+        here = torch.nonzero(planes == plane).flatten().tolist()
+        phase, decay = sigma * torch.stack([
+            project(particle, rotations[i], positions[i], setup.shape, setup.pixel_size)
+            for i in here]).sum(0)
+        lost = (1 - torch.exp(-2 * decay)) * (wave.real**2 + wave.imag**2)
+        kept = _kept(_CARBON, setup, z)
+        background = background + kept * torch.fft.fft2(lost)
+        wave = wave * torch.polar(torch.exp(-decay), phase)
+    chi = aberration_phase(setup.shape, setup.pixel_size, setup.voltage, setup.optics)
+    resolved = squared_frequencies(setup.shape) < 0.25  # a round limit at Nyquist
+    transfer = torch.polar(resolved * envelope(setup.shape, setup.pixel_size, setup.voltage,
+                                               setup.optics), -chi)
+    wave = torch.fft.ifft2(torch.fft.fft2(_propagated(wave, setup, -z)) * transfer)
+    return torch.fft.fft2(wave.real**2 + wave.imag**2 - 1) + background
+
+
+def _propagated(wave: torch.Tensor, setup: Setup, distance: float) -> torch.Tensor:
+    if distance == 0:
+        return wave
+    step = fresnel_propagator(setup.shape, setup.pixel_size, wavelength(setup.voltage),
+                              distance)
+    return torch.fft.ifft2(torch.fft.fft2(wave) * step)
+
+
+def _through_ice(
+    hole: Hole, setup: Setup, rotation: torch.Tensor, scattered: torch.Tensor | None
+) -> torch.Tensor:
+    """Intensity behind ice and film, (ny, nx).
+
+    exp(-L mu(q)) with L(x, y) about its mean: a series, each term of which is a filter.
+    """
+    ice, film = path_lengths(hole, setup, rotation)
+    water = ice_density(setup.voltage)
+    carbon = _CARBON_DENSITY * molecular_cross_section(dict(_CARBON), setup.voltage)
+    blank = torch.exp(-film * carbon * (1 - _table(_CARBON, setup)[1][0]))
+    mu = water * (1 - _kept(_WATER, setup, 0.0))
+    if scattered is None:
+        return blank * torch.exp(-ice * mu[0, 0])
+    mean = ice.mean()
+    spread = float((ice - mean).abs().max()) * water
+    term = scattered * torch.exp(-mean * mu)
+    factor, bound, order = torch.ones_like(ice), 1.0, 0
+    out = torch.exp(-ice * mu[0, 0])
+    while bound > _SERIES_ERROR:
+        out = out + factor * torch.fft.ifft2(term).real
+        order += 1
+        term, factor = term * mu, factor * (mean - ice) / order
+        bound *= spread / order
+    return blank * out
+
+
+def _kept(composition: tuple, setup: Setup, z: float) -> torch.Tensor:
+    """C of an object at z over the frequencies of the image, (ny, nx)."""
+    distance = abs(z + number(setup.optics.defocus))
+    q = 2 * math.pi * squared_frequencies(setup.shape, setup.pixel_size).sqrt()
+    x, values = _table(composition, setup)
+    return curves.interpolate(q * distance, as_tensor(x), as_tensor(values))
+
+
+def _table(composition: tuple, setup: Setup) -> tuple[np.ndarray, np.ndarray]:
+    aperture = setup.optics.aperture or math.nan  # `Setup` has checked that there is one
+    largest = number(aperture) * 1e-3 / (2 * number(setup.optics.focal_length))
+    return _transform(composition, setup.voltage, largest)
+
+
+@cache
+def _transform(
+    composition: tuple, voltage: float, largest: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Table of the scattering transform over x."""
+    x = np.concatenate([[0.0], np.geomspace(1e-2, 1e4, 1200) / largest])
+    angles = (_SMALLEST_ANGLE * largest, largest)
+    return x, scattering_transform(dict(composition), voltage, angles, x)

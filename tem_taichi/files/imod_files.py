@@ -1,0 +1,125 @@
+"""The alignment of a tilt series as IMOD keeps it: .tlt, .xf, .defocus and positions of beads.
+
+IMOD's images are seen with row 0 at the bottom, and its transforms turn about the middle of the
+image, (n - 1) / 2, where the centre here is pixel n // 2. The tilt angle's sign is that of the
+specimen's right-handed turn about the axis. IMOD takes for granted that z points against the beam
+(ctfphaseflip: "the defocus is higher with negative deltaZ"); here it points along it. So
+reconstructions have the right hand as they are, while ctfplotter and ctfphaseflip need -invert,
+and .defocus holds the inverted angles that ctfplotter writes with it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tem_taichi.config import Scene
+from tem_taichi.files.alignment import particles_in_tomogram, project, true_alignment
+from tem_taichi.files.mrc_files import smallest_type, write_mrc
+from tem_taichi.files.tilt_files import write_rawtlt
+from tem_taichi.pipeline import TiltSeries
+
+Array = NDArray[np.float64]
+
+_HAS_ASTIGMATISM = 1
+_HAS_PHASE_SHIFT = 4
+
+
+def write_imod(folder: Path, scene: Scene, series: TiltSeries) -> None:
+    """Write <name>.mrc, .rawtlt (nominal angles), .tlt (true ones), .xf, .defocus and _fid.txt.
+
+    The last one only if there are kinds of particles whose name begins with "fiducial".
+
+    Args:
+        folder: an existing, empty folder.
+        scene: what was simulated.
+        series: its result.
+
+    Raises:
+        ValueError: as `write_mrc`.
+    """
+    start = folder / scene.name
+    aligned = true_alignment(series.tilts, scene.tilts.axis_angle)
+    write_mrc(Path(f"{start}.mrc"), smallest_type(series.images.numpy(), scene.detector.integer),
+              scene.pixel_size)
+    write_rawtlt(Path(f"{start}.rawtlt"), series.tilt_angles)
+    write_rawtlt(Path(f"{start}.tlt"), aligned["y_tilt"])
+    ny, nx = scene.shape
+    np.savetxt(f"{start}.xf", transforms(aligned, (ny, nx), scene.pixel_size),
+               fmt=["%12.7f"] * 4 + ["%12.3f"] * 2)
+    Path(f"{start}.defocus").write_text(defocus_text(series.tilts, aligned["y_tilt"].to_numpy()))
+    beads = series.particles[series.particles["kind"].str.startswith("fiducial")]
+    if len(beads):
+        in_tomogram = particles_in_tomogram(beads, scene.tilts.axis_angle)
+        images = project(aligned, in_tomogram[["x", "y", "z"]].to_numpy(np.float64))
+        np.savetxt(f"{start}_fid.txt", bead_points(images, (ny, nx), scene.pixel_size),
+                   fmt=["%6d", "%6d", "%11.3f", "%11.3f", "%6d"])
+
+
+def transforms(aligned: pd.DataFrame, shape: tuple[int, int], pixel_size: float) -> Array:
+    """Linear transforms that align the images: the tilt axis upright through the middle.
+
+    aligned = A (raw - middle) + d + middle, in pixels.
+
+    Args:
+        aligned: of `alignment.true_alignment`, n rows; x_tilt is left out.
+        shape: of the images (ny, nx).
+        pixel_size: [A].
+
+    Returns:
+        A11, A12, A21, A22, dx, dy of each image, shape (n, 6).
+    """
+    turn = np.deg2rad(aligned["z_rotation"].to_numpy())
+    c, s = np.cos(turn), np.sin(turn)
+    middle = np.array([n // 2 - (n - 1) / 2 for n in reversed(shape)])
+    x, y = (aligned[["shift_x", "shift_y"]].to_numpy() / pixel_size + middle).T
+    return np.stack([c, s, -s, c, -(c * x + s * y), s * x - c * y], axis=1)
+
+
+def defocus_text(tilts: pd.DataFrame, y_tilt: Array) -> str:
+    """Lines of a .defocus file, version 3: view twice, angle twice, defocus [nm], astigmatism.
+
+    The larger defocus comes first, with its direction; a phase shift [deg] follows where there
+    is one. Angles are inverted, as the module's text says.
+
+    Args:
+        tilts: defocus_u, defocus_v [A], astigmatism_angle, phase_shift [deg], n rows.
+        y_tilt: [deg], shape (n,).
+    """
+    u, v, direction = (tilts[name].to_numpy(np.float64)
+                       for name in ("defocus_u", "defocus_v", "astigmatism_angle"))
+    direction = (np.where(u >= v, direction, direction + 90) + 90) % 180 - 90
+    view = np.arange(1, len(tilts) + 1)
+    angle = -y_tilt + 0.0
+    columns = [view, view, angle, angle, np.maximum(u, v) / 10, np.minimum(u, v) / 10, direction]
+    forms = ["%d", "%d", "%.2f", "%.2f", "%.1f", "%.1f", "%.2f"]
+    flag = _HAS_ASTIGMATISM
+    if (tilts["phase_shift"] != 0).any():
+        columns.append(tilts["phase_shift"].to_numpy(np.float64))
+        forms.append("%.2f")
+        flag += _HAS_PHASE_SHIFT
+    rows = ["\t".join(form % value for form, value in zip(forms, row, strict=True))
+            for row in zip(*columns, strict=True)]
+    return "\n".join([f"{flag} 0 0. 0. 0 3", *rows]) + "\n"
+
+
+def bead_points(images: Array, shape: tuple[int, int], pixel_size: float) -> Array:
+    """Points of a fiducial model for point2model: one contour a bead, one point a view.
+
+    Args:
+        images: x, y from the image's centre [A] of each bead, shape (n, m, 2 or 3).
+        shape: (ny, nx).
+        pixel_size: [A].
+
+    Returns:
+        Object, contour (from 1), x, y [pixel; the middle of pixel 0 is 0.5] and view (from 0) of
+        the points inside their image, ordered by bead; shape (points, 5).
+    """
+    n, m, _ = images.shape
+    ny, nx = shape
+    places = images[..., :2] / pixel_size + np.array([nx // 2, ny // 2]) + 0.5
+    view, bead = np.meshgrid(np.arange(n), np.arange(m), indexing="ij")
+    rows = np.stack([np.ones_like(bead), bead + 1, places[..., 0], places[..., 1], view], axis=-1)
+    inside = np.all((places > 0) & (places < [nx, ny]), axis=-1)
+    return rows.transpose(1, 0, 2)[inside.T]

@@ -1,0 +1,62 @@
+"""Files in and out: the modules of each format in one place, images of any kind, and JSON."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tem_taichi.files.mrc_files import mrc_mode as mrc_mode
+from tem_taichi.files.mrc_files import read_image_stack
+from tem_taichi.files.mrc_files import read_volume as read_volume
+from tem_taichi.files.mrc_files import write_mrc as write_mrc
+from tem_taichi.files.tiff_files import read_tiff
+from tem_taichi.files.tilt_files import TILT_COLUMNS as TILT_COLUMNS
+from tem_taichi.files.tilt_files import read_mdoc as read_mdoc
+from tem_taichi.files.tilt_files import read_rawtlt as read_rawtlt
+from tem_taichi.files.tilt_files import write_mdoc as write_mdoc
+from tem_taichi.files.tilt_files import write_rawtlt as write_rawtlt
+from tem_taichi.files.tilt_files import write_tilt_table as write_tilt_table
+
+
+def read_images(path: Path) -> tuple[NDArray[np.float32], float | None]:
+    """Read images from an MRC file (also by the name of .st, .ali or .mrcs) or a TIFF file.
+
+    Args:
+        path: MRC of mode 0, 1, 2, 6 or 12, also compressed by gzip; TIFF if it ends in .tif or
+            .tiff.
+
+    Returns:
+        Values, shape (n, ny, nx), row 0 at the bottom, and pixel size [A] or None if unknown.
+
+    Raises:
+        ValueError: if there is no such file, it is broken or holds values that are not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    if path.suffix.lower() in (".tif", ".tiff"):
+        return read_tiff(path)
+    return read_image_stack(path)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a dictionary as JSON, keys in their order; arrays as lists, paths as text.
+
+    Raises:
+        ValueError: if a number is not finite or a value has no JSON form.
+    """
+    def plain(value: object) -> object:
+        if isinstance(value, np.generic | np.ndarray):
+            return value.tolist()
+        if isinstance(value, Path):
+            return str(value)
+        raise TypeError(f"{type(value).__name__} has no JSON form")
+
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False, default=plain)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
+    Path(path).write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,124 @@
+"""Volumes on the voxels of a tomogram: the specimen's potential, masks and a reconstruction.
+
+All are in the specimen's own frame, voxels of the images' pixel size, the centre at n // 2, as
+high as the ice is thick.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter
+
+from tem_taichi.config import Scene
+from tem_taichi.device import as_tensor
+from tem_taichi.files.alignment import tomogram_height
+from tem_taichi.files.reconstruction import back_project
+from tem_taichi.pipeline import TiltSeries
+from tem_taichi.specimen import Ice, Specimen
+from tem_taichi.view import View, slices
+
+_SLICES = 32
+_BATCH = 1_000_000
+"""Slices and scatterers at once: bound the memory."""
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """What is in the box, voxel by voxel; each volume is made when it is first asked for."""
+
+    scene: Scene
+    specimen: Specimen
+    series: TiltSeries
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(nz, ny, nx)."""
+        ny, nx = self.scene.shape
+        return tomogram_height(self.scene), ny, nx
+
+    @cached_property
+    def potential(self) -> NDArray[np.float32]:
+        """Of the particles, see `potential_volume` [V]."""
+        return potential_volume(self.specimen, self.shape, self.scene.pixel_size)
+
+    @cached_property
+    def occupancy(self) -> NDArray[np.int32]:
+        """Number of the particle, from 1 in the order of the table, or 0.
+
+        A particle fills the voxels next to its scatterers where the potential is above the
+        ice's.
+        """
+        labels = scatterer_labels(self.specimen, self.shape, self.scene.pixel_size)
+        near = np.where(labels > 0, labels, maximum_filter(labels, size=3))
+        return np.where(self.potential > 0, near, 0)
+
+    @cached_property
+    def classes(self) -> NDArray[np.int32]:
+        """Number of the particle's kind, from 1 in the order of the scene, or 0."""
+        counts = [len(pose.positions) for pose in self.specimen.poses]
+        kinds = np.repeat(np.arange(1, len(counts) + 1), counts)
+        return np.concatenate([[0], kinds]).astype(np.int32)[self.occupancy]
+
+    @cached_property
+    def reconstruction(self) -> NDArray[np.float32]:
+        """See `back_project`."""
+        volume = back_project(self.series.images, self.series.tilts, self.scene.pixel_size,
+                              self.shape[0])
+        return volume.cpu().numpy().astype(np.float32)
+
+
+def _entrance(depth: int, voxel: float) -> float:
+    """Height z [A] of the lower face of voxel 0, so that voxel depth // 2 has its middle at 0."""
+    return -(depth // 2 + 0.5) * voxel
+
+
+def potential_volume(specimen: Specimen, shape: tuple[int, int, int],
+                     voxel: float) -> NDArray[np.float32]:
+    """Potential of the particles over each voxel's width, relative to even ice [V].
+
+    Args:
+        specimen: particles, and the ice they displace; any structure of its own is left out.
+        shape: (nz, ny, nx).
+        voxel: edge [A].
+    """
+    nz, ny, nx = shape
+    even = replace(specimen, ice=Ice(specimen.ice.thickness, specimen.ice.potential))
+    zero = as_tensor(np.zeros(2))
+    view = View(as_tensor(np.eye(3)), zero, (ny, nx), voxel, voxel, _entrance(nz, voxel), nz)
+    volume = np.empty(shape, dtype=np.float32)
+    with torch.no_grad():
+        for first in range(0, nz, _SLICES):
+            count = min(_SLICES, nz - first)
+            chunk = slices(even, view, first, count, "smooth")
+            volume[first:first + count] = chunk.cpu().numpy() / voxel
+    return volume
+
+
+def scatterer_labels(specimen: Specimen, shape: tuple[int, int, int],
+                     voxel: float) -> NDArray[np.int32]:
+    """Number of the particle, from 1, in each voxel that holds the middle of a scatterer; or 0.
+
+    Args:
+        specimen: particles; of two in one voxel either is taken.
+        shape: (nz, ny, nx).
+        voxel: edge [A].
+    """
+    size = np.array(shape)
+    labels = np.zeros(shape, dtype=np.int32)
+    offset = 1
+    for kind, pose in zip(specimen.kinds, specimen.poses, strict=True):
+        places = kind.positions.detach().cpu().numpy()
+        at_once = max(1, _BATCH // len(places))
+        for first in range(0, len(pose.positions), at_once):
+            part = slice(first, first + at_once)
+            centres = np.asarray(pose.positions)[part, None]
+            points = places @ np.asarray(pose.rotations)[part].transpose(0, 2, 1) + centres
+            voxels = np.rint(points[..., ::-1] / voxel).astype(np.int64) + size // 2
+            inside = np.all((voxels >= 0) & (voxels < size), axis=-1)
+            copies = np.broadcast_to(np.arange(len(points))[:, None], inside.shape)
+            labels[tuple(voxels[inside].T)] = offset + first + copies[inside]
+        offset += len(pose.positions)
+    return labels

@@ -1,0 +1,57 @@
+"""A .tomostar of Warp, with the images where Warp looks for the averages of frame series.
+
+Tilt angles are inverted and the axis is as in IMOD's files, as Warp's ts_import makes them from an
+mdoc. Warp turns by its passive Euler(0, angle, -axis), so that the inverted angle is the
+right-handed tilt of the specimen; and as z runs along the beam, the handedness of the defocus is
+not flipped (ts_defocus_hand --set_noflip).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tem_taichi.config import Scene
+from tem_taichi.files.mrc_files import mrc_mode, smallest_type, write_mrc
+from tem_taichi.files.particle_files import star_table
+from tem_taichi.files.tilt_files import image_names, write_mdoc
+from tem_taichi.pipeline import TiltSeries
+
+_FRAMES = "warp_frameseries"
+
+
+def write_warp(folder: Path, scene: Scene, series: TiltSeries) -> None:
+    """Write tomostar/<name>.tomostar, mdocs/<name>.mdoc and one average a tilt.
+
+    Args:
+        folder: an existing, empty folder.
+        scene: what was simulated.
+        series: its result.
+
+    Raises:
+        ValueError: as `write_mrc`.
+    """
+    averages, tomostar, mdocs = (folder / part for part in (
+        f"{_FRAMES}/average", "tomostar", "mdocs"))
+    for place in (averages, tomostar, mdocs):
+        place.mkdir(parents=True)
+    nominal = series.tilts.assign(tilt_angle=series.tilt_angles,
+                                  axis_angle=float(scene.tilts.axis_angle))
+    files = image_names(scene.name, nominal)
+    images = smallest_type(series.images.numpy(), scene.detector.integer)
+    for file, image in zip(files, images, strict=True):
+        write_mrc(averages / file, image, scene.pixel_size)
+    table = pd.DataFrame({
+        "wrpMovieName": [f"../{_FRAMES}/{file}" for file in files],
+        "wrpAngleTilt": -nominal["tilt_angle"] + 0.0,  # no "-0.0"
+        "wrpAxisAngle": nominal["axis_angle"],
+        "wrpDose": nominal["prior_dose"],
+        "wrpAverageIntensity": np.median(images.astype(np.float64), axis=(1, 2)),
+        "wrpMaskedFraction": 0.0,
+    })
+    text = star_table("", table)
+    (tomostar / f"{scene.name}.tomostar").write_text(text, encoding="utf-8")
+    write_mdoc(mdocs / f"{scene.name}.mdoc", nominal, image_file=f"{scene.name}.mrc",
+               pixel_size=scene.pixel_size, voltage=scene.microscope.voltage,
+               shape=(scene.shape[0], scene.shape[1]), mode=mrc_mode(images.dtype),
+               frames=([f"../{_FRAMES}/average/{file}" for file in files], 1))

@@ -1,0 +1,1 @@
+"""Inverse problems: what images tell of detector, microscope and specimen."""

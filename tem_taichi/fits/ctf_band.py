@@ -1,0 +1,94 @@
+"""A spectrum divided by its smooth mean, and which of its elements to fit."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tem_taichi.fits import ctf_model, spectra
+from tem_taichi.fits.ctf_model import Basis, Elements, Lens
+
+_ANNULI = 12  # of equal width, each with its own scatter
+_CLIP = 5.0  # deviations beyond which an element's excess counts no more
+
+
+@dataclass(frozen=True)
+class Band:
+    """A spectrum over its smooth mean, and the part of it to fit."""
+
+    flat: Elements
+    """All elements."""
+    inside: Tensor
+    """bool (ny, nx), which are to be fitted: one of each mirrored pair."""
+    chosen: Elements
+    """Those, without outliers."""
+    basis: Basis
+    width: float
+    """Distance of two elements [1/A]."""
+
+
+def make_band(values: Tensor, pixel_size: float, coarse: float, fine: float) -> Band:
+    """Prepare the part of a spectrum to fit.
+
+    Args:
+        values: (ny, nx), centred.
+        pixel_size: that it reaches to [A].
+        coarse: lowest resolution [A].
+        fine: highest resolution [A].
+
+    Raises:
+        ValueError: if less than 20 rings of elements lie between, or all of them are zero.
+    """
+    ny, nx = values.shape
+    kx, ky = spectra.centred_frequencies((ny, nx), pixel_size)
+    k, twice = torch.hypot(kx, ky), 2 * torch.atan2(ky, kx)
+    step = 1 / (min(ny, nx) * pixel_size)
+    low, high = max(1 / coarse, 3 * step), min(1 / fine, 0.475 / pixel_size)
+    if high - low < 20 * step:
+        raise ValueError(
+            f"pixel_size={pixel_size:.4g}: leaves {max(high - low, 0) / step:.0f} rings of elements"
+            f" between {coarse:g} and {fine:g} A; must be 20 or more")
+    # The axes carry the lines and edges of detectors.
+    inside = (k >= low) & (k <= high) & (ky > step / 2) & (kx.abs() > step / 2)
+    elements = Elements(*(x.reshape(-1) for x in (
+        values, k, torch.cos(twice), torch.sin(twice), torch.ones_like(k))))
+    basis = ctf_model.make_basis(low, high)
+    flat = _flatten(elements, inside.view(-1), basis)
+    return Band(flat, inside, _clip(_take(flat, inside.view(-1))), basis,
+                 1 / (max(ny, nx) * pixel_size))
+
+
+def _take(elements: Elements, which: Tensor) -> Elements:
+    return Elements(elements.power[which], elements.k[which], elements.cosine[which],
+                    elements.sine[which], elements.weight[which])
+
+
+def _flatten(elements: Elements, inside: Tensor, basis: Basis) -> Elements:
+    """The spectrum over the smooth mean that explains it best without rings."""
+    least = 1e-6 * elements.power[inside].mean()
+    if not float(least) > 0:
+        raise ValueError("spectrum: is zero in the band that is searched")
+    elements = replace(elements, power=elements.power.clamp(min=float(least)))
+    chosen = _take(elements, inside)
+    # Least squares of the logarithm first, which hardly heeds the spots of crystals.
+    splines = basis.at(chosen)[0].double()
+    mean = torch.linalg.solve(splines.T @ splines, splines.T @ chosen.power.log().double())
+    smooth = replace(ctf_model.start(basis), mean=mean.to(chosen.power.dtype))
+    flat = replace(chosen, power=chosen.power / ctf_model.curves(chosen, smooth, basis)[0])
+    change = ctf_model.maximise(_clip(flat), ctf_model.start(basis), Lens(0, 0, 0), basis,
+                                contrast=False)[0]
+    smooth = replace(smooth, mean=smooth.mean + change.mean)
+    return replace(elements, power=elements.power / ctf_model.curves(elements, smooth, basis)[0])
+
+
+def _clip(elements: Elements) -> Elements:
+    """Without spots of crystals, which stand out from all others at about the same frequency."""
+    low, high = float(elements.k.min()), float(elements.k.max())
+    annulus = ((elements.k - low) * (_ANNULI / (high - low))).long().clamp(max=_ANNULI - 1)
+    limits = []
+    for number in range(_ANNULI):
+        power = elements.power[annulus == number]
+        median = power.median()
+        limits.append(median + _CLIP * 1.4826 * (power - median).abs().median())
+    limit = torch.stack(limits)[annulus]
+    return replace(elements, power=torch.minimum(elements.power, limit))

@@ -1,0 +1,298 @@
+"""Defocus, astigmatism and phase shift from the Thon rings of a power spectrum.
+
+A coarse search over defocus and astigmatism finds candidates, Fisher scoring of the likelihood of
+`ctf_model` refines everything at once. The scatter about the model gives the number of averages
+of the spectrum, and with it the errors.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from tem_taichi.device import as_tensor
+from tem_taichi.fits import ctf_curves, ctf_model, ctf_search, spectra
+from tem_taichi.fits.ctf_band import Band, make_band
+from tem_taichi.fits.ctf_curves import CtfCurves
+from tem_taichi.fits.ctf_model import Lens, Rings
+from tem_taichi.grid import check_pixel_size
+
+_CANDIDATES = 4
+_SIGNIFICANT = 5.0  # standard errors that tell two values apart
+_GAIN = 30.0  # log-likelihood above which rings are no chance among the hypotheses searched
+_LEAD = 10.0  # log-likelihood by which the best defocus must lead
+_HALF_RINGS = 3  # least number that must be seen
+_EXPLAINED = 0.8  # of the variance of equal-phase averages: a ring that is no ring leaves more
+_FEW = 18.0  # half rings, below which the wider band is fitted
+_SHOWN = 0.7  # of the finest resolution fitted, which the curves reach
+_PHASES = 12  # phase shifts tried over half a turn
+
+
+@dataclass(frozen=True)
+class CtfSearch:
+    """Where to look for the rings."""
+
+    defocus: tuple[float, float] = (1500.0, 60000.0)
+    """Lowest and highest mean defocus [A], positive = underfocus."""
+    astigmatism: float = 1200.0
+    """Largest U - V looked for [A]; the refinement may leave it."""
+    resolution: tuple[float, float] = (30.0, 4.0)
+    """Lowest and highest resolution fitted [A]; up to 0.7 of the latter where there are few rings.
+
+    Beyond 4 A a lens's higher aberrations weigh more than what the rings there add."""
+    phase_shift: bool = False
+    """Whether to estimate a phase plate's shift, from 0 to 180 deg."""
+
+    def __post_init__(self) -> None:
+        low, high = self.defocus
+        if not (math.isfinite(low) and math.isfinite(high) and 0 < low < high):
+            raise ValueError(f"defocus={self.defocus}: must be two positive numbers that rise [A]")
+        if not 0 <= self.astigmatism < math.inf:
+            raise ValueError(f"astigmatism={self.astigmatism}: must be zero or positive [A]")
+        coarse, fine = self.resolution
+        if not (math.isfinite(coarse) and 0 < fine < coarse):
+            raise ValueError(f"resolution={self.resolution}: must be two positive numbers that "
+                             "fall [A]")
+
+
+@dataclass(frozen=True)
+class CtfFit:
+    """Result of a fit."""
+
+    defocus_u: float
+    """Larger principal defocus [A], positive = underfocus."""
+    defocus_v: float
+    """Smaller one [A]."""
+    astigmatism_angle: float
+    """Direction of defocus_u [deg], from +x towards +y (row 0 at the bottom), as RELION's
+    rlnDefocusAngle; in [0, 180)."""
+    phase_shift: float
+    """Of a phase plate [deg], in [0, 180); 0 if not fitted."""
+    errors: tuple[float, float, float, float]
+    """Standard errors of defocus_u, defocus_v [A], angle, phase_shift [deg]."""
+    resolution: float
+    """To which the rings follow the model [A]; inf if nowhere."""
+    gain: float
+    """Log-likelihood over that of a spectrum without rings, of independent elements."""
+    figure_of_merit: float
+    """Correlation of rings and model up to the resolution of the search."""
+    doubts: tuple[str, ...]
+    """Why not to trust the fit; empty if there is no reason."""
+    curves: CtfCurves
+    """For a plot."""
+    model: np.ndarray
+    """Fitted power over M, of the shape of the spectrum, centred."""
+    flattened: np.ndarray
+    """Measured power over M, likewise."""
+    pixel_size: float
+    """That the spectra reach to: Nyquist is 1 / (2 pixel_size) [A]."""
+
+    @property
+    def reliable(self) -> bool:
+        """Whether the rings are beyond chance and explained by one defocus only."""
+        return not self.doubts
+
+    @property
+    def defocus(self) -> float:
+        """Mean of the principal defoci [A]."""
+        return (self.defocus_u + self.defocus_v) / 2
+
+    @property
+    def astigmatism(self) -> float:
+        """Difference U - V [A]."""
+        return self.defocus_u - self.defocus_v
+
+
+def fit_micrograph(image: ArrayLike | Tensor, pixel_size: float, voltage: float,
+                   spherical_aberration: float, amplitude_contrast: float = 0.07,
+                   search: CtfSearch | None = None, tile: int | None = None) -> CtfFit:
+    """Fit the averaged periodogram of one image.
+
+    Args:
+        image: (ny, nx).
+        pixel_size: [A].
+        voltage: [kV].
+        spherical_aberration: Cs [mm].
+        amplitude_contrast: Q, within [0, 1).
+        search: where to look.
+        tile: side of the periodograms' tiles [pixels]; about 1000 A if None.
+
+    Raises:
+        ValueError: for an image without contrast, with values that are not finite, or too small.
+    """
+    check_pixel_size(pixel_size)
+    pixels = spectra.check_image(image)
+    side = tile or spectra.tile_size((pixels.shape[0], pixels.shape[1]), pixel_size)
+    spectrum = spectra.average_periodogram(pixels, side)
+    return fit_spectrum(spectrum, pixel_size, voltage, spherical_aberration, amplitude_contrast,
+                        search)
+
+
+def fit_stack(images: Sequence[ArrayLike] | np.ndarray | Tensor, pixel_size: float, voltage: float,
+              spherical_aberration: float, amplitude_contrast: float = 0.07,
+              search: CtfSearch | None = None) -> list[CtfFit]:
+    """`fit_micrograph` of each image (ny, nx) of a stack, or of a tilt series."""
+    return [fit_micrograph(image, pixel_size, voltage, spherical_aberration, amplitude_contrast,
+                           search) for image in images]
+
+
+def fit_spectrum(spectrum: ArrayLike | Tensor, pixel_size: float, voltage: float,
+                 spherical_aberration: float, amplitude_contrast: float = 0.07,
+                 search: CtfSearch | None = None) -> CtfFit:
+    """Fit a power spectrum, or an amplitude spectrum.
+
+    Args:
+        spectrum: (ny, nx), centred on [ny // 2, nx // 2], not negative.
+        pixel_size: that it reaches to [A]: Nyquist is 1 / (2 pixel_size).
+        voltage: [kV].
+        spherical_aberration: Cs [mm].
+        amplitude_contrast: Q, within [0, 1).
+        search: where to look.
+
+    Raises:
+        ValueError: for a spectrum without contrast, with negative values or ones that are not
+            finite, or a pixel size that leaves too little of the search's resolutions.
+    """
+    check_pixel_size(pixel_size)
+    search = search or CtfSearch()
+    lens = ctf_model.make_lens(voltage, spherical_aberration, amplitude_contrast)
+    values = spectra.check_image(spectrum, "spectrum")
+    if bool((values < 0).any()):
+        raise ValueError(f"spectrum: {int((values < 0).sum())} values are negative")
+    coarse, fine = search.resolution
+    values, pixel_size = spectra.crop_spectrum(values, pixel_size, _SHOWN * fine)
+    band = make_band(values, pixel_size, coarse, fine)
+    # The curves also show where the rings go beyond what was fitted.
+    shown = make_band(values, pixel_size, coarse, _SHOWN * fine)
+    best = _best(band, shown, lens, search)
+    wide = replace(ctf_model.start(shown.basis, contrast=0.1), lens=best.rings.lens)
+    wide = ctf_model.maximise(shown.chosen, wide, lens, shown.basis)[0]
+    curves = ctf_curves.equal_phase_curves(shown.chosen, wide, lens, shown.basis, shown.width,
+                                           best.noise)
+    mean = ctf_model.curves(shown.flat, wide, shown.basis)[0]
+    model = ctf_model.relative_power(shown.flat, wide, lens, shown.basis).view(values.shape)
+    measured = (shown.flat.power / mean).view(values.shape)
+    both = torch.stack([measured[band.inside], model[band.inside]])
+    return CtfFit(*_principal(best), ctf_curves.resolution(curves), best.gain,
+                  float(torch.corrcoef(both)[0, 1]),
+                  tuple(_doubts(best, curves, lens, search) + _contradiction(band, best, lens)),
+                  curves, model.cpu().numpy(), measured.cpu().numpy(), pixel_size)
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The most likely rings."""
+
+    rings: Rings
+    free: tuple[int, ...]  # of the lens's parameters, which were fitted
+    covariance: Tensor  # of the lens's parameters [A, rad, mm], (5, 5)
+    noise: float  # variance of power over model, times the elements that share their noise
+    gain: float  # in log-likelihood over none
+    lead: float  # in log-likelihood over the best other defocus
+
+
+def _best(band: Band, wide: Band, lens: Lens, search: CtfSearch) -> _Best:
+    """Search, refine all candidates on sectors and the best on every element.
+
+    Few rings, of a small defocus, are fitted in the wider band: there the splines could imitate
+    them, while the lens's higher aberrations hardly matter yet.
+    """
+    free = (0, 1, 2, 3) if search.phase_shift else (0, 1, 2)
+    fits = _candidates(band, lens, search, free)
+    if ctf_curves.half_rings(np.array(band.basis.limits), fits[0][0], lens) < _FEW:
+        band = wide
+        fits = _candidates(band, lens, search, free)
+    rings, likelihood = ctf_model.maximise(band.chosen, fits[0][0], lens, band.basis, free)
+    covariance, noise = ctf_model.covariance(band.chosen, rings, lens, band.basis, free,
+                                             band.inside)
+    without = ctf_model.maximise(band.chosen, ctf_model.start(band.basis), lens, band.basis,
+                                 contrast=False)[1]
+    # Candidates that ran into the same maximum are no rivals.
+    same = _SIGNIFICANT * float(covariance[0, 0]) ** 0.5
+    leads = [fits[0][1] - other for rival, other in fits
+             if abs(float(rival.lens[0] - fits[0][0].lens[0])) * ctf_model.UNIT > same]
+    return _Best(rings, free, covariance, noise, (likelihood - without) / noise,
+                 min(leads, default=math.inf) / noise)
+
+
+def _candidates(band: Band, lens: Lens, search: CtfSearch,
+                free: tuple[int, ...]) -> list[tuple[Rings, float]]:
+    """Maxima of the likelihood of an average over sectors, from a coarse search; best first."""
+    chosen = band.chosen
+    twice = torch.atan2(chosen.sine, chosen.cosine)
+    sectors = ctf_search.bin_sectors(chosen.power - 1, chosen.k, twice, band.width)
+    phases = torch.arange(_PHASES) * (math.pi / _PHASES) if search.phase_shift else torch.zeros(1)
+    starts = ctf_search.search(sectors, lens, search.defocus, search.astigmatism,
+                               as_tensor(phases), _CANDIDATES)
+    if not starts:
+        raise ValueError("spectrum: no trace of rings at any defocus searched")
+    cells = ctf_search.cells(sectors)
+    fits = [ctf_model.maximise(cells, ctf_model.start(band.basis, *candidate), lens, band.basis,
+                               free) for candidate in starts]
+    return sorted(fits, key=lambda fit: -fit[1])
+
+
+def _doubts(best: _Best, curves: CtfCurves, lens: Lens, search: CtfSearch) -> list[str]:
+    """Reasons not to trust the rings."""
+    resolution = ctf_curves.resolution(curves)
+    seen = ctf_curves.half_rings(curves.frequency[curves.frequency <= 1 / resolution], best.rings,
+                                 lens)
+    explained = ctf_curves.explained(curves, resolution)
+    low, high = search.defocus
+    defocus, cosine, sine, _ = ctf_model.in_angstrom(best.rings.lens)
+    astigmatism = 2 * math.hypot(cosine, sine)
+    return [text for text, found in (
+        (f"the rings gain {best.gain:.0f} in log-likelihood, less than {_GAIN:g}",
+         not best.gain >= _GAIN),
+        (f"{seen:.1f} half rings are seen, less than {_HALF_RINGS}", seen < _HALF_RINGS),
+        (f"the model explains {explained:.0%} of the rings' variance, less than {_EXPLAINED:.0%}",
+         not explained >= _EXPLAINED),
+        (f"another defocus is only {best.lead:.0f} less likely", not best.lead >= _LEAD),
+        (f"defocus {defocus:.0f} A is outside of {low:g} to {high:g} A",
+         not low <= defocus <= high),
+        (f"astigmatism {astigmatism:.0f} A is far beyond {search.astigmatism:g} A",
+         astigmatism > 1.5 * search.astigmatism + 100)) if found]
+
+
+def _contradiction(band: Band, best: _Best, lens: Lens) -> list[str]:
+    """Whether the rings want another spherical aberration, as they do if the pixel size is wrong.
+
+    A pixel size too large by a factor s asks for Cs s^4; other things with minima, such as the
+    transform of a disk, do not follow the lens's phase at all.
+    """
+    free = (*best.free, 4)
+    rings = replace(ctf_model.start(band.basis, contrast=0.1), lens=best.rings.lens)
+    for some in ((), free):  # the splines first, which may have been fitted in another band
+        rings = ctf_model.maximise(band.chosen, rings, lens, band.basis, some)[0]
+    covariance = ctf_model.covariance(band.chosen, rings, lens, band.basis, free, band.inside)[0]
+    error = max(float(covariance[4, 4]), 0) ** 0.5
+    given, change = lens.spherical_aberration / 1e7, float(rings.lens[4])
+    # Real lenses and fits of the rings at low resolution differ by as much as the second limit.
+    if abs(change) < max(_SIGNIFICANT * error, 0.3 + 0.25 * given):
+        return []
+    return [f"the rings want a spherical aberration of {given + change:.2f} +- {error:.2f} mm "
+            "(is the pixel size right?)"]
+
+
+def _principal(best: _Best) -> tuple[
+        float, float, float, float, tuple[float, float, float, float]]:
+    """U, V [A], angle of U and phase shift [deg], and their errors."""
+    mean, cosine, sine, shift = ctf_model.in_angstrom(best.rings.lens)
+    covariance = best.covariance
+    half = math.hypot(cosine, sine)
+    angle = math.degrees(math.atan2(sine, cosine)) / 2 % 180
+    along = torch.tensor([cosine, sine], dtype=torch.float64) / max(half, 1e-9)
+    gradients = torch.zeros(3, 5, dtype=torch.float64)
+    gradients[:2, 0] = 1
+    gradients[0, 1:3], gradients[1, 1:3] = along, -along
+    gradients[2, 1:3] = torch.stack([-along[1], along[0]]) / (2 * max(half, 1e-9))
+    variance = (gradients @ covariance @ gradients.T).diagonal().clamp(min=0)
+    u, v, turn = variance.sqrt().tolist()
+    # A direction can't be less known than uniform over half a turn.
+    errors = (u, v, min(math.degrees(turn), 180 / math.sqrt(12)),
+              math.degrees(math.sqrt(max(float(covariance[3, 3]), 0))))
+    return mean + half, mean - half, angle, math.degrees(shift) % 180, errors

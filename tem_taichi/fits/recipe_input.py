@@ -1,0 +1,96 @@
+"""What recipes read: images with their pixel size, and the table of a tilt series."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+from numpy.typing import NDArray
+
+from tem_taichi import checks
+from tem_taichi.files.io import read_images, read_mdoc, read_rawtlt
+from tem_taichi.fits.recipes import Recipe, SeriesRecipe
+
+_SAME = 0.01
+"""Relative difference of pixel sizes that are taken for the same."""
+
+_UNITS = {"deg": 1.0, "e_per_A2": 1.0, "A": 1.0, "nm": 10.0, "um": 1e4}
+"""Endings of a table's columns, and what makes them degrees, A and e-/A^2."""
+
+
+def images_of(recipe: Recipe,
+              need_pixel_size: bool = True) -> Iterator[tuple[str, NDArray, float]]:
+    """Name, images (n, ny, nx) and pixel size [A] of each input file, read one by one.
+
+    Raises:
+        ValueError: if a file cannot be read, has no pixel size where one is needed, or one that
+            contradicts the recipe's or that of the first file.
+    """
+    for name in recipe.input:
+        checks.check(Path(name).is_file(), "input", name, "a file; there is none of this name")
+    first: tuple[str, float] | None = None
+    for name in recipe.input:
+        try:
+            images, own = read_images(Path(name))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"input: {error}") from error
+        given = recipe.pixel_size
+        if given is not None and own is not None and abs(given / own - 1) > _SAME:
+            raise ValueError(f"pixel_size={given:g}: {name} says {own:.4g}: must agree within 1 %; "
+                             "null = take the file's")
+        pixel_size = given or own
+        if pixel_size is None and need_pixel_size:
+            raise ValueError(f"pixel_size=null: {name} has none: must be given [A]")
+        first = first or (name, pixel_size or 1.0)
+        if need_pixel_size and pixel_size and abs(pixel_size / first[1] - 1) > _SAME:
+            raise ValueError(f"input: {name} has pixels of {pixel_size:.4g} A, {first[0]} of "
+                             f"{first[1]:.4g} A: must be the same in all files")
+        yield name, images, pixel_size or 1.0
+
+
+def series_table(recipe: SeriesRecipe, stack: str, count: int) -> pd.DataFrame:
+    """Angles, and what else is known, of the images of a stack, in its order.
+
+    A CSV or TSV table has tilt_angle [deg] or angle; dose, prior_dose [e-/A^2], defocus [A] and
+    the other columns of `twin.make_twin` are used where they are there. Names may end with a unit,
+    as in defocus_um.
+
+    Raises:
+        ValueError: if no file of angles is found or it has another number of images.
+    """
+    path = Path(stack)
+    beside = [Path(f"{path}.mdoc"), *(path.with_suffix(end) for end in (
+        ".mdoc", ".rawtlt", ".tlt", ".tsv", ".csv"))]
+    file = Path(recipe.angles) if recipe.angles else next(
+        (one for one in beside if one.is_file()), None)
+    if file is None:
+        raise ValueError(f"angles=null: there is no .mdoc, .rawtlt, .tlt, .tsv or .csv beside "
+                         f"{path.name}: must be given")
+    try:
+        if file.suffix == ".mdoc":
+            table = read_mdoc(file)
+        elif file.suffix in (".rawtlt", ".tlt"):
+            table = pd.DataFrame({"tilt_angle": read_rawtlt(file)})
+        else:
+            table = pd.read_csv(file, sep="\t" if file.suffix == ".tsv" else ",")
+            table = _in_our_units(table)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"angles: {error}") from error
+    if "tilt_angle" in table and table["tilt_angle"].dtype.kind not in "iuf":
+        raise ValueError(f"angles={file}: the column tilt_angle must hold numbers [deg]")
+    if "tilt_angle" not in table or len(table) != count:
+        raise ValueError(f"angles={file}: has {len(table)} rows"
+                         f"{'' if 'tilt_angle' in table else ' and no column tilt_angle'}: must "
+                         f"have one tilt angle for each of the {count} images of {path.name}")
+    return table
+
+
+def _in_our_units(table: pd.DataFrame) -> pd.DataFrame:
+    """Columns without the unit in their name: defocus_um becomes defocus [A]."""
+    columns = {}
+    for name, values in table.items():
+        plain = str(name).strip("# ")
+        unit = next((unit for unit in _UNITS if plain.endswith(f"_{unit}")), None)
+        factor = _UNITS[unit] if unit else 1.0
+        columns[plain[:-len(unit) - 1] if unit else plain] = (
+            values * factor if factor != 1 else values)
+    return pd.DataFrame(columns).rename(columns={"angle": "tilt_angle"})

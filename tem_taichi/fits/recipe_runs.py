@@ -1,0 +1,142 @@
+"""What each recipe does: read, fit, and write results, figures and configurations."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tem_taichi.device import as_tensor
+from tem_taichi.fits.crops import Background, RingSpectrum, pick_background, plain
+from tem_taichi.fits.detector_figure import write_detector_figure, write_picked
+from tem_taichi.fits.edge_fit import estimate_mtf_from_edge
+from tem_taichi.fits.focal_loss import mtf_by_focal_loss
+from tem_taichi.fits.noise_fit import Band, Known, estimate_noise
+from tem_taichi.fits.recipe_ctf import fit_ctf
+from tem_taichi.fits.recipe_input import images_of, series_table
+from tem_taichi.fits.recipes import CtfRecipe, DetectorRecipe, Recipe, ThicknessRecipe, TwinRecipe
+from tem_taichi.fits.thickness_fit import fit_thickness, mean_intensities, write_thickness_figure
+from tem_taichi.fits.twin import NOT_MODELLED, TwinSettings, make_twin, write_twin
+from tem_taichi.fits.twin_figure import write_twin_figure
+
+Progress = Callable[[int, int], None]
+"""Called with what is done and how much there is."""
+
+Result = dict[str, Any]
+"""What goes into results.json."""
+
+
+def fit_detector(recipe: DetectorRecipe, folder: Path, progress: Progress) -> Result:
+    """Noise spectrum, and MTF as far as the assumptions go; the camera as a configuration."""
+    images = [image for _, stack, _ in images_of(recipe, need_pixel_size=False) for image in stack]
+    progress(0, 2)
+    crops = images
+    if recipe.pick:
+        picked = [_picked(image, n, recipe) for n, image in enumerate(images, 1)]
+        write_picked(folder / "picked.png", images, picked)
+        crops = [crop for background in picked for crop in background.crops]
+    progress(1, 2)
+    result, config, curves, rings = _curves_of(recipe, crops)
+    write_detector_figure(folder / "detector.png", curves, rings)
+    result |= {"images": len(images), "crops": len(crops)}
+    if config is not None and not 1e-6 <= config["gain"] <= 1e6:
+        result["warnings"] = ["no configuration is written: the counts do not tell their scale "
+                              f"(gain {config['gain']:.3g}); give gain and electrons"]
+    elif config is not None:
+        _write_config(folder / "detector", config, len(images))
+    progress(2, 2)
+    return result
+
+
+def _picked(image: NDArray, number: int, recipe: DetectorRecipe) -> Background:
+    try:
+        return pick_background(image, size=recipe.size, count=recipe.count)
+    except ValueError as error:
+        raise ValueError(f"input: image {number}: {error}") from error
+
+
+def _write_config(folder: Path, config: dict[str, Any], images: int) -> None:
+    """A camera that a scene beside the folder chooses as `override detector: fitted`."""
+    folder.mkdir()
+    if isinstance(config["dqe"], list):  # a table, which a scene takes as a file
+        np.savetxt(folder / "fitted_dqe.txt", np.transpose(config["dqe"]), fmt="%.6g")
+        config = config | {"dqe": None, "dqe_file": "detector/fitted_dqe.txt"}
+    text = f"# Estimated by tem_taichi from {images} images\nname: fitted\n"
+    (folder / "fitted.yaml").write_text(text + "".join(
+        f"{key}: {json.dumps(value)}\n" for key, value in config.items()), encoding="utf-8")
+
+
+def _curves_of(recipe: DetectorRecipe, crops: list[NDArray]) -> tuple[
+        Result, dict[str, Any] | None, dict[str, Band], RingSpectrum | None]:
+    """Results, the configuration if there is one, and what the figure shows."""
+    if recipe.method == "edge":
+        edge = estimate_mtf_from_edge(plain("images", crops), form=recipe.form,
+                                      highest=recipe.highest)
+        config = edge.to_config(kind=recipe.kind or "counting", gain=recipe.gain or 1.0,
+                                dqe=recipe.dqe)
+        found = {"mtf": _rows(edge.mtf), "edge_angle_deg": edge.angle, "misfit": edge.misfit,
+                 "parameters": edge.parameters, "assumptions": list(edge.assumptions)}
+        return found, config, {"MTF": edge.mtf}, None
+    if recipe.method == "focal_loss":
+        electrons = recipe.electrons or float(np.mean(crops)) / (recipe.gain or 1.0)
+        fitted = mtf_by_focal_loss(as_tensor(plain("images", crops)), electrons)
+        found = {"parameters": fitted.values["mtf"].tolist(), "loss": fitted.loss, "assumptions": [
+            "pixel-wise distances of independent noise do not converge to the truth"]}
+        return found, None, {}, None
+    known = Known(recipe.kind, recipe.gain, recipe.electrons, recipe.dqe)
+    noise = estimate_noise(crops, known, form=recipe.form, taper=0.0 if recipe.periodic else 0.1,
+                           order=0 if recipe.periodic else 1)
+    every = {"NPS": noise.nps, "MTF": noise.mtf, "DQE": noise.dqe}
+    curves = {name: curve for name, curve in every.items() if curve is not None}
+    return ({name.lower(): _rows(curve) for name, curve in curves.items()}
+            | {"parameters": noise.parameters, "misfit": noise.misfit,
+               "assumptions": list(noise.assumptions)}, noise.to_config(), curves, noise.rings)
+
+
+def fit_series_thickness(recipe: ThicknessRecipe, folder: Path, progress: Progress) -> Result:
+    """Thickness over mean free path of a tilt series, and the tilt of its normal."""
+    (name, images, _), = images_of(recipe, need_pixel_size=False)
+    tilts = series_table(recipe, name, len(images))
+    fit = fit_thickness(mean_intensities(images), tilts["tilt_angle"].to_numpy())
+    write_thickness_figure(folder / "thickness.png", fit)
+    progress(1, 1)
+    return {"thickness_over_mean_free_path": fit.ratio, "standard_error": fit.ratio_error,
+            "mean_free_path_A": recipe.mean_free_path,
+            "thickness_A": fit.ratio * recipe.mean_free_path,
+            "thickness_error_A": fit.ratio_error * recipe.mean_free_path,
+            "normal_angle_deg": fit.normal_angle, "normal_error_deg": fit.normal_error,
+            "intensity": fit.intensity, "chi2": fit.chi2, "degrees_of_freedom": fit.degrees,
+            "warnings": list(fit.warnings)}
+
+
+def fit_twin(recipe: TwinRecipe, folder: Path, progress: Progress) -> Result:
+    """A scene like a real series, twin.yaml for `python -m tem_taichi.simulate`."""
+    (name, images, pixel_size), = images_of(recipe)
+    tilts = series_table(recipe, name, len(images))
+    twin = make_twin(images, tilts, pixel_size, recipe.voltage, TwinSettings(
+        recipe.mean_free_path, recipe.spherical_aberration,
+        (recipe.shape[0], recipe.shape[1]) if recipe.shape else None, tuple(recipe.masses),
+        recipe.particles, recipe.tile, recipe.slice_thickness, recipe.seed))
+    write_twin(folder / "twin.yaml", twin)
+    write_twin_figure(folder / "twin.png", twin)
+    progress(1, 1)
+    fit, crowd = twin.thickness, twin.crowd
+    return {"thickness_over_mean_free_path": fit.ratio, "standard_error": fit.ratio_error,
+            "thickness_A": twin.scene.specimen.ice.thickness,
+            "normal_angle_deg": fit.normal_angle, "normal_error_deg": fit.normal_error,
+            "nominal_dose": twin.nominal_dose, "implied_dose": twin.implied_dose,
+            "crowd_volume_fraction": crowd.volume_fraction, "crowd_damage": crowd.damage,
+            "crowd_masses_kDa": crowd.masses, "crowd_densities_per_A3": crowd.densities,
+            "assumptions": [*twin.assumptions, NOT_MODELLED]}
+
+
+def _rows(band: Band) -> list[list[float]]:
+    """Frequency [cycles/pixel], value and both ends of its 95 % interval."""
+    return np.stack([band.w, band.values, band.lower, band.upper], axis=1).tolist()
+
+
+RUNS: dict[type[Recipe], Callable[[Any, Path, Progress], Result]] = {
+    DetectorRecipe: fit_detector, CtfRecipe: fit_ctf, ThicknessRecipe: fit_series_thickness,
+    TwinRecipe: fit_twin}

@@ -1,0 +1,300 @@
+"""Thickness of a specimen in mean free paths, from how a tilt series darkens with the tilt.
+
+The mean of an image is I0 exp(-(t / L) / cos(tilt - tilt of the normal)), t across the specimen's
+plane. A slope along the tilt axis only lengthens every path by the same factor and cannot be told
+from thickness; neither can a beam that changes in step with the tilt.
+"""
+
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+from scipy import optimize, stats
+from torch import Tensor
+
+from tem_taichi.fits.crops import plain
+
+_LEAST = 4  # tilts, one more than parameters
+_STEEPEST = 30.0  # angle of normal and beam at zero tilt that is looked for [deg]
+_OUTLIER = 1e-4  # part of good tilts taken for outliers: beyond 4.3 deviations of 41, 16 of 7
+_LEAST_SCATTER = 1e-6  # relative: without any noise, rounding makes no outliers
+_PAIRS = 1500  # of tilts that curves are drawn through
+_SCALES = (0.1, 5.0, 0.1)  # steps of t / L, normal [deg] and log I0 alike to the minimiser
+_BLOCK, _TRIM = 8, 0.1  # pixels, and the part left out at either end
+_UNSURE = 0.2  # relative half-width of the 95 % interval of t / L called low confidence
+
+
+@dataclass(frozen=True, eq=False)
+class ThicknessFit:
+    """What the means of a tilt series say of the specimen's thickness.
+
+    Attributes:
+        ratio: thickness over mean free path, t / L, across the specimen's plane.
+        ratio_error: its standard error.
+        normal_angle: tilt at which the specimen's normal is along the beam, but for its slope
+            along the axis [deg].
+        normal_error: its standard error [deg].
+        intensity: I0, the mean without a specimen [counts].
+        intensity_error: its standard error [counts].
+        covariance: of ratio, normal_angle [deg] and log I0, (3, 3).
+        chi2: sum of squared deviations over squared errors of the tilts in use; with errors from
+            the scatter it is the number of degrees of freedom.
+        degrees: tilts in use less three.
+        scatter: standard deviation of a mean from the curve, relative to it.
+        used: which tilts were used, (n,).
+        warnings: what to know before the numbers are believed, one sentence each.
+        tilt_angles: as given [deg], (n,).
+        means: as given [counts], (n,).
+    """
+
+    ratio: float
+    ratio_error: float
+    normal_angle: float
+    normal_error: float
+    intensity: float
+    intensity_error: float
+    covariance: np.ndarray = field(repr=False)
+    chi2: float
+    degrees: int
+    scatter: float
+    used: np.ndarray = field(repr=False)
+    warnings: tuple[str, ...]
+    tilt_angles: np.ndarray = field(repr=False)
+    means: np.ndarray = field(repr=False)
+
+    def thickness(self, mean_free_path: float) -> float:
+        """Thickness [A] for a mean free path [A]."""
+        return self.ratio * mean_free_path
+
+    def interval(self, name: str = "ratio", level: float = 0.95) -> tuple[float, float]:
+        """Confidence interval of "ratio", "normal_angle" or "intensity", by Student's law.
+
+        Raises:
+            ValueError: for another name.
+        """
+        if name not in ("ratio", "normal_angle", "intensity"):
+            raise ValueError(f"name={name!r}: must be ratio, normal_angle or intensity")
+        place = ("ratio", "normal_angle", "intensity").index(name)
+        half = (float(stats.t.ppf((1 + level) / 2, self.degrees))
+                * float(np.sqrt(self.covariance[place, place])))
+        value = float(getattr(self, name))
+        if name == "intensity":  # its logarithm is what is fitted
+            return value * float(np.exp(-half)), value * float(np.exp(half))
+        return value - half, value + half
+
+    def expected(self, tilt_angles: ArrayLike) -> np.ndarray:
+        """The curve: mean at each tilt [counts]."""
+        angles = np.asarray(tilt_angles, dtype=float)
+        return self.intensity * np.exp(-self.ratio * _path(angles, self.normal_angle))
+
+
+def mean_intensities(images: np.ndarray | Tensor) -> np.ndarray:
+    """Mean of each image of a stack, without fiducials, edges and contamination.
+
+    Means of 8 x 8 blocks, of which the darkest and the brightest tenth are left out; of single
+    pixels that would move the mean, since counts are skewed.
+
+    Args:
+        images: (n, ny, nx), sides of at least 16 pixels.
+
+    Returns:
+        (n,), float64.
+
+    Raises:
+        ValueError: for another shape, or values that are not finite.
+    """
+    stack = plain("images", images)
+    if stack.ndim != 3 or len(stack) == 0 or min(stack.shape[1:]) < 2 * _BLOCK:
+        raise ValueError(f"images: have shape {stack.shape}; must be (n, ny, nx), sides >= "
+                         f"{2 * _BLOCK}")
+    n, rows, columns = len(stack), *(side // _BLOCK for side in stack.shape[1:])
+    blocks = stack[:, :rows * _BLOCK, :columns * _BLOCK].reshape(
+        n, rows, _BLOCK, columns, _BLOCK).mean(axis=(2, 4))
+    return np.asarray(stats.trim_mean(blocks.reshape(n, -1), _TRIM, axis=1))
+
+
+def fit_thickness(means: ArrayLike, tilt_angles: ArrayLike,
+                  errors: ArrayLike | None = None) -> ThicknessFit:
+    """Fit thickness over mean free path, tilt of the normal and I0 to a tilt series' means.
+
+    A start that almost half of the tilts cannot spoil (least quantile of squares, Rousseeuw 1984)
+    finds those near the curve, and least squares of the logarithms uses them. Deviations that go
+    together from tilt to tilt, of a beam that drifts or a specimen that is no slab, widen the
+    errors as a first-order autoregression does.
+
+    Args:
+        means: mean of each image [counts], positive, (n,), as from `mean_intensities`.
+        tilt_angles: [deg], (n,), in any order.
+        errors: standard deviation of each mean [counts]; None takes them as equal parts of the
+            means and their size from the scatter, as is wise: images scatter by the beam more
+            than by counting electrons. Errors too small for the scatter are enlarged.
+
+    Raises:
+        ValueError: for fewer than 4 tilts, means that are not positive or not finite, angles that
+            say nothing on thickness, or if no curve can be fitted.
+    """
+    values, angles, sigma = _checked(means, tilt_angles, errors)
+    logs, n = np.log(values), len(values)
+    point, scale = _robust_start(logs, angles, sigma)
+    floor = _LEAST_SCATTER if errors is None else 1.0
+    scale, keep = max(scale, floor), np.zeros(n, dtype=bool)
+    for _ in range(20):
+        degrees = max(keep.sum(), n - n // 4, _LEAST) - 3
+        limit = stats.t.isf(_OUTLIER / 2, degrees) * scale
+        now = np.abs(_residuals(point, logs, angles, sigma)) <= limit
+        if (now == keep).all():
+            break
+        if now.sum() < max(_LEAST, n / 2):
+            raise ValueError(f"means: {now.sum()} of {n} agree with one curve; must be at least "
+                             f"{max(_LEAST, -(-n // 2))}")
+        keep = now
+        point = optimize.least_squares(_residuals, point, method="lm", x_scale=_SCALES,
+                                       args=(logs[keep], angles[keep], sigma[keep])).x
+        rest = _residuals(point, logs[keep], angles[keep], sigma[keep])
+        scale = max(float(np.sqrt((rest**2).sum() / (keep.sum() - 3))), floor)
+    return _result(point, values, angles, sigma, keep, errors is not None)
+
+
+def _checked(means: ArrayLike, tilt_angles: ArrayLike,
+             errors: ArrayLike | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means, angles and relative errors, 1 where none are given."""
+    values, angles = plain("means", means), plain("tilt_angles", tilt_angles)
+    if values.ndim != 1 or values.shape != angles.shape or len(values) < _LEAST:
+        raise ValueError(f"means {values.shape}, tilt_angles {angles.shape}: must be two rows of "
+                         f"the same length, at least {_LEAST} tilts")
+    if values.min() <= 0:
+        raise ValueError(f"means={values.min():g}: must be positive [counts]")
+    if np.abs(angles).max() >= 90:
+        raise ValueError(f"tilt_angles={angles[np.abs(angles).argmax()]:g}: must be within 90 deg")
+    if np.ptp(_path(angles, 0.0)) < 0.01 or len(np.unique(angles.round(1))) < 3:
+        raise ValueError(f"tilt_angles: {angles.min():g} to {angles.max():g} deg must be three "
+                         "different ones or more, and change the path by 1 % or more")
+    if errors is None:
+        return values, angles, np.ones(len(values))
+    given = plain("errors", errors)
+    if given.shape != values.shape or given.min() <= 0:
+        raise ValueError(f"errors: shape {given.shape}, least {given.min():g}; must be positive, "
+                         "one for each mean [counts]")
+    return values, angles, given / values
+
+
+def _path(angles: np.ndarray, normal: float) -> np.ndarray:
+    """Way through the specimen over its thickness."""
+    return np.asarray(1 / np.cos(np.deg2rad(angles - normal)))
+
+
+def _residuals(point: np.ndarray, logs: np.ndarray, angles: np.ndarray,
+               sigma: np.ndarray) -> np.ndarray:
+    """Deviations of log means from the curve of ratio, normal's tilt and log I0, in errors."""
+    return np.asarray((logs - point[2] + point[0] * _path(angles, point[1])) / sigma)
+
+
+def _robust_start(logs: np.ndarray, angles: np.ndarray,
+                  sigma: np.ndarray) -> tuple[np.ndarray, float]:
+    """Curve through two tilts that is nearest to more than half of all, and their scatter."""
+    n = len(logs)
+    most = min((n + 3) // 2, n - 1)
+    pairs = np.array(list(combinations(range(n), 2)))
+    pairs = pairs[np.linspace(0, len(pairs) - 1, min(len(pairs), _PAIRS)).astype(int)]
+    best, start = np.inf, np.zeros(3)
+    for normal in np.arange(-_STEEPEST, _STEEPEST + 1, 2.0):
+        if np.abs(angles - normal).max() > 88:
+            continue
+        path = _path(angles, float(normal))
+        one, two = pairs[np.abs(path[pairs[:, 0]] - path[pairs[:, 1]]) > 1e-3].T
+        ratio = (logs[two] - logs[one]) / (path[one] - path[two])
+        height = logs[one] + ratio * path[one]
+        away = np.abs(logs - height[:, None] + ratio[:, None] * path) / sigma
+        middle = np.partition(away, most, axis=1)[:, most]
+        middle[ratio <= 0] = np.inf  # no specimen makes an image brighter
+        if len(middle) and middle.min() < best:
+            best, at = float(middle.min()), int(middle.argmin())
+            start = np.array([ratio[at], normal, height[at]])
+    if not np.isfinite(best):
+        raise ValueError("means: do not fall with the tilt as those of a slab do")
+    # The grid's steps change means at 60 deg by 1e-2: polished before use.
+    point = optimize.least_squares(_residuals, start, loss="soft_l1", x_scale=_SCALES,
+                                   f_scale=max(best / 3, _LEAST_SCATTER),
+                                   args=(logs, angles, sigma)).x
+    spread = np.median(np.abs(_residuals(point, logs, angles, sigma)))
+    return point, 1.4826 * (1 + 5 / max(n - 3, 1)) * float(spread)
+
+
+def _result(point: np.ndarray, values: np.ndarray, angles: np.ndarray, sigma: np.ndarray,
+            keep: np.ndarray, given: bool) -> ThicknessFit:
+    ratio, normal, height = (float(value) for value in point)
+    angle, error = angles[keep], sigma[keep]
+    rest = _residuals(point, np.log(values[keep]), angle, error)
+    degrees = len(rest) - 3
+    path = _path(angle, normal)
+    turn = ratio * np.deg2rad(path**2 * np.sin(np.deg2rad(angle - normal)))
+    slopes = np.stack([-path, turn, np.ones(len(path))], axis=1) / error[:, None]
+    covariance = np.linalg.pinv(slopes.T @ slopes, rcond=1e-12)
+    chi2, notes = float((rest**2).sum()), []
+    if not given:
+        covariance = covariance * chi2 / degrees
+    elif stats.chi2.sf(chi2, degrees) < 0.01:
+        covariance = covariance * chi2 / degrees
+        notes.append(f"The means scatter {np.sqrt(chi2 / degrees):.1f} times as much as the given "
+                     "errors say, which were enlarged.")
+    together = _correlation(rest[np.argsort(angle)])
+    if together > 0:
+        covariance = covariance * (1 + together) / (1 - together)
+        notes.append(f"Deviations of neighbouring tilts go together ({together:.2f}): the beam "
+                     "drifts or the specimen is no slab; errors are "
+                     f"{np.sqrt((1 + together) / (1 - together)):.1f} times as wide for it.")
+    if not keep.all():
+        notes.append(f"{(~keep).sum()} of {len(keep)} tilts are far from the curve and not used: "
+                     f"{', '.join(f'{a:g}' for a in angles[~keep])} deg.")
+    deviations = np.sqrt(np.diag(covariance))
+    half = float(stats.t.ppf(0.975, degrees)) * deviations[0]
+    if half > _UNSURE * abs(ratio) or abs(normal) > _STEEPEST or ratio <= 0:
+        notes.append(f"Low confidence: t / L is {ratio:.3g} within {half:.2g} (95 %), the normal "
+                     f"at {normal:.1f} deg.")
+    logs = np.log(values[keep]) - (height - ratio * path)
+    return ThicknessFit(
+        ratio, float(deviations[0]), normal, float(deviations[1]), float(np.exp(height)),
+        float(np.exp(height) * deviations[2]), covariance, chi2 if given else float(degrees),
+        degrees, float(np.sqrt((logs**2).sum() / degrees)), keep, tuple(notes), angles, values)
+
+
+def _correlation(residuals: np.ndarray) -> float:
+    """Correlation of neighbours, where it is more than chance makes it; else 0."""
+    n = len(residuals)
+    total = float((residuals**2).sum())
+    if n < 10 or total == 0:
+        return 0.0
+    value = float((residuals[1:] * residuals[:-1]).sum()) / total
+    # A fit of three parameters alone makes it about -3 / n.
+    return min(value + 3 / n, 0.9) if value + 3 / n > 2 / np.sqrt(n) else 0.0
+
+
+def write_thickness_figure(file: Path, fit: ThicknessFit) -> None:
+    """Draw means, curve and deviations.
+
+    Args:
+        file: picture to write; its ending chooses the format.
+        fit: from `fit_thickness`.
+    """
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    at = np.linspace(fit.tilt_angles.min(), fit.tilt_angles.max(), 200)
+    upper.plot(at, fit.expected(at), color="0.4")
+    away = 100 * (fit.means / fit.expected(fit.tilt_angles) - 1)
+    for axes, rows in ((upper, fit.means), (lower, away)):
+        axes.plot(fit.tilt_angles[fit.used], rows[fit.used], "o", markersize=4, label="used")
+        if not fit.used.all():
+            axes.plot(fit.tilt_angles[~fit.used], rows[~fit.used], "x", label="not used")
+    low, high = fit.interval()
+    upper.set_title(f"t / L = {fit.ratio:.3f} (95 %: {low:.3f} to {high:.3f}), normal at "
+                    f"{fit.normal_angle:.2f} ± {fit.normal_error:.2f}°", fontsize=11)
+    upper.set_ylabel("mean [counts]")
+    upper.legend()
+    lower.axhline(0, color="0.4")
+    lower.set_ylim(-6 * 100 * fit.scatter - 0.1, 6 * 100 * fit.scatter + 0.1)
+    lower.set_ylabel("deviation [%]")
+    lower.set_xlabel("tilt [deg]")
+    figure.savefig(file, dpi=100)
