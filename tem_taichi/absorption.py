@@ -70,7 +70,7 @@ def protein_potentials() -> tuple[float, float]:
 
 
 def amplitude_contrast_of_protein(
-    mean_free_path: Value, voltage: Value, ice_potential: Value = 4.48
+    mean_free_path: Value, voltage: Value, ice_potential: Value = 4.48, strength: Value = 1.0
 ) -> Value:
     """Q of protein in ice: imaginary over real potential, each relative to the ice.
 
@@ -78,7 +78,8 @@ def amplitude_contrast_of_protein(
         mean_free_path: of the ice at this voltage [A].
         voltage: [kV].
         ice_potential: mean inner potential of the ice [V].
+        strength: absorption of the protein over that by its composition.
     """
     real, imaginary = protein_potentials()
     ice = imaginary_potential(mean_free_path, voltage)
-    return ice * (imaginary - 1) / (real - ice_potential)
+    return ice * (strength * imaginary - 1) / (real - ice_potential)

@@ -208,4 +208,5 @@ def amplitude_contrast(scene: Scene, specimen: Specimen) -> float:
     if ice.mean_free_path is None:
         return 0.0
     return float(amplitude_contrast_of_protein(
-        float(ice.mean_free_path), scene.microscope.voltage, float(ice.potential)))
+        float(ice.mean_free_path), scene.microscope.voltage, float(ice.potential),
+        float(ice.particle_absorption)))

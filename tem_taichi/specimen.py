@@ -40,6 +40,8 @@ class Ice:
     """Mean inner potential [V]; 0 = particles in vacuum."""
     mean_free_path: Value | None = None
     """Of the loss from the image, at the voltage in use [A]; None = no loss."""
+    particle_absorption: Value = 1.0
+    """What particles absorb over what their composition says."""
     granularity: Value = 0.0
     """Strength of its random structure, 1 = physical; 0 = a continuum."""
     seed: int = 0
@@ -202,9 +204,12 @@ def build_specimen(scene: Scene) -> Specimen:
 
 def _ice(scene: Scene) -> Ice:
     ice = scene.specimen.ice
-    path = None
+    path, stronger = None, 1.0
     if ice.mean_free_path is not None:
         path = mean_free_path(ice.mean_free_path, scene.microscope.voltage)
+        if ice.protein_mean_free_path is not None:
+            by_composition = ice.mean_free_path / protein_potentials()[1]
+            stronger = by_composition / ice.protein_mean_free_path
     shape = None
     if ice.hole_radius is not None or any(ice.slope):
         (x, y), (along_x, along_y) = ice.hole_centre, ice.slope
@@ -212,7 +217,7 @@ def _ice(scene: Scene) -> Ice:
                          along_x, along_y, ice.carbon_thickness)
     # Particles in vacuum have no ice around them.
     granularity = ice.granularity if ice.potential else 0.0
-    return Ice(ice.thickness, ice.potential, path, granularity, scene.seed, shape)
+    return Ice(ice.thickness, ice.potential, path, stronger, granularity, scene.seed, shape)
 
 
 def _check_inside(kind: Kind, pose: Poses, thickness: float) -> None:

@@ -23,6 +23,9 @@ class Ice:
     mean_free_path: float | None = 3950.0
     """of the loss from the image at 300 kV [A], scaled by (v/c)^2 to other voltages; null = no
     loss. 3950 A is that of zero-loss imaging"""
+    protein_mean_free_path: float | None = None
+    """the same of solid protein at 300 kV [A], which scales what all particles absorb; null = by
+    composition, 3010 A where that of ice is 3950 A"""
     granularity: float = 1.0
     """strength of the random structure of amorphous ice: 1 = physical, 0 = a continuum"""
     edge_thickness: float | None = None
@@ -38,6 +41,12 @@ class Ice:
     """of the carbon film around the hole [A]; 0 = none"""
 
     def __post_init__(self) -> None:
+        protein = self.protein_mean_free_path
+        checks.check(protein is None or 1 <= protein < 1e12, "specimen.ice.protein_mean_free_path",
+                     protein, "at least 1 [A], or null")
+        checks.check(protein is None or self.mean_free_path is not None,
+                     "specimen.ice.protein_mean_free_path", protein,
+                     "null where mean_free_path is")
         checks.within("specimen.ice.granularity", self.granularity, 0, 10, "1")
         checks.positive("specimen.ice.edge_thickness", self.edge_thickness, "A")
         checks.positive("specimen.ice.hole_radius", self.hole_radius, "A")

@@ -94,7 +94,8 @@ def slices(
         # Narrowing works in place, on arrays that are needed nowhere else.
         potential = narrow(layers["group"] + displaced * ice.potential, scale, left)
         if view.absorption is not None:
-            absorbing = narrow(layers["absorbing"] + displaced, scale, left) * view.absorption
+            absorbing = layers["absorbing"] * ice.particle_absorption + displaced
+            absorbing = narrow(absorbing, scale, left) * view.absorption
         if ice.structured and "displaced" in layers:
             taken = -narrow(layers["displaced"].clone(), scale) / view.slice_thickness
     if ice.structured:

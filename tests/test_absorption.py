@@ -18,7 +18,8 @@ from tem_taichi.ice import ICE_DENSITY
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL
 from tem_taichi.placement import Poses
 from tem_taichi.potential import peng_table
-from tem_taichi.specimen import Ice, Specimen, kind_of
+from tem_taichi.scene import load_scene
+from tem_taichi.specimen import Ice, Specimen, build_specimen, kind_of
 from tem_taichi.structures import Atoms
 from tem_taichi.view import View, slices
 
@@ -80,3 +81,17 @@ def test_water_in_ice_has_no_mean_absorption_and_protein_has_that_of_its_composi
                                              rel=1e-3)  # stencils leave 2e-4 of a Gaussian out
     water = mean([8, 1, 1] * 100).imag * area / imaginary
     assert abs(water) < 1e-3 * volume
+
+
+def test_protein_of_a_given_mean_free_path_absorbs_by_it():
+    """A solid of average residues in place of ice leaves exp(-t / L) with the L asked for."""
+    real, imaginary = protein_potentials()
+    assert 3950 / imaginary == pytest.approx(3010, abs=10)  # what the scene's help says
+    scene = load_scene(overrides=["specimen=empty", "specimen.ice.protein_mean_free_path=2000"])
+    ice = build_specimen(scene).ice
+    of_ice = imaginary_potential(ice.mean_free_path, 300.0)
+    assert of_ice * imaginary * ice.particle_absorption == pytest.approx(
+        imaginary_potential(2000.0, 300.0), rel=1e-6)
+    contrast = amplitude_contrast_of_protein(3950.0, 300.0, 4.48, ice.particle_absorption)
+    assert contrast == pytest.approx(
+        (imaginary_potential(2000.0, 300.0) - of_ice) / (real - 4.48), rel=1e-6)

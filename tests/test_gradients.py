@@ -47,7 +47,8 @@ VALUES: dict[str, tuple[object, str]] = {
 
 REALISM: dict[str, tuple[float, str]] = {
     "ice granularity": (0.8, "1"), "radiation damage": (1.0, "1"), "prior dose": (12.0, "e-/A^2"),
-    "mean free path, absorbing": (3950.0, "A"), "thickness in the hole": (30.0, "A"),
+    "mean free path, absorbing": (3950.0, "A"), "particle absorption": (1.2, "1"),
+    "thickness in the hole": (30.0, "A"),
     "thickness at the rim": (53.7, "A"), "hole radius": (60.0, "A"),
     "slope of the ice": (0.13, "1"), "carbon thickness": (20.0, "A"),
 }
@@ -117,7 +118,8 @@ def realistic_image(p):
     poses = Poses(p["particle positions"][:1], as_tensor(euler_to_matrix([10.0], [30.0], [50.0])))
     shape = IceShape(p["thickness in the hole"], p["thickness at the rim"], p["hole radius"],
                      45.0, 10.0, p["slope of the ice"], 0.0, p["carbon thickness"])
-    ice = Ice(30.0, 4.48, p["mean free path, absorbing"], p["ice granularity"], 3, shape)
+    ice = Ice(30.0, 4.48, p["mean free path, absorbing"], p["particle absorption"],
+              p["ice granularity"], 3, shape)
     instrument = Instrument((48, 48), (72, 72), 1.0, 300.0, None, slice_thickness=4.0,
                             depth="smooth", energy_filter=False, damage=p["radiation damage"])
     exposure = Exposure(Optics(defocus=3000.0), 25.0, -8.0, dose=20.0, prior_dose=p["prior dose"])

@@ -171,9 +171,10 @@ def test_propagator_is_unitary():
     assert band_limit((20, 31)).max() == 1
 
 
-def test_gradients(double):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_gradients(double, dtype):
     generator = torch.Generator().manual_seed(1)
-    slices = 100 * torch.rand(7, 6, 9, generator=generator, dtype=torch.float64)
+    slices = 100 * torch.rand(7, 6, 9, generator=generator, dtype=dtype)
     incident = torch.randn(6, 9, generator=generator, dtype=torch.complex128)
     inputs = (slices, as_tensor(12.0), as_tensor(250.0), as_tensor(0.1), incident)
     for t in inputs:
