@@ -42,7 +42,7 @@ def main() -> None:
     seen = specimen, planned.instrument, planned.exposures[0]
     with torch.no_grad():
         view = view_of(*seen)
-        potential = slices(specimen, view, 0, view.n_slices).sum(0)
+        potential = slices(specimen, view, 0, view.n_slices).real.sum(0)
         wave, _ = exit_wave(*seen)
     field = tuple(round(n * scene.pixel_size / view.pixel_size) for n in scene.shape)
     panels = [("projected potential minus ice [V Å]", centre(potential, field), "viridis"),

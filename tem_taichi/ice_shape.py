@@ -132,7 +132,9 @@ def _part(
     """Part of the rays from z0 to z0 + depth in a material; surfaces are straight in a step."""
     one_of("material", material, ("ice", "carbon"))
     slope = _slope(shape, rotation)
-    if not _is_lens(shape) and material == "ice":
+    if not _is_lens(shape):
+        if material == "carbon":  # which is around a hole
+            return torch.zeros(torch.broadcast_shapes(x.shape, y.shape)).to(slope)
         middle = -(x * slope[0] + y * slope[1]) / slope[2]
         reach = shape.thickness / (2 * slope[2].abs())
         inside = torch.minimum(middle + reach, z0 + depth) - torch.maximum(middle - reach, z0)
@@ -140,14 +142,14 @@ def _part(
     step = _LENS_STEP * number(shape.hole_radius)
     if _has_film(shape):
         step = min(step, number(shape.carbon_edge) / 2)
-    n_steps = math.ceil(depth / step) if _is_lens(shape) else 1
+    n_steps = math.ceil(depth / step)
     out = torch.zeros(torch.broadcast_shapes(x.shape, y.shape), dtype=x.dtype, device=x.device)
     before: list[tuple[torch.Tensor, torch.Tensor]] = []
     for n in range(n_steps + 1):
         z = z0 + depth * n / n_steps
         rise = x * slope[0] + (y * slope[1] + z * slope[2])
         here_x, here_y = (x * rotation[0, i] + (y * rotation[1, i] + z * rotation[2, i])
-                          for i in (0, 1)) if _is_lens(shape) else (x, y)
+                          for i in (0, 1))
         after = [(part / 2 - rise, part / 2 + rise)
                  for part in _thicknesses(shape, material, here_x, here_y)]
         for sign, old, new in zip((1, -1), before, after, strict=False):

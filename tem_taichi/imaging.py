@@ -14,8 +14,8 @@ from tem_taichi.grid import fourier_crop
 from tem_taichi.ice import mean_potential
 from tem_taichi.ice_shape import path_length
 from tem_taichi.instrument import Exposure, Instrument
-from tem_taichi.optics import Optics, form_image
-from tem_taichi.physics import REST_ENERGY, Value, wavelength
+from tem_taichi.optics import Optics, defocus_per_energy, form_image
+from tem_taichi.physics import Value, wavelength
 from tem_taichi.specimen import Ice, Specimen, present
 
 
@@ -136,8 +136,6 @@ def after_loss(lens: Optics, voltage: Value) -> Optics:
 
     Losses of ice spread about 25 eV by some 15 eV (1/e half-width; Egerton 2011).
     """
-    volts = voltage * 1e3
-    chromatic = lens.chromatic_aberration * 1e7 * (1 + volts / REST_ENERGY) / (
-        volts * (1 + volts / (2 * REST_ENERGY)))
+    shift = 25.0 * defocus_per_energy(voltage, lens.chromatic_aberration)
     spread = (lens.energy_spread**2 + 15.0**2) ** 0.5
-    return replace(lens, defocus=lens.defocus - 25.0 * chromatic, energy_spread=spread)
+    return replace(lens, defocus=lens.defocus - shift, energy_spread=spread)

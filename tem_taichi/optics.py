@@ -138,28 +138,39 @@ def odd_phase(
     return 2 * math.pi * wave**2 * ((coma + trefoil) / 3 + spherical * squared * tilted)
 
 
+def defocus_per_energy(voltage: Value, chromatic_aberration: Value) -> torch.Tensor:
+    """Cc' = Cc (1 + U/E0) / (U (1 + U / (2 E0))) [A/eV]: focus that a lost eV costs.
+
+    Args:
+        voltage: [kV].
+        chromatic_aberration: Cc [mm].
+    """
+    volts = as_tensor(voltage) * 1e3
+    return as_tensor(chromatic_aberration) * 1e7 * (1 + volts / REST_ENERGY) / (
+        volts * (1 + volts / (2 * REST_ENERGY)))
+
+
 def envelope(
     shape: tuple[int, int], pixel_size: float, voltage: Value, optics: Optics
 ) -> torch.Tensor:
     """Damping E(k) of the wave by the source's angle and energy spread, times the aperture.
 
     With q = 2 pi k, kappa = 2 pi / lambda (Rullgard et al. 2011, eqs. 12-14):
-    exp[-(alpha^2 / 4) (D q - Cs q^3 / kappa^2)^2 - (dE Cc')^2 q^4 / (16 kappa^2)],
-    Cc' = Cc (1 + U/E0) / (U (1 + U / (2 E0))).
+    exp[-(alpha^2 / 4) (D q - Cs q^3 / kappa^2)^2 - (dE Cc')^2 q^4 / (16 kappa^2)], with Cc' of
+    `defocus_per_energy`.
 
     Returns:
         Real tensor (ny, nx) in FFT order, 1 at k = 0.
     """
     wave = _per_image(wavelength(voltage))
-    volts = _per_image(voltage) * 1e3
     kappa = 2 * math.pi / wave
     squared = _k_squared(shape, pixel_size)[0]
     q_squared = (2 * math.pi) ** 2 * squared
     angle = _per_image(optics.convergence) * 1e-3
     spherical = _per_image(optics.spherical_aberration) * 1e7
     slope = _per_image(optics.defocus) - spherical * q_squared / kappa**2
-    spread = _per_image(optics.energy_spread) * _per_image(optics.chromatic_aberration) * 1e7 * (
-        1 + volts / REST_ENERGY) / (volts * (1 + volts / (2 * REST_ENERGY)))
+    spread = _per_image(optics.energy_spread) * defocus_per_energy(
+        _per_image(voltage), _per_image(optics.chromatic_aberration))
     damping = torch.exp(-(angle**2 / 4) * q_squared * slope**2
                         - (spread * q_squared / kappa) ** 2 / 16)
     if optics.aperture is not None:

@@ -142,7 +142,7 @@ def test_commands_of_the_readme():
 def test_detector_from_flat_crops(here, capsys):
     result, folder = run("recipe=detector", "input=flat.mrc", "periodic=true")
     assert names(folder) == {"results.json", "metadata.json", "detector.png",
-                             "detector/fitted.yaml", "detector/fitted_dqe.txt"}
+                             "detector/fitted.yaml"}
     assert "assumption: Only the noise power spectrum is measured" in capsys.readouterr().out
     assert result["images"] == result["crops"] == 6 and "mtf" not in result
     w, found, lower, upper = np.transpose(result["nps"])

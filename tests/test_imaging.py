@@ -43,7 +43,7 @@ def test_without_an_energy_filter_all_electrons_arrive():
 def test_electrons_that_lost_energy_are_over_focus(double):
     """Cc 25 eV / 300 keV, 2250 A at Cc = 2.7 mm, times (1 + U/E0) / (1 + U/2E0)."""
     lens = after_loss(Optics(defocus=1e4, chromatic_aberration=2.7), 300.0)
-    assert 1e4 - lens.defocus == pytest.approx(2.7e7 * 25 / 300e3 * 1.587 / 1.2935, rel=1e-3)
+    assert 1e4 - float(lens.defocus) == pytest.approx(2.7e7 * 25 / 300e3 * 1.587 / 1.2935, rel=1e-3)
 
 
 def test_a_lens_of_ice_and_its_film_darken_the_rim(double):

@@ -60,9 +60,8 @@ def _picked(image: NDArray, number: int, recipe: DetectorRecipe) -> Background:
 def _write_config(folder: Path, config: dict[str, Any], images: int) -> None:
     """A camera that a scene beside the folder chooses as `override detector: fitted`."""
     folder.mkdir()
-    if isinstance(config["dqe"], list):  # a table, which a scene takes as a file
-        np.savetxt(folder / "fitted_dqe.txt", np.transpose(config["dqe"]), fmt="%.6g")
-        config = config | {"dqe": None, "dqe_file": "detector/fitted_dqe.txt"}
+    if isinstance(config["dqe"], list):
+        config = config | {"dqe": None, "dqe_table": np.transpose(config["dqe"]).tolist()}
     text = f"# Estimated by tem_taichi from {images} images\nname: fitted\n"
     (folder / "fitted.yaml").write_text(text + "".join(
         f"{key}: {json.dumps(value)}\n" for key, value in config.items()), encoding="utf-8")

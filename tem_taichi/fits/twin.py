@@ -133,7 +133,7 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
     scene.specimen, scene.interaction = _specimen(scene, fit, crowd, settings)
     return Twin(scene, fit, spectra, crowd, nominal,
                 fit.intensity / float(crowd.noise.mean()) / pixel_size**2,
-                (*notes, *fit.warnings, *more, *_said(fit, crowd, settings)))
+                (*notes, *fit.warnings, *more, *_said(scene.specimen.ice, crowd)))
 
 
 def write_twin(file: Path, twin: Twin) -> None:
@@ -231,10 +231,10 @@ def _field(scene: Scene, thickness: float) -> list[float]:
     return (across * width + along * (along @ sides)).tolist()
 
 
-def _said(fit: ThicknessFit, crowd: CrowdFit, settings: TwinSettings) -> list[str]:
-    lines = [f"Thickness {fit.thickness(settings.mean_free_path) / 10:.0f} nm, if the mean free "
-             f"path at 300 kV is {settings.mean_free_path / 10:.0f} nm; what goes unnoticed is a "
-             "beam that changes in step with the tilt.",
+def _said(ice: Ice, crowd: CrowdFit) -> list[str]:
+    lines = [f"Thickness {ice.thickness / 10:.0f} nm, if the mean free path of ice at 300 kV is "
+             f"{(ice.mean_free_path or 0.0) / 10:.0f} nm; what goes unnoticed is a beam that "
+             "changes in step with the tilt.",
              "Each image's dose is nominal times its mean over the curve's.",
              "The handedness of the tilts is taken as in the table."]
     if crowd.masses:
