@@ -16,8 +16,10 @@ from experiments.ctf_bench import Truth, linear_micrograph
 from tem_taichi import optics
 from tem_taichi.fits import ctf_model
 from tem_taichi.fits.ctf_figure import write_ctf_figure, write_ctf_star
-from tem_taichi.fits.ctf_fit import CtfFit, CtfSearch, fit_micrograph, fit_spectrum, fit_stack
+from tem_taichi.fits.ctf_fit import CtfFit, fit_micrograph, fit_spectrum
 from tem_taichi.fits.ctf_model import Elements, Lens, Rings
+from tem_taichi.fits.ctf_search import CtfSearch
+from tem_taichi.fits.ctf_tilt import fit_stack
 from tem_taichi.fits.spectra import centred_frequencies
 from tem_taichi.physics import wavelength
 

@@ -6,7 +6,6 @@ of the spectrum, and with it the errors.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,44 +18,19 @@ from tem_taichi.fits import ctf_curves, ctf_model, ctf_search, spectra
 from tem_taichi.fits.ctf_band import Band, make_band
 from tem_taichi.fits.ctf_curves import CtfCurves
 from tem_taichi.fits.ctf_model import Lens, Rings
+from tem_taichi.fits.ctf_search import CtfSearch
 from tem_taichi.grid import check_pixel_size
 
 _CANDIDATES = 4
 _SIGNIFICANT = 5.0  # standard errors that tell two values apart
-_GAIN = 30.0  # log-likelihood above which rings are no chance among the hypotheses searched
 _LEAD = 10.0  # log-likelihood by which the best defocus must lead
 _HALF_RINGS = 3  # least number that must be seen
 _EXPLAINED = 0.8  # of the variance of equal-phase averages: a ring that is no ring leaves more
 _FEW = 18.0  # half rings, below which the wider band is fitted
-_SHOWN = 0.7  # of the finest resolution fitted, which the curves reach
-_PHASES = 12  # phase shifts tried over half a turn
-
-
-@dataclass(frozen=True)
-class CtfSearch:
-    """Where to look for the rings."""
-
-    defocus: tuple[float, float] = (1500.0, 60000.0)
-    """Lowest and highest mean defocus [A], positive = underfocus."""
-    astigmatism: float = 1200.0
-    """Largest U - V looked for [A]; the refinement may leave it."""
-    resolution: tuple[float, float] = (30.0, 4.0)
-    """Lowest and highest resolution fitted [A]; up to 0.7 of the latter where there are few rings.
-
-    Beyond 4 A a lens's higher aberrations weigh more than what the rings there add."""
-    phase_shift: bool = False
-    """Whether to estimate a phase plate's shift, from 0 to 180 deg."""
-
-    def __post_init__(self) -> None:
-        low, high = self.defocus
-        if not (math.isfinite(low) and math.isfinite(high) and 0 < low < high):
-            raise ValueError(f"defocus={self.defocus}: must be two positive numbers that rise [A]")
-        if not 0 <= self.astigmatism < math.inf:
-            raise ValueError(f"astigmatism={self.astigmatism}: must be zero or positive [A]")
-        coarse, fine = self.resolution
-        if not (math.isfinite(coarse) and 0 < fine < coarse):
-            raise ValueError(f"resolution={self.resolution}: must be two positive numbers that "
-                             "fall [A]")
+RINGS = 30.0
+"""Log-likelihood above which rings are no chance among the hypotheses searched."""
+SHOWN = 0.7
+"""Of the finest resolution fitted, which the curves reach."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +64,8 @@ class CtfFit:
     """Measured power over M, likewise."""
     pixel_size: float
     """That the spectra reach to: Nyquist is 1 / (2 pixel_size) [A]."""
+    hand_gain: float = math.nan
+    """Of a tilted specimen: log-likelihood over that of the opposite tilt."""
 
     @property
     def reliable(self) -> bool:
@@ -132,14 +108,6 @@ def fit_micrograph(image: ArrayLike | Tensor, pixel_size: float, voltage: float,
                         search)
 
 
-def fit_stack(images: Sequence[ArrayLike] | np.ndarray | Tensor, pixel_size: float, voltage: float,
-              spherical_aberration: float, amplitude_contrast: float = 0.07,
-              search: CtfSearch | None = None) -> list[CtfFit]:
-    """`fit_micrograph` of each image (ny, nx) of a stack, or of a tilt series."""
-    return [fit_micrograph(image, pixel_size, voltage, spherical_aberration, amplitude_contrast,
-                           search) for image in images]
-
-
 def fit_spectrum(spectrum: ArrayLike | Tensor, pixel_size: float, voltage: float,
                  spherical_aberration: float, amplitude_contrast: float = 0.07,
                  search: CtfSearch | None = None) -> CtfFit:
@@ -164,10 +132,10 @@ def fit_spectrum(spectrum: ArrayLike | Tensor, pixel_size: float, voltage: float
     if bool((values < 0).any()):
         raise ValueError(f"spectrum: {int((values < 0).sum())} values are negative")
     coarse, fine = search.resolution
-    values, pixel_size = spectra.crop_spectrum(values, pixel_size, _SHOWN * fine)
+    values, pixel_size = spectra.crop_spectrum(values, pixel_size, SHOWN * fine)
     band = make_band(values, pixel_size, coarse, fine)
     # The curves also show where the rings go beyond what was fitted.
-    shown = make_band(values, pixel_size, coarse, _SHOWN * fine)
+    shown = make_band(values, pixel_size, coarse, SHOWN * fine)
     best = _best(band, shown, lens, search)
     wide = replace(ctf_model.start(shown.basis, contrast=0.1), lens=best.rings.lens)
     wide = ctf_model.maximise(shown.chosen, wide, lens, shown.basis)[0]
@@ -201,11 +169,11 @@ def _best(band: Band, wide: Band, lens: Lens, search: CtfSearch) -> _Best:
     Few rings, of a small defocus, are fitted in the wider band: there the splines could imitate
     them, while the lens's higher aberrations hardly matter yet.
     """
-    free = (0, 1, 2, 3) if search.phase_shift else (0, 1, 2)
-    fits = _candidates(band, lens, search, free)
+    free = search.free
+    fits = _candidates(band, lens, search)
     if ctf_curves.half_rings(np.array(band.basis.limits), fits[0][0], lens) < _FEW:
         band = wide
-        fits = _candidates(band, lens, search, free)
+        fits = _candidates(band, lens, search)
     rings, likelihood = ctf_model.maximise(band.chosen, fits[0][0], lens, band.basis, free)
     covariance, noise = ctf_model.covariance(band.chosen, rings, lens, band.basis, free,
                                              band.inside)
@@ -219,20 +187,16 @@ def _best(band: Band, wide: Band, lens: Lens, search: CtfSearch) -> _Best:
                  min(leads, default=math.inf) / noise)
 
 
-def _candidates(band: Band, lens: Lens, search: CtfSearch,
-                free: tuple[int, ...]) -> list[tuple[Rings, float]]:
+def _candidates(band: Band, lens: Lens, search: CtfSearch) -> list[tuple[Rings, float]]:
     """Maxima of the likelihood of an average over sectors, from a coarse search; best first."""
-    chosen = band.chosen
-    twice = torch.atan2(chosen.sine, chosen.cosine)
-    sectors = ctf_search.bin_sectors(chosen.power - 1, chosen.k, twice, band.width)
-    phases = torch.arange(_PHASES) * (math.pi / _PHASES) if search.phase_shift else torch.zeros(1)
-    starts = ctf_search.search(sectors, lens, search.defocus, search.astigmatism,
-                               as_tensor(phases), _CANDIDATES)
+    sectors = ctf_search.bin_sectors(band)
+    starts = ctf_search.search([(sectors, 0.0)], lens, search.defocus, search.astigmatisms,
+                               as_tensor(search.phases), _CANDIDATES)
     if not starts:
         raise ValueError("spectrum: no trace of rings at any defocus searched")
     cells = ctf_search.cells(sectors)
     fits = [ctf_model.maximise(cells, ctf_model.start(band.basis, *candidate), lens, band.basis,
-                               free) for candidate in starts]
+                               search.free) for candidate in starts]
     return sorted(fits, key=lambda fit: -fit[1])
 
 
@@ -246,8 +210,8 @@ def _doubts(best: _Best, curves: CtfCurves, lens: Lens, search: CtfSearch) -> li
     defocus, cosine, sine, _ = ctf_model.in_angstrom(best.rings.lens)
     astigmatism = 2 * math.hypot(cosine, sine)
     return [text for text, found in (
-        (f"the rings gain {best.gain:.0f} in log-likelihood, less than {_GAIN:g}",
-         not best.gain >= _GAIN),
+        (f"the rings gain {best.gain:.0f} in log-likelihood, less than {RINGS:g}",
+         not best.gain >= RINGS),
         (f"{seen:.1f} half rings are seen, less than {_HALF_RINGS}", seen < _HALF_RINGS),
         (f"the model explains {explained:.0%} of the rings' variance, less than {_EXPLAINED:.0%}",
          not explained >= _EXPLAINED),

@@ -3,23 +3,29 @@
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from tem_taichi import checks
 from tem_taichi.files.unfinished import load_part, part_key, save_part, unfinished_folder
 from tem_taichi.fits.ctf_curves import CtfCurves
 from tem_taichi.fits.ctf_figure import write_ctf_figure, write_ctf_star
-from tem_taichi.fits.ctf_fit import CtfFit, CtfSearch, fit_micrograph, fit_spectrum
-from tem_taichi.fits.recipe_input import images_of
+from tem_taichi.fits.ctf_fit import CtfFit, fit_micrograph, fit_spectrum
+from tem_taichi.fits.ctf_search import CtfSearch
+from tem_taichi.fits.ctf_tilt import common_astigmatism, fit_tilted_micrograph
+from tem_taichi.fits.recipe_input import images_of, series_table
 from tem_taichi.fits.recipes import CtfRecipe
 
 _ROW = ("defocus_u", "defocus_v", "astigmatism_angle", "phase_shift", "errors", "resolution",
-        "gain", "figure_of_merit", "reliable", "doubts")
+        "gain", "figure_of_merit", "reliable", "doubts", "hand_gain")
 """What is kept of a fit; its curves are in the picture."""
+_HAND = 20.0
+"""Log-likelihood, over a series, by which one sense of the tilt must explain the rings better."""
 
 
 def fit_ctf(recipe: CtfRecipe, folder: Path,
@@ -30,34 +36,80 @@ def fit_ctf(recipe: CtfRecipe, folder: Path,
                      "a name without blanks, quotes and #, for the star file")
     (coarse, fine), (low, high) = recipe.resolution, recipe.defocus
     search = CtfSearch((low, high), recipe.astigmatism, (coarse, fine), recipe.phase_shift)
-    rows: list[dict[str, Any]] = []
-    pixels = 0.0
-    for place, (file, images, pixels) in enumerate(images_of(recipe), 1):
-        for n, image in enumerate(images, 1):
-            picture = folder / f"{len(rows) + 1:04d}_{Path(file).stem}.png"
-            try:
-                row = _fitted_row(recipe, search, image, pixels, picture)
-            except ValueError as error:
-                raise ValueError(f"input: {file}, image {n}: {error}") from error
-            rows.append({"name": file if len(images) == 1 else f"{n:06d}@{file}", **row})
-            progress(len(rows), len(rows) + len(images) - n + len(recipe.input) - place)
+    series = recipe.angles is not None
+    passes = 2 if series and recipe.common_astigmatism else 1
+    rows, pixels = _rows(recipe, search, folder, lambda n, all_: progress(n, passes * all_))
+    result: dict[str, Any] = {}
+    shared = common_astigmatism([_fit_of(row) for row in rows]) if passes == 2 else None
+    if shared is not None:
+        rows, _ = _rows(recipe, replace(search, known=shared), folder,
+                        lambda n, all_: progress(all_ + n, passes * all_))
+        result = {"common_astigmatism_A": shared[0], "common_astigmatism_angle_deg": shared[1]}
     write_ctf_star(folder / "micrographs_ctf.star", [row["name"] for row in rows],
                    [_fit_of(row) for row in rows], pixel_size=pixels,
                    voltage=recipe.voltage, spherical_aberration=recipe.spherical_aberration,
                    amplitude_contrast=recipe.amplitude_contrast)
-    return {"fits": rows}
+    return {"fits": rows, **result, **(_hand(rows) if series else {})}
+
+
+def _rows(recipe: CtfRecipe, search: CtfSearch, folder: Path,
+          progress: Callable[[int, int], None]) -> tuple[list[dict[str, Any]], float]:
+    """Fits of all images, and their pixel size [A]."""
+    rows: list[dict[str, Any]] = []
+    pixels = 0.0
+    for place, (file, images, pixels) in enumerate(images_of(recipe), 1):
+        tilts = _tilts(recipe, file, len(images))
+        for n, (image, tilt) in enumerate(zip(images, tilts, strict=True), 1):
+            picture = folder / f"{len(rows) + 1:04d}_{Path(file).stem}.png"
+            try:
+                row = _fitted_row(recipe, search, image, pixels, tilt, picture)
+            except ValueError as error:
+                raise ValueError(f"input: {file}, image {n}: {error}") from error
+            name = file if len(images) == 1 else f"{n:06d}@{file}"
+            own = {"name": name} if recipe.angles is None else {
+                "name": name, "tilt_angle": tilt[0]}
+            rows.append(own | row)
+            progress(len(rows), len(rows) + len(images) - n + len(recipe.input) - place)
+    return rows, pixels
+
+
+def _tilts(recipe: CtfRecipe, file: str, count: int) -> list[tuple[float, float]]:
+    """Angle and axis of each image's tilt [deg], (0, 0) of images that are not tilted."""
+    if recipe.angles is None:
+        return count * [(0.0, 0.0)]
+    table = series_table(recipe, file, count)
+    axis = (np.full(count, recipe.axis_angle) if recipe.axis_angle is not None
+            else table.get("axis_angle", pd.Series(count * [np.nan])).to_numpy(float))
+    if not np.isfinite(axis).all():
+        raise ValueError(f"axis_angle=null: {recipe.angles} has none: must be given [deg]")
+    return list(zip(table["tilt_angle"].tolist(), axis.tolist(), strict=True))
+
+
+def _hand(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Whether the defocus rises across the images where the tilts say so."""
+    gain = sum(row["hand_gain"] for row in rows if row["reliable"])
+    result: dict[str, Any] = {"hand_gain": gain}
+    if gain < -_HAND:
+        result["warnings"] = ["the rings are those of the opposite tilts: the angles' signs or the "
+                              "axis are turned round, or the images mirrored"]
+    elif gain < _HAND:
+        result["warnings"] = ["the rings do not tell the sense of the tilts"]
+    return result
 
 
 def _fitted_row(recipe: CtfRecipe, search: CtfSearch, image: NDArray, pixel_size: float,
-                picture: Path) -> dict[str, Any]:
+                tilt: tuple[float, float], picture: Path) -> dict[str, Any]:
     """A fit's numbers, with its picture: from an interrupted run or anew."""
     kept = unfinished_folder(recipe.output)
     lens = (recipe.voltage, recipe.spherical_aberration, recipe.amplitude_contrast)
-    key = part_key(image, [*lens, recipe.spectrum, pixel_size, *vars(search).values()])
+    key = part_key(image, [*lens, recipe.spectrum, pixel_size, *tilt, *vars(search).values()])
     row = load_part(kept, key, _ROW, picture)
     if row is None:
-        run = fit_spectrum if recipe.spectrum else fit_micrograph
-        fit = run(image, pixel_size, *lens, search)
+        if recipe.angles is not None:
+            fit = fit_tilted_micrograph(image, pixel_size, tilt, *lens, search)
+        else:
+            run = fit_spectrum if recipe.spectrum else fit_micrograph
+            fit = run(image, pixel_size, *lens, search)
         write_ctf_figure(picture, image if recipe.spectrum else None, fit)
         row = {name: _finite(getattr(fit, name)) for name in _ROW}
         save_part(kept, key, row, picture)

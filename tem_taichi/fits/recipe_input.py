@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tem_taichi import checks
 from tem_taichi.files.io import read_images, read_mdoc, read_rawtlt
-from tem_taichi.fits.recipes import Recipe, SeriesRecipe
+from tem_taichi.fits.recipes import CtfRecipe, Recipe, SeriesRecipe
 
 _SAME = 0.01
 """Relative difference of pixel sizes that are taken for the same."""
@@ -47,7 +47,7 @@ def images_of(recipe: Recipe,
         yield name, images, pixel_size or 1.0
 
 
-def series_table(recipe: SeriesRecipe, stack: str, count: int) -> pd.DataFrame:
+def series_table(recipe: SeriesRecipe | CtfRecipe, stack: str, count: int) -> pd.DataFrame:
     """Angles, and what else is known, of the images of a stack, in its order.
 
     A CSV or TSV table has tilt_angle [deg] or angle; dose, prior_dose [e-/A^2], defocus [A] and

@@ -96,6 +96,14 @@ class CtfRecipe(Recipe):
     """lowest and highest used [A]"""
     phase_shift: bool = False
     """whether to look for a phase plate's shift"""
+    angles: str | None = None
+    """of a tilt series: .mdoc, .rawtlt, .tlt, or a CSV or TSV table with the columns tilt_angle and
+    axis_angle; null = the images are not tilted"""
+    axis_angle: float | None = None
+    """of the tilt axis, counter-clockwise from +y [deg]; null = that of the file of angles"""
+    common_astigmatism: bool = True
+    """whether the images of a tilt series have one astigmatism, that of their fits' median; then
+    each is fitted once more with it"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,6 +112,10 @@ class CtfRecipe(Recipe):
         checks.within("amplitude_contrast", self.amplitude_contrast, 0, 0.99, "1")
         for key in ("defocus", "resolution"):
             checks.positives(key, getattr(self, key), 2, "A")
+        checks.check(self.angles is None or (len(self.input) == 1 and not self.spectrum), "angles",
+                     self.angles, "null, or the input one stack of images")
+        checks.check(self.axis_angle is None or self.angles is not None, "axis_angle",
+                     self.axis_angle, "null where there are no angles")
 
 
 @dataclass(frozen=True)

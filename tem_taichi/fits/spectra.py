@@ -48,15 +48,48 @@ def average_periodogram(image: ArrayLike | Tensor, tile: int) -> Tensor:
         ValueError: if the image is not two-dimensional, finite and of some contrast, or the tile
             does not fit.
     """
+    tiles, _ = _typical(*_tiles(check_image(image), tile))
+    return _averaged(tiles)
+
+
+def strip_periodograms(image: ArrayLike | Tensor, tile: int, direction: tuple[float, float],
+                       width: float) -> list[tuple[float, int, Tensor]]:
+    """`average_periodogram` of strips across a direction, as an image of a tilted plane needs.
+
+    Args:
+        image: (ny, nx), finite.
+        tile: side of a tile in pixels, even, at most min(ny, nx).
+        direction: unit vector (x, y).
+        width: of the strips [pixel].
+
+    Returns:
+        Of each strip the mean place of its tiles' centres along the direction, from the image's
+        centre (ny // 2, nx // 2) [pixel], their number, and their spectrum (tile, tile).
+
+    Raises:
+        ValueError: as `average_periodogram`.
+    """
     pixels = check_image(image)
-    if not (8 <= tile <= min(pixels.shape) and tile % 2 == 0):
-        raise ValueError(f"tile={tile}: must be even, from 8 to {min(pixels.shape)} pixels")
-    tiles = _typical(_tiles(_clip_hot(pixels), tile))
-    window = torch.hann_window(tile, dtype=pixels.dtype, device=pixels.device)
+    tiles, corners = _typical(*_tiles(pixels, tile))
+    middle = corners.double() + tile // 2 - torch.tensor([n // 2 for n in pixels.shape])
+    place = direction[0] * middle[:, 1] + direction[1] * middle[:, 0]
+    strip = (place / width).round().long()
+    found = []
+    for number in strip.unique():
+        own = torch.nonzero(strip == number).flatten()
+        found.append((float(place[own].mean()), len(own),
+                      _averaged([tiles[i] for i in own.tolist()])))
+    return found
+
+
+def _averaged(tiles: list[Tensor]) -> Tensor:
+    """Mean of the tiles' periodograms, centred."""
+    tile = len(tiles[0])
+    window = torch.hann_window(tile, dtype=tiles[0].dtype, device=tiles[0].device)
     window = window / window.square().sum().sqrt()
     window = window[:, None] * window
     groups = min(_GROUPS, len(tiles))
-    sums = pixels.new_zeros(groups, tile, tile // 2 + 1)
+    sums = tiles[0].new_zeros(groups, tile, tile // 2 + 1)
     for number, one in enumerate(tiles):
         wave = torch.view_as_real(torch.fft.rfft2((one - one.mean()) * window))
         sums[number % groups] += wave.square_().sum(dim=-1)
@@ -127,17 +160,25 @@ def _clip_hot(pixels: Tensor) -> Tensor:
     return pixels
 
 
-def _tiles(pixels: Tensor, tile: int) -> list[Tensor]:
-    """Tiles (tile, tile) that cover the image, neighbours at most half a tile apart."""
+def _tiles(pixels: Tensor, tile: int) -> tuple[list[Tensor], Tensor]:
+    """Tiles (tile, tile) that cover the image, neighbours at most half a tile apart.
+
+    Returns:
+        The tiles, without hot pixels, and row and column of their corners, (n, 2).
+    """
+    if not (8 <= tile <= min(pixels.shape) and tile % 2 == 0):
+        raise ValueError(f"tile={tile}: must be even, from 8 to {min(pixels.shape)} pixels")
+    pixels = _clip_hot(pixels)
     starts = [torch.linspace(0, side - tile, max(math.ceil(2 * (side - tile) / tile), 0) + 1)
-              .round().long().tolist() for side in pixels.shape]
-    return [pixels[y:y + tile, x:x + tile] for y in starts[0] for x in starts[1]]
+              .round().long() for side in pixels.shape]
+    corners = torch.cartesian_prod(*starts)
+    return [pixels[y:y + tile, x:x + tile] for y, x in corners.tolist()], corners
 
 
-def _typical(tiles: list[Tensor]) -> list[Tensor]:
+def _typical(tiles: list[Tensor], corners: Tensor) -> tuple[list[Tensor], Tensor]:
     """Those whose mean and variance are within 4 robust deviations of the median."""
     if len(tiles) < 4:
-        return tiles
+        return tiles, corners
     few = torch.stack([tile[::3, ::3] for tile in tiles])  # tells as much, in a ninth of the time
     variance, mean = torch.var_mean(few, dim=(-2, -1))
     # A spread below 5 % is no reason to drop a tile, even if most tiles agree better.
@@ -146,7 +187,8 @@ def _typical(tiles: list[Tensor]) -> list[Tensor]:
     for values, floor in zip((mean, variance.clamp(min=1e-30).log()), least, strict=True):
         away = (values - values.median()).abs()
         keep &= away <= _OUTLIER * (1.4826 * away.median()).clamp(min=floor)
-    return [tile for tile, good in zip(tiles, keep.tolist(), strict=True) if good]
+    return ([tile for tile, good in zip(tiles, keep.tolist(), strict=True) if good],
+            corners[keep.cpu()])
 
 
 def _clipped_mean(groups: Tensor, tiles: float) -> Tensor:

@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from tem_taichi.fits.ctf_fit import CtfSearch, fit_stack
+from tem_taichi.fits.ctf_search import CtfSearch
+from tem_taichi.fits.ctf_tilt import fit_stack
 
 _COARSEST = 5.0
 """Pixel size [A] up to which Thon rings are looked for."""
@@ -70,7 +71,9 @@ def complete_table(tilts: pd.DataFrame, images: np.ndarray, pixel_size: float, v
         u = v = next((given for given in (column("defocus"), column("target_defocus"))
                       if given is not None), None)
         if u is None:
-            u, v, table["astigmatism_angle"] = _from_rings(images, pixel_size, voltage,
+            tilts = None if column("axis_angle") is None else list(zip(
+                angles.tolist(), table["axis_angle"].tolist(), strict=True))
+            u, v, table["astigmatism_angle"] = _from_rings(images, tilts, pixel_size, voltage,
                                                            spherical_aberration, notes)
     elif column("astigmatism_angle") is not None:
         table["astigmatism_angle"] = column("astigmatism_angle")
@@ -78,15 +81,15 @@ def complete_table(tilts: pd.DataFrame, images: np.ndarray, pixel_size: float, v
     return table, notes
 
 
-def _from_rings(images: np.ndarray, pixel_size: float, voltage: float,
-                spherical_aberration: float, notes: list[str]) -> np.ndarray:
+def _from_rings(images: np.ndarray, tilts: list[tuple[float, float]] | None, pixel_size: float,
+                voltage: float, spherical_aberration: float, notes: list[str]) -> np.ndarray:
     """Defocus U, V [A] and angle [deg] of each image, (3, n); the median where rings are weak."""
     if pixel_size > _COARSEST:
         raise ValueError(f"tilts: no finite defocus_u and defocus_v, defocus or target_defocus: "
                          f"must be given at pixel_size={pixel_size:g} A, which shows no Thon "
                          f"rings (up to {_COARSEST:g} A)")
     search = CtfSearch(resolution=(max(30.0, 5 * pixel_size), max(4.0, 2.2 * pixel_size)))
-    fits = fit_stack(images, pixel_size, voltage, spherical_aberration, search=search)
+    fits = fit_stack(images, pixel_size, voltage, spherical_aberration, search=search, tilts=tilts)
     good = np.array([fit.reliable for fit in fits])
     if not good.any():
         raise ValueError("tilts: defocus must be given [A]: no image shows reliable Thon rings")
