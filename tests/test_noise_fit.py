@@ -275,6 +275,14 @@ def test_picking_does_not_bias_the_noise():
     assert np.mean(powers) == pytest.approx(1, abs=0.06)
 
 
+def test_flat_tiles_are_from_all_over_the_image():
+    """Noise alone has no better place than another."""
+    image = np.random.default_rng(1).standard_normal((768, 768))
+    found = pick_background(image, size=64, count=12)
+    # Twelve of a uniform distribution lie within half of a side once in 2000 images.
+    assert (np.ptp(found.corners, axis=0) > 384).all()
+
+
 def test_a_micrograph_without_background_is_refused():
     image = np.random.default_rng(0).standard_normal((256, 256))
     with pytest.raises(ValueError, match=r"only .* separate flat tiles"):

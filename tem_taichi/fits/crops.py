@@ -97,7 +97,13 @@ def pick_background(micrograph: np.ndarray | Tensor, *, size: int = 256,
     distance = ndimage.distance_transform_edt(np.pad(flat, 1, constant_values=True))[1:-1, 1:-1]
     if flat.all():
         distance = np.ones(flat.shape)
-    chosen = _apart(np.argwhere(flat)[np.argsort(-distance[flat], kind="stable")], count)
+    # Of equally good tiles any, lest all lie along one side; side by side if that leaves too few.
+    indices, apart = np.argwhere(flat), -distance[flat]
+    mixed = np.random.default_rng(0).permutation(len(indices))
+    for order in (mixed[np.argsort(apart[mixed], kind="stable")], np.argsort(apart, kind="stable")):
+        chosen = _apart(indices[order], count)
+        if len(chosen) == count:
+            break
     if len(chosen) < count:
         raise ValueError(f"count={count}: the micrograph has only {len(chosen)} separate flat "
                          f"tiles of {size} pixels")
