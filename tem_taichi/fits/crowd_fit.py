@@ -7,7 +7,7 @@ crowd is balls of protein of a few masses, far enough apart not to know of each 
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar, nnls
 
 from tem_taichi.absorption import amplitude_contrast_of_protein, protein_potentials
 from tem_taichi.damage import critical_exposure
-from tem_taichi.fits.crops import pick_background, plain, ring_spectrum
+from tem_taichi.fits.background import BackgroundSpectra
 from tem_taichi.globules import VOLUME_PER_MASS
 from tem_taichi.physics import interaction_constant, wavelength
 
@@ -32,23 +32,6 @@ _STIFF = 0.005, 0.3
 were resampled. White noise keeps it apart from the crowd, so the second has to be ..."""
 _BETTER = 0.5
 """... so much better: its mean square deviation over that of the first."""
-
-
-@dataclass(frozen=True, eq=False)
-class BackgroundSpectra:
-    """Spectra of the background of each image.
-
-    Attributes:
-        w: frequency of each ring [cycles/pixel], up to 0.5, (m,).
-        ratio: noise power over mean [counts], (n, m); NaN where an image has no background.
-        weight: number of independent ordinates behind each, (n, m).
-        means: of the background [counts], (n,).
-    """
-
-    w: np.ndarray
-    ratio: np.ndarray
-    weight: np.ndarray
-    means: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -108,51 +91,6 @@ class CrowdFit:
         return float(np.dot(self.densities, self.masses) * VOLUME_PER_MASS)
 
 
-def background_spectra(images: np.ndarray | torch.Tensor, size: int = 64,
-                       count: int = 12) -> BackgroundSpectra:
-    """Spectra of the flattest parts of each image, see `crops.pick_background`.
-
-    Args:
-        images: (n, ny, nx) [counts].
-        size: side of a tile [pixel], a multiple of 8.
-        count: of tiles wanted in an image; images with fewer than three give NaN.
-
-    Raises:
-        ValueError: for another shape, values that are not finite, or no background anywhere.
-    """
-    stack = plain("images", images)
-    if stack.ndim != 3 or len(stack) == 0:
-        raise ValueError(f"images: have shape {stack.shape}; must be (n, ny, nx)")
-    found = [_rings(image, size, count) for image in stack]
-    some = [rings for rings in found if rings is not None]
-    if not some:
-        raise ValueError(f"images: none has three separate flat tiles of {size} pixels")
-    w = some[0][0]
-    nothing = np.full(len(w), np.nan)
-    return BackgroundSpectra(
-        w, np.array([nothing if one is None else one[1] for one in found]),
-        np.array([np.zeros(len(w)) if one is None else one[2] for one in found]),
-        np.array([image.mean() if one is None else one[3]
-                  for image, one in zip(stack, found, strict=True)]))
-
-
-def _rings(image: np.ndarray, size: int,
-           count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float] | None:
-    """Frequencies, power over mean and weights up to Nyquist, and the mean; None without."""
-    for wanted in range(count, 2, -1):
-        try:
-            chosen = pick_background(image, size=size, count=wanted).crops
-        except ValueError as error:
-            if "separate flat" in str(error):
-                continue
-            raise
-        rings = ring_spectrum(chosen)
-        inside = rings.w <= 0.5
-        return (rings.w[inside], rings.power[inside] / rings.mean, rings.weight[inside],
-                rings.mean)
-    return None
-
-
 def ball_potential(k: np.ndarray, mass: float, ice_potential: float) -> np.ndarray:
     """Transform of the potential of a ball of protein relative to ice [V A^3].
 
@@ -204,7 +142,7 @@ def fit_crowd(spectra: BackgroundSpectra, sights: list[Sight], lens: Lens,
     """Noise, damage and numbers of balls, none negative, that come nearest to the spectra.
 
     The noise is kept nearly white, and its lowest frequencies, 2 periods in a tile, are left out:
-    slow variations of thickness are no crowd.
+    slow variations of thickness are no crowd. Images without weight are predicted only.
 
     Args:
         spectra: from `background_spectra`.
@@ -235,7 +173,7 @@ def fit_crowd(spectra: BackgroundSpectra, sights: list[Sight], lens: Lens,
 
     def misfit(damage: float, stiff: float) -> float:
         ratio = spectra.ratio / fitted(damage, stiff)[1]
-        return float(np.nanmean(np.log(ratio)[:, _used(spectra)]**2))
+        return float(np.mean(np.log(ratio[_used(spectra)])**2))
 
     def best(stiff: float) -> tuple[float, float]:
         if np.ptp([sight.exposure for sight in sights]) <= 1 or not masses:
@@ -252,9 +190,31 @@ def fit_crowd(spectra: BackgroundSpectra, sights: list[Sight], lens: Lens,
     return CrowdFit(_KNOTS, numbers[len(masses):], masses, numbers[:len(masses)], damage, model)
 
 
+def held_out(spectra: BackgroundSpectra, sights: list[Sight], lens: Lens,
+             masses: tuple[float, ...]) -> np.ndarray:
+    """Noise power over mean of each image as a fit to every other one predicts it.
+
+    Args:
+        spectra: from `background_spectra`.
+        sights: one an image.
+        lens: of the series.
+        masses: of the balls that may be there [kDa].
+
+    Returns:
+        Of the shape of the measured one: even rows by a fit to odd rows, and odd ones by even.
+
+    Raises:
+        ValueError: as `fit_crowd`.
+    """
+    even = np.arange(len(spectra.means))[:, None] % 2 == 0
+    by_odd, by_even = (fit_crowd(replace(spectra, weight=spectra.weight * mask), sights, lens,
+                                 masses).model for mask in (~even, even))
+    return np.where(even, by_odd, by_even)
+
+
 def _used(spectra: BackgroundSpectra) -> np.ndarray:
-    """Rings whose frequency is not too low, (m,)."""
-    return np.asarray(spectra.w >= 2.5 * spectra.w[spectra.w > 0].min())
+    """Rings of some weight whose frequency is not too low, (n, m)."""
+    return np.asarray((spectra.weight > 0) & (spectra.w >= 2.5 * spectra.w[spectra.w > 0].min()))
 
 
 def _nearest(spectra: BackgroundSpectra, terms: np.ndarray,
@@ -263,7 +223,7 @@ def _nearest(spectra: BackgroundSpectra, terms: np.ndarray,
 
     The last ones are the noise at its knots.
     """
-    use = _used(spectra) & (spectra.weight > 0)
+    use = _used(spectra)
     model = np.where(use, spectra.ratio, 1.0)
     scale = terms.max(axis=(0, 2)) + 1e-300
     white = float(np.median(spectra.ratio[use]))

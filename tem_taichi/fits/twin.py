@@ -15,15 +15,9 @@ import torch
 from tem_taichi.absorption import mean_free_path, protein_potentials
 from tem_taichi.checks import positive
 from tem_taichi.config import Camera, Imaging, Interaction, Microscope, Scene, Tilts
+from tem_taichi.fits.background import BackgroundSpectra, background_spectra
 from tem_taichi.fits.crops import plain
-from tem_taichi.fits.crowd_fit import (
-    BackgroundSpectra,
-    CrowdFit,
-    Lens,
-    Sight,
-    background_spectra,
-    fit_crowd,
-)
+from tem_taichi.fits.crowd_fit import CrowdFit, Lens, Sight, fit_crowd
 from tem_taichi.fits.thickness_fit import ThicknessFit, fit_thickness, mean_intensities
 from tem_taichi.fits.twin_table import complete_table
 from tem_taichi.geometry import tilt_rotation
@@ -70,6 +64,8 @@ class Twin:
         thickness: fit of the means.
         spectra: of the real background.
         crowd: fit of the spectra; its masses are () where the scene has ice alone.
+        sights: how each image sees the crowd.
+        lens: what they have in common.
         nominal_dose: mean exposure of an image by the table [e-/A^2].
         implied_dose: that would have, counted one by one at the DQE of 1, the noise that there
             is [e-/A^2]; at most the scene's.
@@ -80,6 +76,8 @@ class Twin:
     thickness: ThicknessFit
     spectra: BackgroundSpectra = field(repr=False)
     crowd: CrowdFit
+    sights: list[Sight] = field(repr=False)
+    lens: Lens
     nominal_dose: float
     implied_dose: float
     assumptions: tuple[str, ...]
@@ -117,7 +115,8 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
     lens = Lens(pixel_size, voltage, settings.spherical_aberration,
                 float(mean_free_path(settings.mean_free_path, voltage)), Ice().potential)
     spectra = background_spectra(stack, settings.tile)
-    crowd = fit_crowd(spectra, _sights(table, fit, lens, stack.shape[2]), lens, settings.masses)
+    sights = _sights(table, fit, lens, stack.shape[2])
+    crowd = fit_crowd(spectra, sights, lens, settings.masses)
     camera, dose, more = _camera(fit, crowd, nominal, pixel_size)
     change = means / (fit.expected(table["tilt_angle"]) * table["dose"] / nominal)
     # What is far from the curve is no weak beam, but something in its way.
@@ -131,7 +130,7 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
             table["astigmatism_angle"].median())),
         tilts=_tilts(table))
     scene.specimen, scene.interaction = _specimen(scene, fit, crowd, settings)
-    return Twin(scene, fit, spectra, crowd, nominal,
+    return Twin(scene, fit, spectra, crowd, sights, lens, nominal,
                 fit.intensity / float(crowd.noise.mean()) / pixel_size**2,
                 (*notes, *fit.warnings, *more, *_said(scene.specimen.ice, crowd)))
 
