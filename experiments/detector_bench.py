@@ -8,11 +8,14 @@ FOLDER holds measured MTF curves as RELION star files; without it, those of conf
 import argparse
 import time
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 from omegaconf import OmegaConf
 from scipy.interpolate import BSpline
+from scipy.optimize import nnls
+from scipy.stats import norm
 
 from tem_taichi.cameras import detector_from_config
 from tem_taichi.curves import evaluate, mtf_parametric, numbers, read_mtf
@@ -39,15 +42,21 @@ def disturbed(crops, seed):
     return crops * gain * (1 + np.linspace(-0.05, 0.05, crops.shape[-1]))
 
 
-def slanted_edge(side, angle, offset, dark=0.2, fine=8):
-    """Half-plane (side, side) of an 8 times finer grid, cropped in Fourier space."""
+def slanted_edge(side, angle, offset, dark=0.1, fine=8):
+    """Half-plane (side, side) of an 8 times finer grid, cropped in Fourier space.
+
+    A crop rings by 9 % of the contrast: no darker side keeps the intensity from going below 0.
+    """
     place = (np.arange(side * fine) + 0.5) / fine - 0.5 - side // 2
     distance = (np.cos(np.radians(angle)) * place + np.sin(np.radians(angle)) * place[:, None]
                 - offset)
     spectrum = np.fft.fft2(dark + (1 - dark) * np.clip(distance * fine + 0.5, 0, 1)) / fine**2
-    kept = np.fft.fftfreq(side, 1 / side).astype(int)
-    shift = np.exp(1j * np.pi * np.fft.fftfreq(side) * (fine - 1) / fine)
-    return np.fft.ifft2(spectrum[np.ix_(kept, kept)] * shift * shift[:, None]).real
+    w = np.fft.fftfreq(side)
+    kept = (w * side).round().astype(int)
+    shift = np.exp(1j * np.pi * w * (fine - 1) / fine)
+    # The fine grid draws a step as a ramp of one of its pixels: 0.6 % less at 0.5 cycles/pixel.
+    ramp = np.sinc((np.cos(np.radians(angle)) * w + np.sin(np.radians(angle)) * w[:, None]) / fine)
+    return np.fft.ifft2(spectrum[np.ix_(kept, kept)] * shift * shift[:, None] / ramp).real
 
 
 def score(band, truth, size):
@@ -107,8 +116,8 @@ def main():
         return (lambda seed: change(flat_crops(camera(TMV), seed, 6, 64, margin=32), seed),
                 lambda crops: (estimate_noise(crops, known, form=form).mtf, TMV))
 
-    def edge(kind, form, dose):
-        scene = as_tensor(np.repeat(slanted_edge(256, 5.0, 3.3)[None], 10, 0))
+    def edge(kind, form, dose, dark):
+        scene = as_tensor(np.repeat(slanted_edge(256, 5.0, 3.3, dark)[None], 10, 0))
         return (lambda seed: numbers(detect(scene, pixel_size=1.0, dose=dose, seed=seed,
                                             detector=camera(TMV, kind))),
                 lambda images: (estimate_mtf_from_edge(
@@ -126,44 +135,112 @@ def main():
     for form in ("parametric", "free"):
         row(f"{form}, 6 crops of 64^2", "TMV", 100, *small(form))
         row(f"{form}, the same, 2 % gain, gradient", "TMV", 100, *small(form, disturbed))
-    for kind in ("integrating", "counting"):
-        for form, dose in (("parametric", 22.0), ("parametric", 100.0), ("parametric", 400.0),
-                           ("free", 100.0), ("free", 400.0)):
-            bands[f"{kind} edge, {form}"] = row(f"{form}, slanted edge, 10 x {dose:g} e-/pixel",
-                                                f"TMV, {kind}", 5, *edge(kind, form, dose))
-    print("\n| curve | best spline by the truth, expected greatest error of five |\n| --- | --- |")
+    for kind, form in product(("integrating", "counting"), ("parametric", "free")):
+        for dose, dark in ((22.0, 0.1), (100.0, 0.2), (100.0, 0.1), (400.0, 0.1)):
+            bands[f"{kind} edge, {form}"] = row(
+                f"{form}, edge {dark:g} to 1, 10 x {dose:g} e-/pixel", f"TMV, {kind}", 5,
+                *edge(kind, form, dose, dark))
+    parametric = tmv_slopes(rings()[0]) / tmv(rings()[0])[:, None]
+    for known_scale in (True, False):
+        print(f"\nCramer-Rao deviation of TMV's MTF at the worst frequency, scale "
+              f"{'known' if known_scale else 'unknown'}: parametric "
+              f"{deviation(parametric, known_scale):.4f}, cubic splines "
+              f"{deviation(spline_slopes(), known_scale):.4f}")
+    print("\n| curve | sets within 0.015 | with 40 crops each | nearest rival [standard errors] "
+          "| five of five at best |\n|" + 5 * " --- |")
     for name, curve in measured.items():
-        print(f"| {name} | {oracle(curve):.4f} |", flush=True)
+        shares = []
+        for count in (10, 40):
+            errors = [score(estimate_noise(flat_crops(camera(curve), seed, count), known, taper=0.0,
+                                           order=0, shared=False).mtf, curve, 256)[0]
+                      for seed in range(100, 140)]
+            shares.append(np.mean(np.array(errors) < 0.015))
+        print("| {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} |".format(
+            name, *shares, *rival_odds(curve)), flush=True)
     if options.plot:
         plot(bands, measured, options.plot)
 
 
-def oracle(curve, count=10, side=256):
-    """Expected greatest error of five fits by the best spline of log MTF, chosen by the truth.
-
-    Least squares with MTF(0) = 1 and all the information of `count` crops, the noise Gaussian:
-    degrees 1 to 3, up to 15 intervals, even in log(1 + w/scale) for five scales.
-    """
+def rings(count=10, side=256):
+    """Frequencies, and the information of each ring on log MTF."""
     ring = np.arange(1, int(0.707 * side) + 1)
-    weight = count * np.pi * ring * np.where(ring > side // 2, 0.5, 1)
-    chosen = (ring >= 2) & (ring <= side // 2)
+    return ring / side, 4 * count * np.pi * ring * np.where(ring > side // 2, 0.5, 1)
+
+
+def tmv(w, change=(0, 0, 0, 0)):
+    """TMV's MTF, a, b, log alpha and log beta changed."""
+    change = np.array(change)
+    a, b = np.array(TMV[:2]) + change[:2]
+    return numbers(mtf_parametric(as_tensor(w), a, b, 1 - a - b,
+                                  *(np.array(TMV[3:]) * np.exp(change[2:]))))
+
+
+def tmv_slopes(w):
+    """Its derivatives by these four, (len(w), 4)."""
+    return np.stack([tmv(w, step) - tmv(w, -step) for step in 1e-5 * np.eye(4)], 1) / 2e-5
+
+
+def spline_slopes():
+    """A free form: cubic splines over log(1 + w), the fewest that miss TMV's by only 0.001."""
+    knots = np.pad(np.linspace(0, 1, 4), 3, "edge")
+    place = np.log1p(np.append(0, rings()[0])) / np.log1p(0.708)
+    values = BSpline.design_matrix(place, knots, 3).toarray()
+    return (values - values[0])[1:, 1:]  # those that are 0 at w = 0; the rest is the scale
+
+
+def deviation(slopes, known_scale):
+    """Standard deviation of the MTF where it is greatest, from the inverse information.
+
+    Args:
+        slopes: derivatives of log MTF at the rings, by what is fitted.
+        known_scale: whether MTF(0) is known to be 1.
+    """
+    w, information = rings()
+    truth = tmv(w)
+    columns = slopes if known_scale else np.append(slopes, np.ones((len(w), 1)), 1)
+    variance = np.linalg.inv(columns.T * information @ columns)[:slopes.shape[1], :slopes.shape[1]]
+    spread = truth * np.sqrt(np.einsum("ki,ij,kj->k", slopes, variance, slopes))
+    return spread[(w >= 2 / 256) & (w <= 0.5)].max()
+
+
+def rival_odds(curve, apart=0.03, count=10, side=256):
+    """How often five sets of crops can tell a curve from a rival, at best.
+
+    The rival is 0.03 away at one frequency from 2/side on, and chosen to give nearly the same
+    spectra: both are mixtures of Gaussians of positive weights, smooth and falling. No estimate
+    is within 0.015 of both, so that one of the two is missed with at least the probability that
+    the best test confuses them (Le Cam 1973), d standard errors apart.
+
+    Returns:
+        The rival's distance d, and the largest probability that all of five estimates can be
+        within 0.015 whichever of the two is true; NaN if the curve is no such mixture.
+    """
+    ring = np.arange(1, side // 2 + 1)
+    widths = np.geomspace(0.5 / side, 8, 60)
+    mixture = np.append(np.exp(-(ring[:, None] / side / widths) ** 2), np.ones((len(ring), 1)), 1)
     truth = numbers(evaluate(curve, as_tensor(ring / side)))
-    normal = np.random.default_rng(0).standard_normal((2000, 20))
-    best = np.inf
-    for scale in (0.003, 0.01, 0.03, 0.1, 1.0):
-        place = np.log1p(ring / side / scale) / np.log1p(0.708 / scale)
-        for degree, intervals in np.ndindex(3, 15):
-            knots = np.pad(np.linspace(0, 1, intervals + 2), degree + 1, "edge")
-            basis = BSpline.design_matrix(place, knots, degree + 1).toarray()[:, 1:]
-            information = basis.T * weight @ basis
-            if np.linalg.cond(information) > 1e12:
-                continue
-            middle = np.linalg.solve(information, basis.T @ (weight * np.log(truth)))
-            spread = np.linalg.cholesky(np.linalg.inv(information)) / 2
-            fits = np.exp((middle + normal[:, :len(middle)] @ spread.T) @ basis[chosen].T)
-            worst = np.abs(fits - truth[chosen]).max(axis=1).reshape(-1, 5).max(axis=1)
-            best = min(best, worst.mean())
-    return best
+    # Deviations of log power are twice those of log MTF; a ring has pi ring coefficients.
+    errors = 2 * np.sqrt(count * np.pi * ring) / truth
+    rows, wanted = mixture * errors[:, None], truth * errors
+    whole = 1e5 * np.ones(mixture.shape[1])
+
+    def nearest(*conditions):
+        """The mixture nearest to the truth that has given values, (ring, value) each."""
+        fixed = [1e5 * mixture[k - 1] for k, _ in conditions]
+        values = [1e5 * value for _, value in conditions]
+        weights = nnls(np.vstack([rows, whole, *fixed]), np.concatenate([wanted, [1e5], values]),
+                       maxiter=10**5)[0]
+        return mixture @ weights
+
+    if np.abs(nearest() - truth).max() > 0.003:
+        return np.nan, np.nan
+    distances = []
+    for k in (2, 3, 4, 6, 8, 12, 16, 24, 32, 64):
+        for value in (truth[k - 1] - apart, truth[k - 1] + apart):
+            found = nearest((k, value))
+            if value < 1 and abs(found[k - 1] - value) < 1e-3:
+                distances.append(np.linalg.norm((found - truth) * errors))
+    return min(distances), norm.cdf(min(distances) / 2) ** 5
 
 
 def plot(bands, measured, path):

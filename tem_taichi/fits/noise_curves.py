@@ -5,6 +5,7 @@ variance 1/n_k (Whittle 1953), so that  -log L = sum_k n_k [P_k / S_k + log S_k]
 Both forms model S = exp(offset) M(w)^2, where exp(offset) is what is known of the scale.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,9 +68,7 @@ def free_curve(rings: RingSpectrum, offset: np.ndarray, w: np.ndarray, *,
     slopes = _EXTRAPOLATIONS if relative else (_SLOPE,)
     models = [_posterior(rings, offset, known_scale, slope) for slope in slopes]
     # Data cannot tell one extrapolation to 0 from the other: equal shares.
-    mean = np.mean([coefficients for coefficients, _ in models], axis=0)
-    spread = np.mean([covariance + np.outer(coefficients - mean, coefficients - mean)
-                      for coefficients, covariance in models], axis=0)
+    mean, spread = mixture(models)
     shape = 0.5 * (wanted - origin if relative else wanted)
     total = shape @ spread @ shape.T
     return LogCurve(shape @ mean, total + _ORIGIN_ERROR**2 if relative else total)
@@ -86,7 +85,7 @@ def _posterior(rings: RingSpectrum, offset: np.ndarray, known_scale: bool,
     differences = np.diff(np.eye(basis.shape[1]), 2, axis=0)
     place = np.arange(len(differences)) * HIGHEST / _KNOTS
     target = np.log(np.maximum(rings.power, 1e-12 * rings.power.max())) - offset
-    evidence, means, spreads = [], [], []
+    evidence, models = [], []
     for trend in _TRENDS:
         stiff = 10 ** (trend * (1 - 4 * np.minimum(place, 0.5)))
         stiff[place > _BEND] *= 0.01
@@ -109,13 +108,25 @@ def _posterior(rings: RingSpectrum, offset: np.ndarray, known_scale: bool,
             loss += 0.5 * coefficients @ prior @ coefficients
             evidence.append(0.5 * len(place) * np.log(strength) + 0.5 * np.log(stiff).sum()
                             + 0.5 * np.linalg.slogdet(inverse)[1] - loss)
-            means.append(coefficients)
-            spreads.append(inverse)
-    share = np.exp(np.array(evidence) - max(evidence))
+            models.append((coefficients, inverse))
+    return mixture(models, evidence)
+
+
+def mixture(models: Sequence[tuple[np.ndarray, np.ndarray]],
+            evidence: Sequence[float] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (n,) and covariance (n, n) of several models, each a mean and a covariance.
+
+    Args:
+        models: of equal probability before the data.
+        evidence: log of their marginal likelihoods; None if the data cannot tell them apart.
+    """
+    logs = np.zeros(len(models)) if evidence is None else np.array(evidence)
+    share = np.exp(logs - logs.max())
     share /= share.sum()
-    mean = share @ np.array(means)
-    apart = np.array(means) - mean
-    return mean, np.tensordot(share, np.array(spreads), 1) + (apart.T * share) @ apart
+    means, spreads = (np.array(part) for part in zip(*models, strict=True))
+    mean = share @ means
+    apart = means - mean
+    return mean, np.tensordot(share, spreads, 1) + (apart.T * share) @ apart
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,13 @@ from tem_taichi.curves import Curve, check_positive, evaluate, is_scalar, number
 from tem_taichi.detector import Detector
 from tem_taichi.device import as_tensor
 from tem_taichi.fits.crops import RingSpectrum, ring_spectrum
-from tem_taichi.fits.noise_curves import FiveParameters, LogCurve, five_parameters, free_curve
+from tem_taichi.fits.noise_curves import (
+    FiveParameters,
+    LogCurve,
+    five_parameters,
+    free_curve,
+    mixture,
+)
 from tem_taichi.fits.power_curves import power_curve
 
 FREQUENCIES = np.arange(182) / 256
@@ -184,7 +190,9 @@ def estimate_noise(crops: np.ndarray | Tensor | Sequence[np.ndarray], known: Kno
     # The NPS needs its absolute level, an MTF of unknown scale only the shape.
     level = free_curve(rings, offset, FREQUENCIES, known_scale=known_scale)
     if known_scale:
-        level = _average(level, power_curve(rings, offset, FREQUENCIES))
+        # Between the two the data cannot tell.
+        other = power_curve(rings, offset, FREQUENCIES)
+        level = LogCurve(*mixture([(one.mean, one.covariance) for one in (level, other)]))
     curve = level if known_scale or known.route != "mtf" else free_curve(
         rings, offset, FREQUENCIES, known_scale=False, relative=True)
     nps = _band(level, 2, base)
@@ -220,13 +228,6 @@ def _log_factor(rings: RingSpectrum, known: Known) -> np.ndarray:
     if known.scale_known:
         return np.log(float(known.gain or 1) * _signal(rings, known) / dqe)
     return np.log(np.average(rings.power, weights=rings.weight) / dqe)
-
-
-def _average(*curves: LogCurve) -> LogCurve:
-    """Equal shares of curves between which the data cannot tell."""
-    mean = np.mean([curve.mean for curve in curves], axis=0)
-    return LogCurve(mean, np.mean([curve.covariance + np.outer(curve.mean - mean, curve.mean - mean)
-                                   for curve in curves], axis=0))
 
 
 def _band(curve: LogCurve, power: int, log_factor: np.ndarray | float = 0.0) -> Band:

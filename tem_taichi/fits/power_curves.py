@@ -10,7 +10,7 @@ import numpy as np
 from scipy.interpolate import BSpline
 
 from tem_taichi.fits.crops import RingSpectrum
-from tem_taichi.fits.noise_curves import HIGHEST, LogCurve
+from tem_taichi.fits.noise_curves import HIGHEST, LogCurve, mixture
 
 _LOWEST = 2.0**-11
 """Frequency [cycles/pixel] below which the loss counts as constant: of no crop's reach."""
@@ -47,19 +47,14 @@ def power_curve(rings: RingSpectrum, offset: np.ndarray, w: np.ndarray) -> LogCu
     """
     basis = _splines(rings.w)
     start = _power_law(rings, offset)
-    evidence, means, spreads = [], [], []
+    evidence, models = [], []
     for precision, pull in _priors(basis.shape[1]):
         start, hessian, loss = _most_probable(rings, offset, basis, precision, pull, start)
         # The prior's own constant: its determinant, and its exponent at 0.
         evidence.append(0.5 * (np.linalg.slogdet(precision)[1] - np.linalg.slogdet(hessian)[1]
                                - pull @ np.linalg.solve(precision, pull)) - loss)
-        means.append(start)
-        spreads.append(np.linalg.inv(hessian))
-    share = np.exp(np.array(evidence) - max(evidence))
-    share /= share.sum()
-    mean = share @ np.array(means)
-    apart = np.array(means) - mean
-    spread = np.tensordot(share, np.array(spreads), 1) + (apart.T * share) @ apart
+        models.append((start, np.linalg.inv(hessian)))
+    mean, spread = mixture(models, evidence)
     wanted = _splines(w)
     loss = np.exp(np.clip(wanted @ mean, -40, 6)) * (w > 0)
     slopes = wanted * loss[:, None]
