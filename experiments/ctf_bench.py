@@ -1,30 +1,33 @@
-"""Accuracy of the CTF fit on simulated micrographs whose defocus is known.
+"""Accuracy of the CTF fit on images of a linear model whose defocus is known: quick to make.
 
-Micrographs of granular ice and protein by the linear image model: independent water molecules
-whose structure factor peaks at 1/3.7 A, protein at low frequencies, CTF, B-factor, Poisson counts.
-Torch-CTF-estimation (teamtomo) is run beside where it is installed.
+Micrographs of granular ice and protein: independent water molecules whose structure factor peaks
+at 1/3.7 A, protein at low frequencies, CTF, B-factor, Poisson counts. The programs, their settings
+and the table are those of ctf_simulated.
 
-Run `python -m experiments.ctf_bench n=20 size=2048 seed=0` from the checkout.
+Run `python -m experiments.ctf_bench --count 20 --size 2048` from the checkout.
 """
 
+import argparse
 import math
-import sys
-import time
-from collections.abc import Callable
-from importlib import import_module, util
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from experiments.ctf_simulated import (
+    PIXEL_SIZE,
+    SPHERICAL_ABERRATION,
+    VOLTAGE,
+    compare,
+    programs,
+    table,
+)
 from tem_taichi import optics
-from tem_taichi.fits.ctf_fit import fit_micrograph
 from tem_taichi.grid import squared_frequencies
 
-PIXEL_SIZE, VOLTAGE, SPHERICAL_ABERRATION, AMPLITUDE_CONTRAST = 1.35, 300.0, 2.7, 0.07
+AMPLITUDE_CONTRAST = 0.07
 DOSE, B_FACTOR = 30.0, 60.0  # [e-/A^2], [A^2]
 WATER = 0.0334 * 0.053**2 * 3  # (molecules / A^3) (phase x area [A^2] at 1/3.7 A)^2, k = 0 larger
-FAILED = 100.0  # [A] that U or V is off
 
 
 class Truth(NamedTuple):
@@ -62,79 +65,21 @@ def draw(generator: np.random.Generator) -> Truth:
                  generator.uniform(0, 1000), generator.uniform(0, 180), generator.uniform(300, 600))
 
 
-class Estimate(NamedTuple):
-    """What a program says; lengths [A], angle [deg]."""
-
-    defocus: float
-    astigmatism: float
-    angle: float
-    reliable: bool = True
-    error: float = math.nan
-
-
-def fit_ours(image: np.ndarray) -> Estimate:
-    fit = fit_micrograph(image, PIXEL_SIZE, VOLTAGE, SPHERICAL_ABERRATION, AMPLITUDE_CONTRAST)
-    return Estimate(fit.defocus, fit.astigmatism, fit.astigmatism_angle, fit.reliable,
-                    max(fit.errors[:2]))
-
-
-def fit_teamtomo(image: np.ndarray) -> Estimate:
-    """One defocus for the whole image, in our range of resolutions."""
-    package = import_module("torch_ctf_estimation")
-    lens = package.OpticalParams(
-        pixel_spacing_angstroms=PIXEL_SIZE, voltage_kev=VOLTAGE,
-        spherical_aberration_mm=SPHERICAL_ABERRATION,
-        amplitude_contrast_fraction=AMPLITUDE_CONTRAST, target_pixel_spacing_angstroms=1.5)
-    settings = package.CTFFittingParams(
-        defocus_grid_resolution=(1, 1, 1), frequency_fit_range_angstroms=(30.0, 4.0),
-        defocus_range_microns=(0.15, 6.0), patch_sidelength=512)
-    _, _, result = package.estimate_ctf(torch.as_tensor(image), lens, settings)
-    mean = (result.defocus_u + result.defocus_v) / 2 * 1e4
-    return Estimate(mean, (result.defocus_u - result.defocus_v) * 1e4, result.astigmatism_angle)
-
-
-def summary(name: str, truths: list[Truth], found: list[Estimate], seconds: list[float]) -> str:
-    """One row of the table."""
-    pairs = list(zip(truths, found, strict=True))
-    defocus = np.array([abs(e.defocus - t.defocus) for t, e in pairs])
-    # The difference of two astigmatisms as vectors at twice their angles.
-    astigmatism = np.array([abs(e.astigmatism * np.exp(2j * np.radians(e.angle))
-                                - t.astigmatism * np.exp(2j * np.radians(t.angle)))
-                            for t, e in pairs])
-    wrong = defocus + astigmatism / 2 > FAILED
-    flagged = np.array([not e.reliable for _, e in pairs])
-    ratio = np.sqrt(np.mean(np.square([(e.defocus - t.defocus) / e.error for (t, e), bad in zip(
-        pairs, wrong, strict=True) if not bad] or [math.nan])))
-    return (f"| {name} | {np.median(defocus):.1f} | {np.quantile(defocus, 0.95):.1f} "
-            f"| {np.median(astigmatism):.1f} | {wrong.sum()} of {len(wrong)} "
-            f"| {(wrong & flagged).sum()} | {(flagged & ~wrong).sum()} | {ratio:.2f} "
-            f"| {np.median(seconds):.2f} |")
-
-
 def main() -> None:
-    options = {"n": 20, "size": 2048, "seed": 0, "dose": DOSE, "details": 0}
-    options.update((key, float(value)) for key, value in (word.split("=") for word in sys.argv[1:]))
-    generator = np.random.default_rng(int(options["seed"]))
-    programs: dict[str, Callable[[np.ndarray], Estimate]] = {"tem_taichi": fit_ours}
-    if util.find_spec("torch_ctf_estimation"):
-        programs["torch-ctf-estimation"] = fit_teamtomo
-    truths: list[Truth] = []
-    found: dict[str, list[Estimate]] = {name: [] for name in programs}
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(int(options["n"])):
-        truths.append(draw(generator))
-        image = linear_micrograph(truths[-1], int(options["size"]), generator, dose=options["dose"])
-        for name, program in programs.items():
-            began = time.perf_counter()
-            found[name].append(program(image))
-            seconds[name].append(time.perf_counter() - began)
-            if options["details"]:
-                print(name, truths[-1], found[name][-1])
-    print("| program | median defocus error [A] | 95 % [A] | median astigmatism error [A] "
-          "| failures | of these flagged | others flagged | error / standard error | s |\n"
-          + "|---" * 9 + "|")
-    for name in programs:
-        print(summary(name, truths, found[name], seconds[name]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--size", type=int, default=2048)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dose", type=float, default=DOSE)
+    options = parser.parse_args()
+    generator = np.random.default_rng(options.seed)
+    rows = []
+    for _ in range(options.count):
+        truth = draw(generator)
+        image = linear_micrograph(truth, options.size, generator, dose=options.dose)
+        rows.append(truth._asdict() | {"found": compare(image, AMPLITUDE_CONTRAST,
+                                                        list(programs()))})
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import torch
 from omegaconf import OmegaConf
 from scipy.interpolate import BSpline
 from scipy.optimize import nnls
@@ -168,11 +169,11 @@ def rings(count=10, side=256):
 
 
 def tmv(w, change=(0, 0, 0, 0)):
-    """TMV's MTF, a, b, log alpha and log beta changed."""
+    """TMV's MTF in double precision, a, b, log alpha and log beta changed."""
     change = np.array(change)
     a, b = np.array(TMV[:2]) + change[:2]
-    return numbers(mtf_parametric(as_tensor(w), a, b, 1 - a - b,
-                                  *(np.array(TMV[3:]) * np.exp(change[2:]))))
+    return mtf_parametric(torch.from_numpy(w), a, b, 1 - a - b,
+                          *(np.array(TMV[3:]) * np.exp(change[2:]))).numpy()
 
 
 def tmv_slopes(w):

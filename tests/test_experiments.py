@@ -4,7 +4,11 @@ import importlib
 from pathlib import Path
 
 import matplotlib.image
+import numpy as np
 import pytest
+
+from experiments import ctf_simulated
+from experiments.ctf_bench import Truth, linear_micrograph
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
@@ -21,3 +25,44 @@ def test_overview(tmp_path, monkeypatch):
     made = matplotlib.image.imread(tmp_path / "overview.png")
     shipped = matplotlib.image.imread(EXPERIMENTS / "figures" / "overview.png")
     assert made.shape == shipped.shape  # fonts and noise of another machine may differ
+
+
+def test_table_of_ctf_fits():
+    """By hand: means 10 A off both ways, U 10 + 100 / 2 off, angles 2 degrees apart across 180."""
+    rows = [{"defocus": 9000.0 + sign, "astigmatism": 500.0, "angle": angle, "found": {"one": {
+        "defocus": 9000.0, "astigmatism": found, "angle": 1.0, "seconds": 0.5}}}
+        for sign, found, angle in ((10.0, 600.0, 1.0), (-10.0, 500.0, 179.0))]
+    cells = [cell.strip() for cell in ctf_simulated.table(rows).splitlines()[-1].split("|")]
+    vector = np.median([100, 2 * 500 * np.sin(np.radians(2))])
+    assert cells[1:] == ["one", "2", "10.0", "10.0", "+0.0", "35.0", "60", f"{vector:.1f}", "1.00",
+                         "0", "0", "0", "0.50", ""]
+
+
+def test_kept_micrographs_are_fitted_once(tmp_path, monkeypatch, capsys):
+    """One made by the linear model in place of the simulator's; the fit's errors are a few A."""
+    lens = ctf_simulated.scene_of(0).optics
+    truth = Truth(lens.defocus, lens.astigmatism, lens.astigmatism_angle)
+    image = linear_micrograph(truth, 1024, np.random.default_rng(0))
+    np.savez(tmp_path / "000.npz", image=image.astype(np.uint16), q=0.07)
+    monkeypatch.setattr("sys.argv", ["ctf_simulated", str(tmp_path / "results.jsonl"), "--count",
+                                     "1", "--images", str(tmp_path)])
+    monkeypatch.setattr(ctf_simulated, "programs", lambda: {"ours": ctf_simulated.fit_ours})
+    ctf_simulated.main()
+    first = capsys.readouterr().out
+    ctf_simulated.main()
+    assert capsys.readouterr().out == first
+    rows = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert len(rows) == 1
+    assert abs(ctf_simulated.read(tmp_path / "results.jsonl")[0]["found"]["ours"]["defocus"]
+               - truth.defocus) < 30
+
+
+@pytest.mark.parametrize("angle", [20.0, 155.0])
+def test_other_programs_conventions(angle):
+    """Astigmatism as U - V and the angle as ours; half or twice of it would be off by 400 A."""
+    pytest.importorskip("torch_ctf_estimation")
+    image = linear_micrograph(Truth(15000, 800, angle), 1024, np.random.default_rng(1), dose=300)
+    found = ctf_simulated.fit_teamtomo(image, 0.07)
+    assert abs(found["defocus"] - 15000) < 300
+    assert abs(found["astigmatism"] - 800) < 100
+    assert abs(found["angle"] - angle) < 5
