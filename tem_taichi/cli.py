@@ -152,7 +152,8 @@ def _describe(scene: "Scene", grids: "Plan", specimen: "Specimen") -> None:
           f"{scene.pixel_size:g} A, tilts {angles.min():g} to {angles.max():g} deg, "
           f"{grids.tilts['dose'].sum():g} e-/A^2 in all")
     print(f"waves on {instrument.wave_shape[0]} x {instrument.wave_shape[1]} pixels of "
-          f"{instrument.wave_pixel:.4g} A, {scene.interaction.mode}")
+          f"{instrument.wave_pixel:.4g} A, {scene.interaction.mode}; about "
+          f"{grids.memory / 1e9:.1f} GB of memory")
     print(f"would write {scene.output}")
 
 

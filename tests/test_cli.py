@@ -192,6 +192,7 @@ P = "specimen.particles.p"
     (["pixel_size=0.2"], "must be at least the diameter of specimen.particles.p, 14 A"),
     (["specimen.ice.thickness=13", "interaction.slice_thickness=1"], "specimen.ice.thickness=13"),
     (["interaction.margin=1e6"], "shape=[32, 40]: with interaction.margin=1000000 A"),
+    (["shape=[16384,16384]", "movie.frames=1000"], "GB of memory, the machine has"),
     (["detector.mtf_table=null", "detector.mtf_file=none.star"], "detector.mtf_file: none.star"),
     (["detector.mtf_table=null", "detector.mtf_file=nan.txt"], "nan.txt: frequencies and values"),
     (["detector.mtf_table=null", "detector.mtf_file=notes.txt"], "detector.mtf_file: "),

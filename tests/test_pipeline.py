@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +163,16 @@ def test_microscope_reaches_the_image(atom):
                    dict(energy_spread=50.0), dict(aperture=5.0)):
         other = simulate(scene_of(atom, microscope=Microscope(**change))).noise_free
         assert float((other - plain).abs().max()) > 1e-3
+
+
+def test_memory_is_foreseen_within_a_third(tmp_path):
+    """In a process of its own: what Linux counts as its peak, of waves of 1350^2 pixels."""
+    code = ("import resource, tem_taichi as tt; from tem_taichi.pipeline import plan\n"
+            "scene = tt.load_scene(None, ['shape=[768,768]', 'pixel_size=1.5', "
+            "'tilts={scheme: listed, angles: [0]}', 'specimen.particles={}', "
+            "'interaction.slice_thickness=50'])\n"
+            "tt.simulate(scene)\n"
+            "print(plan(scene).memory, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    foreseen, peak = map(float, done.stdout.split()[-2:])
+    assert foreseen == pytest.approx(peak, rel=0.35)
