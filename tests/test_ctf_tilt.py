@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tem_taichi as tt
-from experiments.ctf_bench import Truth, linear_micrograph
+from experiments.ctf_bench import Truth, linear_micrograph, tilted_micrograph
 from tem_taichi.files.mrc_files import write_mrc
 from tem_taichi.fit import main
 from tem_taichi.fits.ctf_fit import fit_micrograph
@@ -19,25 +19,9 @@ PIXEL_SIZE, VOLTAGE, CS, Q = 2.0, 300.0, 2.7, 0.07
 TRUTH = Truth(16000, 700, 40)
 
 
-def tilted_micrograph(tilt: float, axis: float, size: int = 1024) -> np.ndarray:
-    """Of the linear model, from images of 24 heights, each where it belongs."""
-    place = (np.arange(size) - size // 2) * PIXEL_SIZE
-    across = np.cos(np.radians(axis)) * place + np.sin(np.radians(axis)) * place[:, None]
-    height = -across * np.tan(np.radians(tilt))
-    steps = np.linspace(height.min(), height.max(), 24)
-    nearest = np.abs(height[..., None] - steps).argmin(axis=-1)
-    image = np.zeros((size, size), np.float32)
-    for number, step in enumerate(steps):
-        # The same specimen and, but for the counts themselves, the same noise in all of them.
-        own = linear_micrograph(TRUTH._replace(defocus=TRUTH.defocus + step), size,
-                                np.random.default_rng(4), PIXEL_SIZE)
-        image = np.where(nearest == number, own, image)
-    return image
-
-
 @pytest.fixture(scope="module")
 def steep() -> np.ndarray:
-    return tilted_micrograph(52.0, 25.0)
+    return tilted_micrograph(TRUTH, (52.0, 25.0), 1024, 4, PIXEL_SIZE)
 
 
 def test_defocus_of_a_steep_tilt(steep):
