@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import tem_taichi as tt
@@ -14,6 +15,8 @@ from tem_taichi.fit import main
 from tem_taichi.fits.ctf_fit import fit_micrograph
 from tem_taichi.fits.ctf_search import CtfSearch
 from tem_taichi.fits.ctf_tilt import common_astigmatism, fit_stack, fit_tilted_micrograph
+from tem_taichi.fits.recipe_scene import series_scene
+from tem_taichi.fits.recipes import CtfRecipe
 
 PIXEL_SIZE, VOLTAGE, CS, Q = 2.0, 300.0, 2.7, 0.07
 TRUTH = Truth(16000, 700, 40)
@@ -102,7 +105,27 @@ def test_recipe_of_a_tilt_series(steep, tmp_path, monkeypatch):
     assert right["fits"][0]["tilt_angle"] == 52.0 and "warnings" not in right
     assert abs(right["fits"][0]["defocus_u"] - TRUTH.defocus - TRUTH.astigmatism / 2) < 5 * (
         right["fits"][0]["errors"][0])
+    scene = tt.load_scene(Path("right", "scene.yaml"))
+    assert scene.tilts.angles == [52.0] and scene.tilts.axis_angle == 25.0
+    assert scene.optics.defocus == pytest.approx(
+        (right["fits"][0]["defocus_u"] + right["fits"][0]["defocus_v"]) / 2, 1e-5)
     assert "opposite tilts" in wrong["warnings"][0] and wrong["hand_gain"] < -100
+
+
+def test_scene_of_a_series_is_in_the_order_of_acquisition():
+    """Angles in the stack's order, doses and defoci as they were taken; the median for a doubt."""
+    rows = [{"defocus_u": u, "defocus_v": u - 100, "astigmatism_angle": 30.0, "phase_shift": 0.0,
+             "reliable": good} for u, good in ((9950, True), (9000, False), (10250, True))]
+    tilts = pd.DataFrame({"tilt_angle": [-30.0, 0.0, 30.0], "axis_angle": 12.0,
+                          "acquisition_index": [1, 0, 2], "dose": [2.0, 3.0, 4.0]})
+    recipe = CtfRecipe(input=["a.mrc"], angles="a.mdoc")
+    content = series_scene(recipe, rows, tilts, (64, 96), 1.5)
+    assert content["optics"]["defocus"] == 10050 and content["optics"]["astigmatism"] == 100
+    assert content["tilts"] == {
+        "scheme": "listed", "angles": [0.0, -30.0, 30.0], "axis_angle": 12.0,
+        "defocus_offsets": [0.0, -150.0, 150.0], "doses": [3.0, 2.0, 4.0]}
+    assert series_scene(recipe, [row | {"reliable": False} for row in rows], tilts, (64, 96),
+                        1.5) is None
 
 
 @pytest.mark.parametrize(("words", "message"), [

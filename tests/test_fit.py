@@ -25,6 +25,7 @@ from tem_taichi.fits import recipe_ctf
 from tem_taichi.fits.recipe_input import series_table
 from tem_taichi.fits.recipes import RECIPES, read_recipe
 from tem_taichi.fits.spectra import average_periodogram
+from tem_taichi.pipeline import plan
 from tem_taichi.scene import CONFIG_FOLDER, load_scene
 from tem_taichi.simulate import main as simulate
 
@@ -212,7 +213,7 @@ def test_counts_without_scale_make_no_camera(here):
 
 def test_ctf(micrograph, capsys):
     result, folder = run("recipe=ctf", "input=ice.mrc")
-    assert names(folder) == {"results.json", "metadata.json", "0001_ice.png",
+    assert names(folder) == {"results.json", "metadata.json", "0001_ice.png", "0001_ice.yaml",
                              "micrographs_ctf.star"}
     fit, = result["fits"]
     assert fit["reliable"] and fit["name"] == "ice.mrc"
@@ -224,6 +225,10 @@ def test_ctf(micrograph, capsys):
     assert star["micrographs"]["rlnDefocusAngle"][0] == pytest.approx(
         fit["astigmatism_angle"], abs=0.01)
     assert star["optics"]["rlnMicrographPixelSize"][0] == 1.35
+    scene = load_scene(folder / "0001_ice.yaml")
+    assert scene.optics.defocus == pytest.approx((fit["defocus_u"] + fit["defocus_v"]) / 2, 1e-5)
+    assert scene.optics.astigmatism == pytest.approx(fit["defocus_u"] - fit["defocus_v"], 1e-4)
+    assert scene.pixel_size == 1.35 and len(plan(scene).tilts) == 1
     assert "ice.mrc: defocus" in capsys.readouterr().out
     assert not unfinished_folder("tem_taichi_fit").exists()
 
@@ -249,7 +254,13 @@ def test_ctf_of_a_spectrum(here):
 
 def test_thickness(here):
     result, folder = run("recipe=thickness", "input=series.mrc", "mean_free_path=3950")
-    assert names(folder) == {"results.json", "metadata.json", "thickness.png"}
+    assert names(folder) == {"results.json", "metadata.json", "thickness.png", "scene.yaml"}
+    scene = load_scene(folder / "scene.yaml")
+    # Along z of a specimen whose normal is turned about y; the tilts bring it back.
+    normal = np.deg2rad(result["normal_angle_deg"])
+    assert scene.specimen.ice.thickness == pytest.approx(
+        result["thickness_A"] / np.cos(normal), 1e-5)
+    assert plan(scene).tilts["tilt_angle"].to_numpy() == pytest.approx(np.sort(TILTS))
     assert result["thickness_over_mean_free_path"] == pytest.approx(
         0.5, abs=5 * result["standard_error"])
     # Means of 4096 pixels of 500 counts: 0.07 %, of a path that doubles.

@@ -19,6 +19,7 @@ from tem_taichi.fits.ctf_fit import CtfFit, fit_micrograph, fit_spectrum
 from tem_taichi.fits.ctf_search import CtfSearch
 from tem_taichi.fits.ctf_tilt import common_astigmatism, fit_tilted_micrograph
 from tem_taichi.fits.recipe_input import images_of, series_table
+from tem_taichi.fits.recipe_scene import micrograph_scene, series_scene, write_scene
 from tem_taichi.fits.recipes import CtfRecipe
 
 _ROW = ("defocus_u", "defocus_v", "astigmatism_angle", "phase_shift", "errors", "resolution",
@@ -38,13 +39,18 @@ def fit_ctf(recipe: CtfRecipe, folder: Path,
     search = CtfSearch((low, high), recipe.astigmatism, (coarse, fine), recipe.phase_shift)
     series = recipe.angles is not None
     passes = 2 if series and recipe.common_astigmatism else 1
-    rows, pixels = _rows(recipe, search, folder, lambda n, all_: progress(n, passes * all_))
+    rows, shape, pixels = _rows(recipe, search, folder,
+                                lambda n, all_: progress(n, passes * all_))
     result: dict[str, Any] = {}
     shared = common_astigmatism([_fit_of(row) for row in rows]) if passes == 2 else None
     if shared is not None:
-        rows, _ = _rows(recipe, replace(search, known=shared), folder,
+        rows, *_ = _rows(recipe, replace(search, known=shared), folder,
                         lambda n, all_: progress(all_ + n, passes * all_))
         result = {"common_astigmatism_A": shared[0], "common_astigmatism_angle_deg": shared[1]}
+    if series:
+        content = series_scene(recipe, rows, _series(recipe, len(rows)), shape, pixels)
+        if content is not None:
+            write_scene(folder / "scene.yaml", f"The tilts and lens of {recipe.input[0]}", content)
     write_ctf_star(folder / "micrographs_ctf.star", [row["name"] for row in rows],
                    [_fit_of(row) for row in rows], pixel_size=pixels,
                    voltage=recipe.voltage, spherical_aberration=recipe.spherical_aberration,
@@ -53,12 +59,13 @@ def fit_ctf(recipe: CtfRecipe, folder: Path,
 
 
 def _rows(recipe: CtfRecipe, search: CtfSearch, folder: Path,
-          progress: Callable[[int, int], None]) -> tuple[list[dict[str, Any]], float]:
-    """Fits of all images, and their pixel size [A]."""
+          progress: Callable[[int, int], None]) -> tuple[
+              list[dict[str, Any]], tuple[int, int], float]:
+    """Fits of all images, the last ones' shape, and their pixel size [A]."""
     rows: list[dict[str, Any]] = []
-    pixels = 0.0
+    shape, pixels = (0, 0), 0.0
     for place, (file, images, pixels) in enumerate(images_of(recipe), 1):
-        tilts = _tilts(recipe, file, len(images))
+        tilts, shape = _tilts(recipe, len(images)), (images.shape[1], images.shape[2])
         for n, (image, tilt) in enumerate(zip(images, tilts, strict=True), 1):
             picture = folder / f"{len(rows) + 1:04d}_{Path(file).stem}.png"
             try:
@@ -69,20 +76,29 @@ def _rows(recipe: CtfRecipe, search: CtfSearch, folder: Path,
             own = {"name": name} if recipe.angles is None else {
                 "name": name, "tilt_angle": tilt[0]}
             rows.append(own | row)
+            if row["reliable"] and recipe.angles is None:
+                write_scene(picture.with_suffix(".yaml"), f"The lens of {name}",
+                            micrograph_scene(recipe, row, shape, pixels))
             progress(len(rows), len(rows) + len(images) - n + len(recipe.input) - place)
-    return rows, pixels
+    return rows, shape, pixels
 
 
-def _tilts(recipe: CtfRecipe, file: str, count: int) -> list[tuple[float, float]]:
+def _series(recipe: CtfRecipe, count: int) -> pd.DataFrame:
+    """The table of a tilt series, with an axis."""
+    table = series_table(recipe, recipe.input[0], count)
+    if recipe.axis_angle is not None:
+        table["axis_angle"] = recipe.axis_angle
+    if "axis_angle" not in table or not np.isfinite(table["axis_angle"]).all():
+        raise ValueError(f"axis_angle=null: {recipe.angles} has none: must be given [deg]")
+    return table
+
+
+def _tilts(recipe: CtfRecipe, count: int) -> list[tuple[float, float]]:
     """Angle and axis of each image's tilt [deg], (0, 0) of images that are not tilted."""
     if recipe.angles is None:
         return count * [(0.0, 0.0)]
-    table = series_table(recipe, file, count)
-    axis = (np.full(count, recipe.axis_angle) if recipe.axis_angle is not None
-            else table.get("axis_angle", pd.Series(count * [np.nan])).to_numpy(float))
-    if not np.isfinite(axis).all():
-        raise ValueError(f"axis_angle=null: {recipe.angles} has none: must be given [deg]")
-    return list(zip(table["tilt_angle"].tolist(), axis.tolist(), strict=True))
+    table = _series(recipe, count)
+    return list(zip(table["tilt_angle"].tolist(), table["axis_angle"].tolist(), strict=True))
 
 
 def _hand(rows: list[dict[str, Any]]) -> dict[str, Any]:

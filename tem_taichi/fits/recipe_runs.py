@@ -16,6 +16,7 @@ from tem_taichi.fits.focal_loss import mtf_by_focal_loss
 from tem_taichi.fits.noise_fit import Band, Known, estimate_noise
 from tem_taichi.fits.recipe_ctf import fit_ctf
 from tem_taichi.fits.recipe_input import images_of, series_table
+from tem_taichi.fits.recipe_scene import thickness_scene, write_scene
 from tem_taichi.fits.recipes import CtfRecipe, DetectorRecipe, Recipe, ThicknessRecipe, TwinRecipe
 from tem_taichi.fits.thickness_fit import fit_thickness, mean_intensities, write_thickness_figure
 from tem_taichi.fits.twin import NOT_MODELLED, TwinSettings, make_twin, write_twin
@@ -100,6 +101,7 @@ def fit_series_thickness(recipe: ThicknessRecipe, folder: Path, progress: Progre
     tilts = series_table(recipe, name, len(images))
     fit = fit_thickness(mean_intensities(images), tilts["tilt_angle"].to_numpy())
     write_thickness_figure(folder / "thickness.png", fit)
+    write_scene(folder / "scene.yaml", f"The ice of {name}", thickness_scene(recipe, fit, tilts))
     progress(1, 1)
     return {"thickness_over_mean_free_path": fit.ratio, "standard_error": fit.ratio_error,
             "mean_free_path_A": recipe.mean_free_path,

@@ -199,16 +199,31 @@ def _tilts(table: pd.DataFrame) -> Tilts:
         doses=[_short(dose) for dose in rows["dose"]], prior_dose=_short(rows["prior_dose"].min()))
 
 
+def slab(fit: ThicknessFit, mean_free_path: float,
+         axis_angle: float) -> tuple[float, list[float]]:
+    """Ice whose normal is where the fit has it.
+
+    Args:
+        fit: of the means.
+        mean_free_path: at the microscope's voltage [A].
+        axis_angle: of the tilt axis from +y, counter-clockwise [deg].
+
+    Returns:
+        Thickness along z [A] and slope along x and y, as of `specimen_config.Ice`.
+    """
+    normal = tilt_rotation(-fit.normal_angle, axis_angle)[:, 2]
+    return (_short(fit.thickness(mean_free_path) / float(normal[2])),
+            [_short(float(-normal[n] / normal[2])) for n in (0, 1)])
+
+
 def _specimen(scene: Scene, fit: ThicknessFit, crowd: CrowdFit,
               settings: TwinSettings) -> tuple[Specimen, Interaction]:
     """Ice whose normal is where the fit has it, filled with the crowd over all fields of view."""
     # A crowd absorbs more than ice; the means only tell of both together.
     stronger = 1 + crowd.volume_fraction * (protein_potentials()[1] - 1)
     at_voltage = float(mean_free_path(settings.mean_free_path, scene.microscope.voltage))
-    normal = tilt_rotation(-fit.normal_angle, scene.tilts.axis_angle)[:, 2]
-    thickness = fit.thickness(at_voltage) / stronger / float(normal[2])  # along z
-    ice = Ice(thickness=_short(thickness), mean_free_path=settings.mean_free_path,
-              slope=[_short(float(-normal[n] / normal[2])) for n in (0, 1)])
+    thickness, slope = slab(fit, at_voltage / stronger, scene.tilts.axis_angle)
+    ice = Ice(thickness=thickness, mean_free_path=settings.mean_free_path, slope=slope)
     size = _field(scene, thickness)
     particles = {f"globule_{mass:g}": Particle(globule=mass, count=round(
         density * stronger * size[0] * size[1] * thickness))
