@@ -75,7 +75,9 @@ def fit_teamtomo_tuned(image: np.ndarray, contrast: float) -> dict[str, Any]:
 
 def programs() -> dict[str, Program]:
     """Those installed."""
-    found: dict[str, Program] = {"tem_taichi": fit_ours}
+    # The rings are the ice's, whose grains absorb nothing; the contrast given is the protein's.
+    found: dict[str, Program] = {"tem_taichi": fit_ours,
+                                 "tem_taichi, Q = 0": lambda image, _: fit_ours(image, 0.0)}
     if util.find_spec("torch_ctf_estimation"):
         found |= {"torch-ctf-estimation": fit_teamtomo,
                   "torch-ctf-estimation, tuned": fit_teamtomo_tuned}

@@ -175,7 +175,8 @@ def _settings(config: DictConfig) -> dict[str, Any]:
 def _apply(override: Override, config: DictConfig) -> None:
     key = override.key_or_group
     if not override.is_delete():
-        OmegaConf.update(config, key, override.value(), merge=True, force_add=True)
+        value = override.value()  # {} empties a mapping, into which others are merged
+        OmegaConf.update(config, key, value, merge=value != {}, force_add=True)
         return
     above, _, name = key.rpartition(".")
     holder = OmegaConf.select(config, above) if above else config

@@ -74,7 +74,10 @@ def test_particles_come_and_go_on_the_command_line():
         "apoferritin": Particle(structure="4v1w", count=3, gap=20.0),
         "a": Particle(structure="4v1w", count=2),
         "b": Particle(structure="4v1w", placement="listed", positions=[[1.0, 2.0, 3.0]])}
-    assert load_scene(overrides=["~specimen.particles.apoferritin"]).specimen.particles == {}
+    for nothing in ("~specimen.particles.apoferritin", "specimen.particles={}"):
+        assert load_scene(overrides=[nothing]).specimen.particles == {}
+    scene = load_scene(overrides=["specimen.particles={}", "specimen.particles.a.structure=4v1w"])
+    assert list(scene.specimen.particles) == ["a"]
     with pytest.raises(ValueError, match=r"~specimen.particles.x: no such key"):
         load_scene(overrides=["~specimen.particles.x"])
 
