@@ -216,12 +216,11 @@ def rival_odds(curve, apart=0.03, count=10, side=256):
         The rival's distance d, and the largest probability that all of five estimates can be
         within 0.015 whichever of the two is true; NaN if the curve is no such mixture.
     """
-    ring = np.arange(1, side // 2 + 1)
+    w, information = (part[:side // 2] for part in rings(count, side))
     widths = np.geomspace(0.5 / side, 8, 60)
-    mixture = np.append(np.exp(-(ring[:, None] / side / widths) ** 2), np.ones((len(ring), 1)), 1)
-    truth = numbers(evaluate(curve, as_tensor(ring / side)))
-    # Deviations of log power are twice those of log MTF; a ring has pi ring coefficients.
-    errors = 2 * np.sqrt(count * np.pi * ring) / truth
+    mixture = np.append(np.exp(-(w[:, None] / widths) ** 2), np.ones((len(w), 1)), 1)
+    truth = numbers(evaluate(curve, as_tensor(w)))
+    errors = np.sqrt(information) / truth  # of which a deviation of the MTF is so many
     rows, wanted = mixture * errors[:, None], truth * errors
     whole = 1e5 * np.ones(mixture.shape[1])
 

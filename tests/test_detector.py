@@ -1,17 +1,13 @@
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 
 import mrcfile
 import numpy as np
 import pytest
 import torch
 import yaml
-from omegaconf import OmegaConf
 from scipy.stats import ks_2samp
 
-from tem_taichi.cameras import detector_from_config
-from tem_taichi.curves import evaluate, interpolate, mtf_parametric, radial_frequency, read_mtf
 from tem_taichi.detector import (
     Detector,
     detect,
@@ -20,7 +16,6 @@ from tem_taichi.detector import (
 )
 from tem_taichi.device import as_tensor, current, init
 
-CONFIGS = sorted((Path(__file__).parent.parent / "conf" / "detector").glob("*.yaml"))
 PIXEL_SIZE = 2.0  # [A]
 DOSE = 50.0  # [e-/A^2]
 ELECTRONS = DOSE * PIXEL_SIZE**2  # a pixel; so many that the sums below are nearly Gaussian
@@ -321,77 +316,6 @@ def test_dark_pixels_beside_an_edge(kind):
     assert kind == "integrating" or (counts >= 0).all()
 
 
-# --- curves ---
-
-def test_radial_frequency_is_that_of_rfft2():
-    w = radial_frequency(6, 8).cpu()
-    np.testing.assert_allclose(
-        w, np.hypot(np.fft.fftfreq(6)[:, None], np.fft.rfftfreq(8)[None]), rtol=1e-6)
-    assert float(w[3, 4]) == pytest.approx(np.sqrt(0.5))
-
-
-def test_parametric_mtf_limits():
-    w = as_tensor([0.0, 0.5, 1e4])
-    mtf = mtf_parametric(w, *PARAMETERS).cpu()
-    np.testing.assert_allclose(mtf, [1, 0.7 / 3.5 + 0.2 / 11 + 0.1, 0.1], rtol=1e-5)
-    doubled = mtf_parametric(w, 1.4, 0.4, 0.2, 10, 40).cpu()
-    np.testing.assert_allclose(mtf, doubled, rtol=1e-6)  # only ratios matter
-
-
-def test_table_is_linear_between_points_and_clipped_outside():
-    frequencies, values = as_tensor([0.1, 0.2, 0.5]), as_tensor([0.9, 0.7, 0.4])
-    w = np.array([[0, 0.05, 0.1, 0.15], [0.2, 0.35, 0.5, 0.707]])
-    result = interpolate(as_tensor(w), frequencies, values).cpu()
-    np.testing.assert_allclose(
-        result, [[0.9, 0.9, 0.9, 0.8], [0.7, 0.55, 0.4, 0.4]], rtol=1e-6)
-
-
-def test_measured_curves_load(shared):
-    paths = sorted((shared / "data" / "mtf").glob("*.star"))
-    assert len(paths) == 9
-    for path in paths:
-        frequencies, values = read_mtf(path)
-        assert frequencies[0] == 0
-        assert 0.49 < frequencies[-1] < 0.51
-        assert values[0] == pytest.approx(1, abs=6e-4)  # Falcon 4's file starts at 0.9995
-        assert values.min() > 0
-        assert values.max() <= 1.05
-        mtf = evaluate(Detector(mtf=(frequencies, values)).mtf, radial_frequency(32, 32))
-        assert float(mtf[16, 16]) == pytest.approx(values[-1])
-
-
-def test_two_columns_of_text_are_a_curve(tmp_path):
-    path = tmp_path / "dqe.txt"
-    path.write_text("# frequency DQE\n0 0.9\n\n0.25 0.7\n0.5 0.3\n")
-    np.testing.assert_array_equal(read_mtf(path), [[0, 0.25, 0.5], [0.9, 0.7, 0.3]])
-
-
-STAR = "data_\nloop_\n_rlnResolutionInversePixel\n_rlnMtfValue\n"
-
-
-@pytest.mark.parametrize(("text", "message"), [
-    (None, "cannot be read"),
-    ("", "must have two"),
-    ("0 1 2\n1 2 3\n", "3 columns"),
-    ("0 1\n0.5\n", "neither a RELION star file"),
-    ("mtf\n", "neither a RELION star file"),
-    ("0 1\n0.5 nan\n", "finite"),
-    ("0.5 1\n0 0.5\n", "increase"),
-    ("0 1\n", "at least 2"),
-    (STAR + "0 1\n0.5 x\n", "neither a RELION star file"),
-    (STAR + "0 1\n0.5 -0.1\n", ">= 0"),
-    ("data_\nloop_\n_rlnMtfValue\n1\n0.5\n", "no block with both columns"),
-])
-def test_broken_curve_files_are_named_in_one_line(tmp_path, text, message):
-    path = tmp_path / "curve.star"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(ValueError, match=message) as error:
-        read_mtf(path)
-    assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
-
-
 # --- errors ---
 
 @pytest.mark.parametrize(("field", "value", "message"), [
@@ -442,57 +366,3 @@ def test_bad_exposures_are_refused(changes, message):
     arguments = {"intensity": [[1.0, 1.0]], **EXPOSURE, **changes}
     with pytest.raises(ValueError, match=message):
         detect(as_tensor(arguments.pop("intensity")), **arguments)
-
-
-# --- configurations ---
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_shipped_detectors(path):
-    node = OmegaConf.load(path)
-    detector = detector_from_config(OmegaConf.to_object(node))
-    assert node.name == path.stem
-    mtf = evaluate(detector.mtf, radial_frequency(64, 64))
-    assert float(mtf[0, 0]) == pytest.approx(1, abs=1e-6)
-    assert mtf.min() > 0
-    assert mtf.max() <= 1 + 1e-6
-    counts = detect(as_tensor(np.ones((8, 8))), detector=detector, **EXPOSURE)
-    assert counts.isfinite().all()
-
-
-@pytest.mark.parametrize(("name", "curve", "error"), [
-    ("k2_300kv", "mtf_k2_300kV_FL2", 0.0016),
-    ("k3_300kv", "mtf_k3_standard_300kV_FL2", 0.003),
-    ("falcon3ec_300kv", "mtf_falcon3EC_300kV", 0.0026),
-    ("falcon4ec_300kv", "mtf_falcon4EC_300kV", 0.0075),
-    ("falcon2_300kv", "mtf_falcon2_300kV", 0.0027), ("de20_300kv", "mtf_de20_300kV", 0.0021),
-])
-def test_shipped_detectors_follow_measured_curves(shared, name, curve, error):
-    node = OmegaConf.load(next(path for path in CONFIGS if path.stem == name))
-    frequencies, values = read_mtf(shared / "data" / "mtf" / f"{curve}.star")
-    mtf = evaluate(detector_from_config(node).mtf, as_tensor(frequencies)).cpu().double().numpy()
-    assert np.abs(mtf - values).max() < error  # the error that the file states, rounded up
-
-
-def test_curves_come_from_files_and_objects_too(tmp_path):
-    path = tmp_path / "curve.txt"
-    path.write_text("0 1\n0.5 0.25\n")
-    node = SimpleNamespace(name="mine", kind="counting", gain=1.0, mtf=None, mtf_file=str(path),
-                           dqe=None, dqe_file=str(path), integer=True)
-    detector = detector_from_config(node)
-    assert detector.integer
-    for curve in (detector.mtf, detector.dqe):
-        assert float(evaluate(curve, as_tensor(0.25))) == pytest.approx(0.625)
-
-
-@pytest.mark.parametrize(("node", "message"), [
-    ({"gian": 2.0}, "detector.gian: no such key"),
-    ({"mtf": PARAMETERS, "mtf_file": "k3.star"}, "give one of them"),
-    ({"dqe": 0.5, "dqe_file": "dqe.txt"}, "give one of them"),
-    ({"mtf_file": "absent.star"}, "absent.star: cannot be read"),
-    ({"mtf_table": [[0, 1], [0.5]]}, "every row"),
-    ({"mtf_table": [[0, 1]]}, "at least 2"),
-    ({"gain": -1.0}, "gain=-1.0"),
-])
-def test_bad_configurations_are_refused(node, message):
-    with pytest.raises(ValueError, match=message):
-        detector_from_config(node)

@@ -96,24 +96,38 @@ def half_rings(k: np.ndarray, rings: Rings, lens: Lens) -> float:
     return float(np.ptp(chi) / (math.pi / 2)) if len(chi) else 0.0
 
 
+def equal_phase(q: Tensor, defocus: Tensor, other: Tensor, lens: Lens) -> Tensor:
+    """Where another defocus has the rings that one defocus has at |k|^2 = q.
+
+    Cs lambda^2 q^2 / 2 - D q is equal for both; of the roots the one that is q for equal defoci.
+
+    Args:
+        q: [1/A^2], any shape.
+        defocus: D at q [A].
+        other: the other one [A].
+        lens: constants.
+
+    Returns:
+        |k|^2 [1/A^2]; of no meaning where `other` is not positive or never has that phase.
+    """
+    half = lens.spherical_aberration * lens.wavelength**2 / 2
+    phase = (defocus - half * q) * q
+    # In this form no digits cancel, and Cs may be zero.
+    return 2 * phase / (other + (other**2 - 4 * half * phase).clamp(min=0).sqrt())
+
+
 def _defocus(rings: Rings) -> float:
     return ctf_model.in_angstrom(rings.lens)[0]
 
 
 def _equivalent(elements: Elements, rings: Rings, lens: Lens) -> Tensor:
-    """Frequency at which the mean defocus has the phase of each element [1/A].
-
-    With q = |k|^2, Cs lambda^2 q^2 / 2 - D q is equal for both; the root of this quadratic that
-    is q itself without astigmatism.
-    """
+    """Frequency at which the mean defocus has the phase of each element [1/A]."""
     mean, cosine, sine, _ = ctf_model.in_angstrom(rings.lens)
     q = elements.k**2
-    half = lens.spherical_aberration * lens.wavelength**2 / 2
-    own = (mean + cosine * elements.cosine + sine * elements.sine) * q - half * q**2
-    root = (mean**2 - 4 * half * own).clamp(min=0).sqrt()
-    # In this form no digits cancel, and Cs may be zero; beyond the extremum of chi k is kept.
-    same = 2 * own / (mean + root)
-    turned = mean - 2 * half * q < 0.2 * mean
+    same = equal_phase(q, mean + cosine * elements.cosine + sine * elements.sine,
+                       torch.full_like(q, mean), lens)
+    # Beyond the extremum of chi k is kept.
+    turned = mean - lens.spherical_aberration * lens.wavelength**2 * q < 0.2 * mean
     return torch.where(turned, q, same.clamp(min=0)).sqrt()
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from tem_taichi.device import as_tensor
 from tem_taichi.fits import ctf_fit, ctf_model, ctf_search, spectra
 from tem_taichi.fits.ctf_band import make_band
+from tem_taichi.fits.ctf_curves import equal_phase
 from tem_taichi.fits.ctf_fit import CtfFit
 from tem_taichi.fits.ctf_model import Lens
 from tem_taichi.fits.ctf_search import CtfSearch
@@ -165,16 +166,13 @@ def _merge(strips: Sequence[_Strip], hand: int, lens: Lens,
     squared, twice = kx**2 + ky**2, 2 * torch.atan2(ky, kx)
     mean, cosine, sine = at_centre
     defocus = mean + cosine * torch.cos(twice) + sine * torch.sin(twice)
-    half = lens.spherical_aberration * lens.wavelength**2 / 2
-    phase = (defocus - half * squared) * squared
     total, weight = torch.zeros(shape).to(squared), torch.zeros(shape).to(squared)
     for strip in strips:
         own = defocus + hand * strip.height
-        root = (own**2 - 4 * half * phase).clamp(min=0).sqrt()
-        # The root of half q^2 - own q + phase = 0 that is phase / own without Cs.
-        stretch = (2 * phase / (own + root).clamp(min=1e-3) / squared.clamp(min=1e-12)).sqrt()
+        stretch = (equal_phase(squared, defocus, own, lens) / squared).sqrt()
         used = (own > 0) & (stretch < _STRETCH) & (stretch > 1 / _STRETCH)
         place = [(stretch * k * 2 * strip.pixel_size) for k in (kx, ky)]
+        # Where there is no such frequency, at 0 say, it is NaN, which no comparison lets through.
         # Frequencies run from -1 to 1 - 2 / n in units of Nyquist; samples are at their centres.
         grid = torch.stack([part + 1 / n for part, n in zip(place, shape[::-1], strict=True)], -1)
         inside = used & (grid.abs() < 1).all(dim=-1)

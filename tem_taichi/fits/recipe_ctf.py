@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,21 @@ _HAND = 20.0
 """Log-likelihood, over a series, by which one sense of the tilt must explain the rings better."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Stack:
+    """Images of one file."""
+
+    name: str
+    images: NDArray
+    pixel_size: float
+    tilts: pd.DataFrame | None  # tilt_angle and axis_angle [deg] of a tilt series
+    before: int  # images of the files before
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.images.shape[1], self.images.shape[2]
+
+
 def fit_ctf(recipe: CtfRecipe, folder: Path,
             progress: Callable[[int, int], None]) -> dict[str, Any]:
     """Defocus of every image; fits that an earlier, interrupted run finished are taken over."""
@@ -37,53 +52,60 @@ def fit_ctf(recipe: CtfRecipe, folder: Path,
                      "a name without blanks, quotes and #, for the star file")
     (coarse, fine), (low, high) = recipe.resolution, recipe.defocus
     search = CtfSearch((low, high), recipe.astigmatism, (coarse, fine), recipe.phase_shift)
-    series = recipe.angles is not None
-    passes = 2 if series and recipe.common_astigmatism else 1
-    rows, shape, pixels = _rows(recipe, search, folder,
-                                lambda n, all_: progress(n, passes * all_))
+    rows: list[dict[str, Any]] = []
     result: dict[str, Any] = {}
-    shared = common_astigmatism([_fit_of(row) for row in rows]) if passes == 2 else None
-    if shared is not None:
-        rows, *_ = _rows(recipe, replace(search, known=shared), folder,
-                        lambda n, all_: progress(all_ + n, passes * all_))
-        result = {"common_astigmatism_A": shared[0], "common_astigmatism_angle_deg": shared[1]}
-    if series:
-        content = series_scene(recipe, rows, _series(recipe, len(rows)), shape, pixels)
-        if content is not None:
-            write_scene(folder / "scene.yaml", f"The tilts and lens of {recipe.input[0]}", content)
+    pixels = 0.0
+
+    def after(done: int, total: int) -> Callable[[int], None]:
+        return lambda n: progress(done + n, total)
+
+    for place, (file, images, pixels) in enumerate(images_of(recipe), 1):
+        tilts = None if recipe.angles is None else _tilts(recipe, len(images))
+        stack = _Stack(file, images, pixels, tilts, len(rows))
+        passes = 2 if tilts is not None and recipe.common_astigmatism else 1
+        total = len(rows) + passes * len(images) + len(recipe.input) - place
+        found = _rows(recipe, search, stack, folder, after(len(rows), total))
+        shared = common_astigmatism([_fit_of(row) for row in found]) if passes == 2 else None
+        if shared is not None:
+            found = _rows(recipe, replace(search, known=shared), stack, folder,
+                          after(len(images), total))
+            result = {"common_astigmatism_A": shared[0], "common_astigmatism_angle_deg": shared[1]}
+        rows += found
+        if tilts is not None:
+            content = series_scene(recipe, rows, tilts, stack.shape, pixels)
+            if content is not None:
+                write_scene(folder / "scene.yaml", f"The tilts and lens of {file}", content)
+            result |= _hand(rows)
     write_ctf_star(folder / "micrographs_ctf.star", [row["name"] for row in rows],
                    [_fit_of(row) for row in rows], pixel_size=pixels,
                    voltage=recipe.voltage, spherical_aberration=recipe.spherical_aberration,
                    amplitude_contrast=recipe.amplitude_contrast)
-    return {"fits": rows, **result, **(_hand(rows) if series else {})}
+    return {"fits": rows, **result}
 
 
-def _rows(recipe: CtfRecipe, search: CtfSearch, folder: Path,
-          progress: Callable[[int, int], None]) -> tuple[
-              list[dict[str, Any]], tuple[int, int], float]:
-    """Fits of all images, the last ones' shape, and their pixel size [A]."""
+def _rows(recipe: CtfRecipe, search: CtfSearch, stack: _Stack, folder: Path,
+          report: Callable[[int], None]) -> list[dict[str, Any]]:
+    """Fits of a stack, with a picture of each and the scene of each that is no tilt."""
     rows: list[dict[str, Any]] = []
-    shape, pixels = (0, 0), 0.0
-    for place, (file, images, pixels) in enumerate(images_of(recipe), 1):
-        tilts, shape = _tilts(recipe, len(images)), (images.shape[1], images.shape[2])
-        for n, (image, tilt) in enumerate(zip(images, tilts, strict=True), 1):
-            picture = folder / f"{len(rows) + 1:04d}_{Path(file).stem}.png"
-            try:
-                row = _fitted_row(recipe, search, image, pixels, tilt, picture)
-            except ValueError as error:
-                raise ValueError(f"input: {file}, image {n}: {error}") from error
-            name = file if len(images) == 1 else f"{n:06d}@{file}"
-            own = {"name": name} if recipe.angles is None else {
-                "name": name, "tilt_angle": tilt[0]}
-            rows.append(own | row)
-            if row["reliable"] and recipe.angles is None:
-                write_scene(picture.with_suffix(".yaml"), f"The lens of {name}",
-                            micrograph_scene(recipe, row, shape, pixels))
-            progress(len(rows), len(rows) + len(images) - n + len(recipe.input) - place)
-    return rows, shape, pixels
+    count = len(stack.images)
+    tilts = count * [None] if stack.tilts is None else list(zip(
+        stack.tilts["tilt_angle"].tolist(), stack.tilts["axis_angle"].tolist(), strict=True))
+    for n, (image, tilt) in enumerate(zip(stack.images, tilts, strict=True), 1):
+        picture = folder / f"{stack.before + n:04d}_{Path(stack.name).stem}.png"
+        try:
+            row = _fitted_row(recipe, search, image, stack.pixel_size, tilt, picture)
+        except ValueError as error:
+            raise ValueError(f"input: {stack.name}, image {n}: {error}") from error
+        name = stack.name if count == 1 else f"{n:06d}@{stack.name}"
+        rows.append({"name": name, **({} if tilt is None else {"tilt_angle": tilt[0]}), **row})
+        if row["reliable"] and tilt is None:
+            write_scene(picture.with_suffix(".yaml"), f"The lens of {name}",
+                        micrograph_scene(recipe, row, stack.shape, stack.pixel_size))
+        report(n)
+    return rows
 
 
-def _series(recipe: CtfRecipe, count: int) -> pd.DataFrame:
+def _tilts(recipe: CtfRecipe, count: int) -> pd.DataFrame:
     """The table of a tilt series, with an axis."""
     table = series_table(recipe, recipe.input[0], count)
     if recipe.axis_angle is not None:
@@ -91,14 +113,6 @@ def _series(recipe: CtfRecipe, count: int) -> pd.DataFrame:
     if "axis_angle" not in table or not np.isfinite(table["axis_angle"]).all():
         raise ValueError(f"axis_angle=null: {recipe.angles} has none: must be given [deg]")
     return table
-
-
-def _tilts(recipe: CtfRecipe, count: int) -> list[tuple[float, float]]:
-    """Angle and axis of each image's tilt [deg], (0, 0) of images that are not tilted."""
-    if recipe.angles is None:
-        return count * [(0.0, 0.0)]
-    table = _series(recipe, count)
-    return list(zip(table["tilt_angle"].tolist(), table["axis_angle"].tolist(), strict=True))
 
 
 def _hand(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -114,14 +128,14 @@ def _hand(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _fitted_row(recipe: CtfRecipe, search: CtfSearch, image: NDArray, pixel_size: float,
-                tilt: tuple[float, float], picture: Path) -> dict[str, Any]:
+                tilt: tuple[float, float] | None, picture: Path) -> dict[str, Any]:
     """A fit's numbers, with its picture: from an interrupted run or anew."""
     kept = unfinished_folder(recipe.output)
     lens = (recipe.voltage, recipe.spherical_aberration, recipe.amplitude_contrast)
-    key = part_key(image, [*lens, recipe.spectrum, pixel_size, *tilt, *vars(search).values()])
+    key = part_key(image, [*lens, recipe.spectrum, pixel_size, tilt, *vars(search).values()])
     row = load_part(kept, key, _ROW, picture)
     if row is None:
-        if recipe.angles is not None:
+        if tilt is not None:
             fit = fit_tilted_micrograph(image, pixel_size, tilt, *lens, search)
         else:
             run = fit_spectrum if recipe.spectrum else fit_micrograph

@@ -9,7 +9,7 @@ import yaml
 
 from tem_taichi.fits.recipes import CtfRecipe, ThicknessRecipe
 from tem_taichi.fits.thickness_fit import ThicknessFit
-from tem_taichi.fits.twin import slab
+from tem_taichi.fits.twin import short, slab
 
 Content = dict[str, Any]
 
@@ -39,13 +39,13 @@ def micrograph_scene(recipe: CtfRecipe, row: dict[str, Any], shape: tuple[int, i
         pixel_size: [A].
     """
     size = {} if recipe.spectrum else {"shape": list(shape)}
-    return {**size, "pixel_size": _short(pixel_size),
+    return {**size, "pixel_size": short(pixel_size),
             "microscope": {"voltage": recipe.voltage,
                            "spherical_aberration": recipe.spherical_aberration},
-            "optics": {"defocus": _short((row["defocus_u"] + row["defocus_v"]) / 2),
-                       "astigmatism": _short(row["defocus_u"] - row["defocus_v"]),
-                       "astigmatism_angle": _short(row["astigmatism_angle"]),
-                       "phase_shift": _short(row["phase_shift"])},
+            "optics": {"defocus": short((row["defocus_u"] + row["defocus_v"]) / 2),
+                       "astigmatism": short(row["defocus_u"] - row["defocus_v"]),
+                       "astigmatism_angle": short(row["astigmatism_angle"]),
+                       "phase_shift": short(row["phase_shift"])},
             "tilts": {"scheme": "listed", "angles": [0.0]}}
 
 
@@ -72,11 +72,11 @@ def series_scene(recipe: CtfRecipe, rows: list[dict[str, Any]], tilts: pd.DataFr
     order = np.argsort(tilts["acquisition_index"].to_numpy(), kind="stable") if (
         "acquisition_index" in tilts) else np.arange(len(rows))
     content = micrograph_scene(recipe, rows[int(good.argmax())], shape, pixel_size)
-    content["optics"]["defocus"] = _short(middle)
-    offsets = np.where(good, mean, middle) - _short(middle)
+    content["optics"]["defocus"] = short(middle)
+    offsets = np.where(good, mean, middle) - short(middle)
     content["tilts"] = {
         "scheme": "listed", "angles": tilts["tilt_angle"].to_numpy(float)[order].round(4).tolist(),
-        "axis_angle": _short(tilts["axis_angle"].iloc[0]),
+        "axis_angle": short(tilts["axis_angle"].iloc[0]),
         "defocus_offsets": offsets[order].round(1).tolist()}
     if "dose" in tilts and (tilts["dose"] > 0).all():
         content["tilts"]["doses"] = tilts["dose"].to_numpy(float)[order].round(4).tolist()
@@ -96,9 +96,5 @@ def thickness_scene(recipe: ThicknessRecipe, fit: ThicknessFit, tilts: pd.DataFr
     thickness, slope = slab(fit, recipe.mean_free_path, axis)
     return {"specimen": {"ice": {"thickness": thickness, "slope": slope,
                                  "mean_free_path": recipe.mean_free_path}},
-            "tilts": {"scheme": "listed", "axis_angle": _short(axis),
+            "tilts": {"scheme": "listed", "axis_angle": short(axis),
                       "angles": tilts["tilt_angle"].to_numpy(float).round(4).tolist()}}
-
-
-def _short(value: float) -> float:
-    return float(f"{float(value):.6g}")

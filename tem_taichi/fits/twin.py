@@ -122,11 +122,11 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
     # What is far from the curve is no weak beam, but something in its way.
     table["dose"] *= dose / nominal * np.where(np.abs(change - 1) < _BEAM, change, 1.0)
     scene = Scene(
-        name="twin", output="twin", seed=settings.seed, pixel_size=pixel_size, dose=_short(dose),
+        name="twin", output="twin", seed=settings.seed, pixel_size=pixel_size, dose=short(dose),
         shape=list(settings.shape or stack.shape[1:]), detector=camera,
         microscope=Microscope(voltage=voltage, spherical_aberration=lens.spherical_aberration),
-        optics=Imaging(defocus=_short(table["defocus"].mean()), astigmatism=_short(
-            table["astigmatism"].mean()), astigmatism_angle=_short(
+        optics=Imaging(defocus=short(table["defocus"].mean()), astigmatism=short(
+            table["astigmatism"].mean()), astigmatism_angle=short(
             table["astigmatism_angle"].median())),
         tilts=_tilts(table))
     scene.specimen, scene.interaction = _specimen(scene, fit, crowd, settings)
@@ -146,7 +146,7 @@ def write_twin(file: Path, twin: Twin) -> None:
     Path(file).write_text(about + to_yaml(twin.scene), encoding="utf-8")
 
 
-def _short(value: float) -> float:
+def short(value: float) -> float:
     """Six digits, for people who read the scene."""
     return float(f"{float(value):.6g}")
 
@@ -176,7 +176,7 @@ def _camera(fit: ThicknessFit, crowd: CrowdFit, dose: float,
         dose = fit.intensity / (gain * pixel_size**2)
         notes = [f"The noise is that of {dose:.3g} e-/A^2, more than the nominal {nominal:.3g}: "
                  f"the dose of the scene is that, and the gain {gain:.3g} counts per electron."]
-    camera = Camera(kind="counting", gain=_short(gain), dqe=_short(gain / noise))
+    camera = Camera(kind="counting", gain=short(gain), dqe=short(gain / noise))
     if white:
         notes.append("The noise is white, as a counting camera's whose images are binned; DQE(0) "
                      "is gain over noise, and the signal's MTF, which background does not show, "
@@ -184,7 +184,7 @@ def _camera(fit: ThicknessFit, crowd: CrowdFit, dose: float,
         return camera, dose, notes
     notes.append("The noise is coloured, by assumption of what resampled the images: signal and "
                  "noise went through the same MTF, as in an integrating camera.")
-    rows = [[float(w), _short(value)]
+    rows = [[float(w), short(value)]
             for w, value in zip(crowd.w, np.sqrt(crowd.noise / noise), strict=True)]
     return replace(camera, kind="integrating", mtf_table=rows), dose, notes
 
@@ -193,10 +193,10 @@ def _tilts(table: pd.DataFrame) -> Tilts:
     axis = np.angle(np.exp(1j * np.deg2rad(table["axis_angle"])).mean(), deg=True)
     rows = table.sort_values("acquisition_index").round(6)
     return Tilts(
-        scheme="listed", angles=rows["tilt_angle"].tolist(), axis_angle=_short(axis),
+        scheme="listed", angles=rows["tilt_angle"].tolist(), axis_angle=short(axis),
         shifts=rows[["shift_x", "shift_y"]].to_numpy().tolist(),
-        defocus_offsets=(rows["defocus"] - _short(table["defocus"].mean())).round(3).tolist(),
-        doses=[_short(dose) for dose in rows["dose"]], prior_dose=_short(rows["prior_dose"].min()))
+        defocus_offsets=(rows["defocus"] - short(table["defocus"].mean())).round(3).tolist(),
+        doses=[short(dose) for dose in rows["dose"]], prior_dose=short(rows["prior_dose"].min()))
 
 
 def slab(fit: ThicknessFit, mean_free_path: float,
@@ -212,8 +212,8 @@ def slab(fit: ThicknessFit, mean_free_path: float,
         Thickness along z [A] and slope along x and y, as of `specimen_config.Ice`.
     """
     normal = tilt_rotation(-fit.normal_angle, axis_angle)[:, 2]
-    return (_short(fit.thickness(mean_free_path) / float(normal[2])),
-            [_short(float(-normal[n] / normal[2])) for n in (0, 1)])
+    return (short(fit.thickness(mean_free_path) / float(normal[2])),
+            [short(float(-normal[n] / normal[2])) for n in (0, 1)])
 
 
 def _specimen(scene: Scene, fit: ThicknessFit, crowd: CrowdFit,
@@ -229,9 +229,9 @@ def _specimen(scene: Scene, fit: ThicknessFit, crowd: CrowdFit,
         density * stronger * size[0] * size[1] * thickness))
         for mass, density in zip(crowd.masses, crowd.densities, strict=True)}
     particles = {name: kind for name, kind in particles.items() if kind.count}
-    return (Specimen(ice=ice, damage=_short(crowd.damage), size=[_short(side) for side in size],
+    return (Specimen(ice=ice, damage=short(crowd.damage), size=[short(side) for side in size],
                      particles=settings.particles | particles),
-            Interaction(slice_thickness=min(settings.slice_thickness, _short(thickness))))
+            Interaction(slice_thickness=min(settings.slice_thickness, short(thickness))))
 
 
 def _field(scene: Scene, thickness: float) -> list[float]:

@@ -1,0 +1,79 @@
+"""Radial curves: limits, tables, and files that hold them."""
+
+import numpy as np
+import pytest
+
+from tem_taichi.curves import evaluate, interpolate, mtf_parametric, radial_frequency, read_mtf
+from tem_taichi.detector import Detector
+from tem_taichi.device import as_tensor
+
+PARAMETERS = (0.7, 0.2, 0.1, 10.0, 40.0)
+
+
+def test_radial_frequency_is_that_of_rfft2():
+    w = radial_frequency(6, 8).cpu()
+    np.testing.assert_allclose(
+        w, np.hypot(np.fft.fftfreq(6)[:, None], np.fft.rfftfreq(8)[None]), rtol=1e-6)
+    assert float(w[3, 4]) == pytest.approx(np.sqrt(0.5))
+
+
+def test_parametric_mtf_limits():
+    w = as_tensor([0.0, 0.5, 1e4])
+    mtf = mtf_parametric(w, *PARAMETERS).cpu()
+    np.testing.assert_allclose(mtf, [1, 0.7 / 3.5 + 0.2 / 11 + 0.1, 0.1], rtol=1e-5)
+    doubled = mtf_parametric(w, 1.4, 0.4, 0.2, 10, 40).cpu()
+    np.testing.assert_allclose(mtf, doubled, rtol=1e-6)  # only ratios matter
+
+
+def test_table_is_linear_between_points_and_clipped_outside():
+    frequencies, values = as_tensor([0.1, 0.2, 0.5]), as_tensor([0.9, 0.7, 0.4])
+    w = np.array([[0, 0.05, 0.1, 0.15], [0.2, 0.35, 0.5, 0.707]])
+    result = interpolate(as_tensor(w), frequencies, values).cpu()
+    np.testing.assert_allclose(
+        result, [[0.9, 0.9, 0.9, 0.8], [0.7, 0.55, 0.4, 0.4]], rtol=1e-6)
+
+
+def test_measured_curves_load(shared):
+    paths = sorted((shared / "data" / "mtf").glob("*.star"))
+    assert len(paths) == 9
+    for path in paths:
+        frequencies, values = read_mtf(path)
+        assert frequencies[0] == 0
+        assert 0.49 < frequencies[-1] < 0.51
+        assert values[0] == pytest.approx(1, abs=6e-4)  # Falcon 4's file starts at 0.9995
+        assert values.min() > 0
+        assert values.max() <= 1.05
+        mtf = evaluate(Detector(mtf=(frequencies, values)).mtf, radial_frequency(32, 32))
+        assert float(mtf[16, 16]) == pytest.approx(values[-1])
+
+
+def test_two_columns_of_text_are_a_curve(tmp_path):
+    path = tmp_path / "dqe.txt"
+    path.write_text("# frequency DQE\n0 0.9\n\n0.25 0.7\n0.5 0.3\n")
+    np.testing.assert_array_equal(read_mtf(path), [[0, 0.25, 0.5], [0.9, 0.7, 0.3]])
+
+
+STAR = "data_\nloop_\n_rlnResolutionInversePixel\n_rlnMtfValue\n"
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    (None, "cannot be read"),
+    ("", "must have two"),
+    ("0 1 2\n1 2 3\n", "3 columns"),
+    ("0 1\n0.5\n", "neither a RELION star file"),
+    ("mtf\n", "neither a RELION star file"),
+    ("0 1\n0.5 nan\n", "finite"),
+    ("0.5 1\n0 0.5\n", "increase"),
+    ("0 1\n", "at least 2"),
+    (STAR + "0 1\n0.5 x\n", "neither a RELION star file"),
+    (STAR + "0 1\n0.5 -0.1\n", ">= 0"),
+    ("data_\nloop_\n_rlnMtfValue\n1\n0.5\n", "no block with both columns"),
+])
+def test_broken_curve_files_are_named_in_one_line(tmp_path, text, message):
+    path = tmp_path / "curve.star"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        read_mtf(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
