@@ -156,6 +156,15 @@ def refused(path, *words, error=ValueError, **options):
     (atom().replace("   2.000", "        "), ("line 2", "31 to 66")),
     (atom().replace(" 20.00", "******"), ("line 2", "31 to 66")),
     (atom()[:40] + "\n", ("line 2",)),
+    *((atom().replace("   2.000", f"{text:>8}"), ("line 2", "31 to 66", f"y='{text:>8}'"))
+      for text in ("-", "12-3.4", "1 2", "1.2.3", "+-1.20", ".", "--1 ", "1e2", "1_0")),
+    *((atom()[:54] + f"{text:>6}" + atom()[60:], ("line 2", f"occupancy='{text:>6}'"))
+      for text in ("-", "1-0.10", "1 1", ".")),
+    *((atom()[:60] + f"{text:>6}" + atom()[66:], ("line 2", f"B-factor='{text:>6}'"))
+      for text in ("-", "1-0.10", "1 1", ".")),
+    (atom().replace("   2.000", "  12-3.4").lower(), ("line 2", "y='  12-3.4'")),
+    (atom()[:54] + " " * 6 + atom()[60:], ("line 2", "occupancy blank")),
+    (atom()[:60] + " " * 6 + atom()[66:], ("line 2", "B-factor blank")),
 ])
 def test_a_pdb_atom_that_cannot_scatter_is_named(tmp_path, line, words):
     path = write(tmp_path, atom("C") + line)
@@ -169,10 +178,37 @@ def test_a_pdb_atom_that_cannot_scatter_is_named(tmp_path, line, words):
     ("ATOM 1 C CA . ALA P 1 1 2 3 nan 10 A", "occupancy"),
     ("ATOM 1 C CA . ALA P 1 1 2 3 1 nan A", "B-factor"),
     ("ATOM 1 C CA . ALA P 1 1 2 3 1 inf A", "B-factor"),
+    *((f"ATOM 1 C CA . ALA P 1 {text} 2 3 1 10 A", "finite")
+      for text in ("-", "12-3.4", "1.2.3", ".", "1_0", "1,5")),
+    *((f"ATOM 1 C CA . ALA P 1 1 2 3 {text} 10 A", "occupancy") for text in ("-", "1-3.4")),
+    *((f"ATOM 1 C CA . ALA P 1 1 2 3 1 {text} A", "B-factor") for text in ("-", "1-3.4")),
 ])
 def test_an_mmcif_atom_that_cannot_scatter_is_named(tmp_path, row, word):
     path = write(tmp_path, cif(row), "some.cif")
     refused(path, path, "CA of residue ALA 1, chain A", word)
+
+
+def test_two_signs_in_an_mmcif_file(tmp_path):
+    path = write(tmp_path, cif("ATOM 1 C CA . ALA P 1 1 +-2 3 1 10 A"), "some.cif")
+    refused(path, path, "atom 1", "Cartn_y='+-2'")
+
+
+@pytest.mark.parametrize("columns", [slice(54, 60), slice(60, 66), slice(54, 66)])
+def test_a_column_that_is_blank_for_all_atoms(tmp_path, columns):
+    """As some molecular-dynamics programs write: occupancy 1, B-factor 0."""
+    width = columns.stop - columns.start
+    text = "".join(line[:columns.start] + " " * width + line[columns.stop:]
+                   for line in (atom(), atom("CB", serial=2)))
+    atoms = read_structure(write(tmp_path, text))
+    assert atoms.occupancies.tolist() == [1, 1]
+    assert atoms.b_factors.tolist() == ([20, 20] if columns == slice(54, 60) else [0, 0])
+
+
+@pytest.mark.parametrize(("text", "value"), [
+    ("   +1.50", 1.5), ("     .5 ", 0.5), ("5.      ", 5.0), ("-999.999", -999.999)])
+def test_numbers_of_a_pdb_file_in_any_place(tmp_path, text, value):
+    path = write(tmp_path, atom().replace("   2.000", text))
+    assert float(read_structure(path).positions[0, 1]) == pytest.approx(value, abs=1e-4)
 
 
 @pytest.mark.parametrize(("name", "content", "words"), [

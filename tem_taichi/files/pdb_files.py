@@ -30,10 +30,12 @@ _SHIPPED = Path(__file__).resolve().parent.parent / "data"
 _PDB_ID = re.compile(r"(?:pdb_0000)?([1-9][a-z0-9]{3})")
 _TIMEOUT = 30.0
 
-# gemmi reads a field it does not understand as 0, which would put the atom at the origin: a sign
-# that columns 31 to 66 (x, y, z, occupancy, B) hold something else than numbers, or no coordinate.
-_BAD_PDB_LINE = re.compile(
-    rb"^(?:ATOM  |HETATM).{24}(?:.{0,35}[^-+ .\d\r\n]|(?:.{8}){0,2} {8}).*", re.MULTILINE)
+_PDB_NUMBERS = {"x": (30, 38), "y": (38, 46), "z": (46, 54), "occupancy": (54, 60),
+                "B-factor": (60, 66)}
+"""Columns of an atom's numbers in a PDB file, counted from 0."""
+
+# float() takes these letters, which gemmi reads as 0, or up to where they begin.
+_NO_DIGITS = re.compile(rb"[^-+ .\d\r]")
 
 
 def find_structure(source: str | Path) -> Path:
@@ -107,11 +109,8 @@ def parse_structure(path: Path) -> tuple[gemmi.Structure, gemmi.cif.Document]:
         raise ValueError(f"{path}: cannot be read ({error})") from error
     if not content.strip():
         raise ValueError(f"{path}: is empty")
-    if _FORMATS[kind] == gemmi.CoorFormat.Pdb and (bad := _BAD_PDB_LINE.search(content)):
-        text = bad[0].decode("latin-1").rstrip()
-        line = content.count(b"\n", 0, bad.start()) + 1
-        raise ValueError(f"{path}: line {line} has no readable coordinates, occupancy or "
-                         f"B-factor in columns 31 to 66: {text!r}")
+    if _FORMATS[kind] == gemmi.CoorFormat.Pdb:
+        _check_pdb_numbers(content, path)
     document = gemmi.cif.Document()
     try:
         structure = gemmi.read_structure_string(content, merge_chain_parts=False,
@@ -121,7 +120,49 @@ def parse_structure(path: Path) -> tuple[gemmi.Structure, gemmi.cif.Document]:
         raise ValueError(f"{path}: is not a readable structure ({reason})") from error
     if not any(model.count_atom_sites() for model in structure):
         raise ValueError(f"{path}: holds no atoms")
+    if len(document):
+        _check_mmcif_numbers(document[0], path)
     return structure, document
+
+
+def _check_pdb_numbers(content: bytes, path: Path) -> None:
+    """Refuse numbers of atoms that gemmi would read as 0, or only up to their first fault.
+
+    An occupancy or B-factor may be blank, if it is so for all atoms: some would else be 0.
+    """
+    blank: dict[str, int] = {}
+    filled: set[str] = set()
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if line[:4].upper() not in (b"ATOM", b"HETA"):  # as gemmi tells
+            continue
+        for name, (first, last) in _PDB_NUMBERS.items():
+            text = line[first:last]
+            try:
+                if _NO_DIGITS.search(text):
+                    raise ValueError
+                float(text)
+                filled.add(name)
+            except ValueError:
+                if text.strip() or first < 54:
+                    shown = line.decode("latin-1").rstrip()
+                    raise ValueError(
+                        f"{path}: line {number} has no readable coordinates, occupancy or "
+                        f"B-factor in columns 31 to 66, {name}={text.decode('latin-1')!r}: "
+                        f"{shown!r}") from None
+                if len(line.rstrip(b"\r")) > first + 4:  # gemmi gives shorter ones 1 and 20
+                    blank.setdefault(name, number)
+    for name in sorted(filled & set(blank)):
+        raise ValueError(f"{path}: line {blank[name]} leaves the {name} blank, which other lines "
+                         "give: must be given for all atoms or for none")
+
+
+def _check_mmcif_numbers(block: gemmi.cif.Block, path: Path) -> None:
+    """Refuse +-1, which gemmi reads as -1; it leaves other faults as not a number."""
+    for item in ("Cartn_x", "Cartn_y", "Cartn_z", "occupancy", "B_iso_or_equiv"):
+        for row, text in enumerate(block.find_values(f"_atom_site.{item}"), start=1):
+            if text[:2] == "+-":
+                raise ValueError(f"{path}: atom {row} of _atom_site has {item}={text!r}: must be "
+                                 "a number")
 
 
 @contextlib.contextmanager
