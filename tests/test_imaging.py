@@ -1,7 +1,9 @@
 """imaging.py: attenuation, the energy filter, and the depth of tilted fields."""
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,6 +46,13 @@ def test_electrons_that_lost_energy_are_over_focus(double):
     """Cc 25 eV / 300 keV, 2250 A at Cc = 2.7 mm, times (1 + U/E0) / (1 + U/2E0)."""
     lens = after_loss(Optics(defocus=1e4, chromatic_aberration=2.7), 300.0)
     assert 1e4 - float(lens.defocus) == pytest.approx(2.7e7 * 25 / 300e3 * 1.587 / 1.2935, rel=1e-3)
+
+
+def test_the_documents_have_the_defocus_of_a_loss(double):
+    text = (Path(__file__).parents[1] / "docs" / "realism.md").read_text(encoding="utf-8")
+    stated, = re.findall(r"(\d+) A\s+\(25 eV at Cc = 2.7 mm and 300 kV\) further over focus", text)
+    lens = after_loss(Optics(defocus=1e4, chromatic_aberration=2.7), 300.0)
+    assert float(stated) == pytest.approx(1e4 - float(lens.defocus), abs=0.5)  # whole A
 
 
 def test_a_lens_of_ice_and_its_film_darken_the_rim(double):

@@ -38,6 +38,9 @@ _NOTHING = 1e-6
 _STEP = 1.02
 """Ratio of the widths that count as the same."""
 
+_EQUAL = 1e-6
+"""Relative difference of scales that single precision's rounding makes."""
+
 
 @dataclass(frozen=True)
 class VoxelParticle:
@@ -202,12 +205,18 @@ def pass_offset(rotation: torch.Tensor, voxel_size: float, pixel_size: float) ->
 def _passes(rotation: torch.Tensor) -> tuple[int, int, int]:
     """Axis of the image to resample first, axis of the map along it, and the other in its rows.
 
-    The map's axis closest to the beam is neither; of the others, that closest to an image axis.
+    The map's axis closest to the beam is neither. The passes scale by a = R[first, main] and, at
+    fixed pixels of the first, by det / a, det the determinant of R's rows and columns in the
+    image: as the cofactor of a rotation it is +-R[2, beam], whatever the order. What one pass
+    spares, the other pays: the narrowest point (Catmull & Smith's bottleneck) is widest, and the
+    largest change of scale either way least, where both scale alike, a^2 = |det|, for any ratio of
+    voxels to pixels. The first of equals counts, as of particles turned about the beam alone.
     """
     size = rotation.detach().abs()
-    kept = [axis for axis in range(3) if axis != int(size[2].argmax())]
-    ratios = (size[:2].flip(0) / size[:2])[:, kept].nan_to_num(nan=math.inf)
-    first, column = divmod(int(ratios.argmin()), 2)
+    beam = int(size[2].argmax())
+    kept = [axis for axis in range(3) if axis != beam]
+    unlike = (size[:2][:, kept] ** 2 / size[2, beam]).log().abs().flatten()
+    first, column = divmod(int((unlike < unlike.min() + _EQUAL).int().argmax()), 2)
     return first, kept[column], kept[1 - column]
 
 
