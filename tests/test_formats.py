@@ -259,8 +259,17 @@ def test_aretomos_stack_has_its_angles_order_and_doses(folder, series):
             np.testing.assert_allclose(mrc.data, factor * series.images.numpy(), rtol=1e-6)
 
 
-def test_imods_transforms_bring_beads_onto_their_paths(folder, scene, series):
-    root = folder / "imod"
+def written_as_gold(folder: Path, scene: Scene, series) -> Path:
+    """imod/ of a scene whose second kind is said to be a gold bead."""
+    kinds = scene.specimen.particles
+    bead = replace(kinds["fiducial"], structure=None, fiducial=50.0)
+    specimen = replace(scene.specimen, particles={**kinds, "fiducial": bead})
+    write_formats(folder, replace(scene, specimen=specimen, formats=["imod"]), series)
+    return folder / "imod"
+
+
+def test_imods_transforms_bring_beads_onto_their_paths(tmp_path, scene, series):
+    root = written_as_gold(tmp_path, scene, series)
     points, transforms = np.loadtxt(root / "gold_fid.txt"), np.loadtxt(root / "gold.xf")
     tilt = np.deg2rad(np.loadtxt(root / "gold.tlt"))
     assert np.array_equal(points[:, 4], np.arange(7)) and set(points[:, 1]) == {1}
@@ -279,9 +288,8 @@ def test_imods_transforms_bring_beads_onto_their_paths(folder, scene, series):
 
 def test_imods_transforms_are_exact_without_errors_of_the_axis(scene, series, tmp_path):
     errors = TiltErrors(shift=6.0, angle=0.5)
-    exact = replace(scene, tilts=replace(scene.tilts, errors=errors), formats=["imod"])
-    write_formats(tmp_path, exact, simulate(exact))
-    root = tmp_path / "imod"
+    exact = replace(scene, tilts=replace(scene.tilts, errors=errors))
+    root = written_as_gold(tmp_path, exact, simulate(exact))
     points, transforms = np.loadtxt(root / "gold_fid.txt"), np.loadtxt(root / "gold.xf")
     tilt = np.deg2rad(np.loadtxt(root / "gold.tlt"))
     raw = points[:, 2:4] - [NX / 2, NY / 2]
@@ -308,8 +316,10 @@ def test_imods_defocus_file_holds_the_truth(folder, series):
 
 # --- SHREC, copick, TIFF -----------------------------------------------------------------------
 
-def test_shrecs_locations_point_into_its_masks(folder, scene):
-    root = folder / "shrec" / "model_0"
+def test_shrecs_locations_point_into_its_masks(scene, series, tmp_path):
+    write_formats(tmp_path, replace(scene, formats=["shrec"]),
+                  replace(series, images=series.noise_free))
+    root = tmp_path / "shrec" / "model_0"
     volumes = {name: mrcfile.read(root / f"{name}.mrc") for name in (
         "grandmodel", "class_mask", "occupancy_mask", "reconstruction", "projections")}
     assert {volumes[name].shape for name in list(volumes)[:4]} == {(44, NY, NX)}

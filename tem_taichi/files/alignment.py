@@ -12,6 +12,7 @@ axis angle, y_tilt the tilt angle and x_tilt 0.
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -59,6 +60,28 @@ def true_alignment(tilts: pd.DataFrame, axis_angle: float) -> pd.DataFrame:
     return pd.DataFrame({"x_tilt": x_tilt, "y_tilt": y_tilt, "z_rotation": z_rotation,
                          "shift_x": tilts["shift_x"].to_numpy(np.float64),
                          "shift_y": tilts["shift_y"].to_numpy(np.float64)}, index=tilts.index)
+
+
+def write_transforms(path: Path, aligned: pd.DataFrame, shape: tuple[int, int],
+                     pixel_size: float, pivot: tuple[float, float]) -> None:
+    """Write an .xf: the linear transforms that align the images, the tilt axis upright.
+
+    aligned = A (raw - pivot) + d + pivot, in pixels, a line A11 A12 A21 A22 dx dy an image.
+
+    Args:
+        path: file to write.
+        aligned: of `true_alignment`, n rows; x_tilt is left out.
+        shape: of the images (ny, nx).
+        pixel_size: [A].
+        pivot: x, y of the image's middle for the program that reads it [pixel]; the axis
+            of a tomogram that has no shift runs through pixel n // 2.
+    """
+    turn = np.deg2rad(aligned["z_rotation"].to_numpy())
+    c, s = np.cos(turn), np.sin(turn)
+    centre = np.array([n // 2 for n in reversed(shape)]) - pivot
+    x, y = (aligned[["shift_x", "shift_y"]].to_numpy() / pixel_size + centre).T
+    rows = np.stack([c, s, -s, c, -(c * x + s * y), s * x - c * y], axis=1) + 0.0  # no "-0.0"
+    np.savetxt(path, rows, fmt=["%12.7f"] * 4 + ["%12.3f"] * 2)
 
 
 def project(alignment: pd.DataFrame, points: Array) -> Array:

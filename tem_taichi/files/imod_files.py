@@ -15,7 +15,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tem_taichi.config import Scene
-from tem_taichi.files.alignment import particles_in_tomogram, project, true_alignment
+from tem_taichi.files.alignment import (
+    particles_in_tomogram,
+    project,
+    tomogram_height,
+    true_alignment,
+    write_transforms,
+)
 from tem_taichi.files.mrc_files import smallest_type, write_mrc
 from tem_taichi.files.tilt_files import write_rawtlt
 from tem_taichi.pipeline import TiltSeries
@@ -29,7 +35,8 @@ _HAS_PHASE_SHIFT = 4
 def write_imod(folder: Path, scene: Scene, series: TiltSeries) -> None:
     """Write <name>.mrc, .rawtlt (nominal angles), .tlt (true ones), .xf, .defocus and _fid.txt.
 
-    The last one only if there are kinds of particles whose name begins with "fiducial".
+    The last one only if there are kinds of particles with `fiducial`; <name>.edf, newst.com and
+    tilt.com reconstruct the tomogram (`newst.com`, then `tilt.com`, by etomo or by submfg).
 
     Args:
         folder: an existing, empty folder.
@@ -46,10 +53,15 @@ def write_imod(folder: Path, scene: Scene, series: TiltSeries) -> None:
     write_rawtlt(Path(f"{start}.rawtlt"), series.tilt_angles)
     write_rawtlt(Path(f"{start}.tlt"), aligned["y_tilt"])
     ny, nx = scene.shape
-    np.savetxt(f"{start}.xf", transforms(aligned, (ny, nx), scene.pixel_size),
-               fmt=["%12.7f"] * 4 + ["%12.3f"] * 2)
+    write_transforms(Path(f"{start}.xf"), aligned, (ny, nx), scene.pixel_size,
+                     ((nx - 1) / 2, (ny - 1) / 2))
+    write_rawtlt(Path(f"{start}.xtilt"), np.zeros(len(aligned)))
+    for file, text in (("newst.com", newst_text(scene)), ("tilt.com", tilt_text(scene)),
+                       (f"{scene.name}.edf", etomo_text(scene))):
+        (folder / file).write_text(text, encoding="utf-8")
     Path(f"{start}.defocus").write_text(defocus_text(series.tilts, aligned["y_tilt"].to_numpy()))
-    beads = series.particles[series.particles["kind"].str.startswith("fiducial")]
+    gold = [name for name, kind in scene.specimen.particles.items() if kind.fiducial is not None]
+    beads = series.particles[series.particles["kind"].isin(gold)]
     if len(beads):
         in_tomogram = particles_in_tomogram(beads, scene.tilts.axis_angle)
         images = project(aligned, in_tomogram[["x", "y", "z"]].to_numpy(np.float64))
@@ -57,24 +69,33 @@ def write_imod(folder: Path, scene: Scene, series: TiltSeries) -> None:
                    fmt=["%6d", "%6d", "%11.3f", "%11.3f", "%6d"])
 
 
-def transforms(aligned: pd.DataFrame, shape: tuple[int, int], pixel_size: float) -> Array:
-    """Linear transforms that align the images: the tilt axis upright through the middle.
+def newst_text(scene: Scene) -> str:
+    """The command file of newstack, which makes the aligned stack."""
+    name = scene.name
+    return (f"$setenv IMOD_OUTPUT_FORMAT MRC\n$newstack -StandardInput\nAntialiasFilter\t-1\n"
+            f"InputFile\t{name}.mrc\nOutputFile\t{name}_ali.mrc\nTransformFile\t{name}.xf\n"
+            "TaperAtFill\t1,0\nAdjustOrigin\nOffsetsInXandY\t0.0,0.0\nImagesAreBinned\t1.0\n"
+            "BinByFactor\t1\n$if (-e ./savework) ./savework\n")
 
-    aligned = A (raw - middle) + d + middle, in pixels.
 
-    Args:
-        aligned: of `alignment.true_alignment`, n rows; x_tilt is left out.
-        shape: of the images (ny, nx).
-        pixel_size: [A].
+def tilt_text(scene: Scene) -> str:
+    """The command file of tilt: a tomogram as high as the ice from the aligned stack."""
+    name, (ny, nx) = scene.name, scene.shape
+    return (f"$setenv IMOD_OUTPUT_FORMAT MRC\n$tilt -StandardInput\n"
+            f"InputProjections {name}_ali.mrc\nOutputFile {name}_full_rec.mrc\nIMAGEBINNED 1\n"
+            f"TILTFILE {name}.tlt\nXTILTFILE {name}.xtilt\nTHICKNESS {tomogram_height(scene)}\n"
+            "RADIAL 0.35 0.035\nFalloffIsTrueSigma 1\nXAXISTILT 0.0\nSCALE 0.0 0.1\n"
+            f"PERPENDICULAR\nMODE 2\nFULLIMAGE {nx} {ny}\nSUBSETSTART 0 0\nAdjustOrigin\n"
+            "ActionIfGPUFails 1,2\nOFFSET 0.0\nSHIFT 0.0 0.0\n$if (-e ./savework) ./savework\n")
 
-    Returns:
-        A11, A12, A21, A22, dx, dy of each image, shape (n, 6).
-    """
-    turn = np.deg2rad(aligned["z_rotation"].to_numpy())
-    c, s = np.cos(turn), np.sin(turn)
-    middle = np.array([n // 2 - (n - 1) / 2 for n in reversed(shape)])
-    x, y = (aligned[["shift_x", "shift_y"]].to_numpy() / pixel_size + middle).T
-    return np.stack([c, s, -s, c, -(c * x + s * y), s * x - c * y], axis=1)
+
+def etomo_text(scene: Scene) -> str:
+    """Lines of etomo's data file: what series it is, and how it lies."""
+    lines = {"AxisType": "Single Axis", "ViewType": "Single View", "DatasetName": scene.name,
+             "RawImageStackExt": "mrc", "PixelSize": f"{scene.pixel_size / 10:.6g}",  # [nm]
+             "ImageRotationA": f"{scene.tilts.axis_angle:.4f}", "AxisA.TiltAngle.Type": "File",
+             "AxisA.ExcludeProjections": "", "Binning": "1"}
+    return "".join(f"Setup.{key}={value}\n" for key, value in lines.items())
 
 
 def defocus_text(tilts: pd.DataFrame, y_tilt: Array) -> str:
