@@ -96,6 +96,13 @@ def count_rows(curve: Curve) -> int:
     return len(curve)
 
 
+def requires_grad(curve: Any) -> bool:
+    """Whether any number of a curve carries a gradient."""
+    if isinstance(curve, (list, tuple)):
+        return any(requires_grad(item) for item in curve)
+    return isinstance(curve, Tensor) and curve.requires_grad
+
+
 def check_positive(name: str, value: Any, unit: str) -> None:
     """Check that a number, or every one of several, is finite and positive.
 

@@ -1,13 +1,16 @@
 """From relative intensity to the counts that a detector records.
 
 With w the frequency in cycles/pixel (Nyquist 0.5) and electrons = intensity dose pixel_size^2,
-the expectation is always  gain F^-1[MTF(w) F electrons].  Its noise depends on the kind:
+the expectation is always  gain F^-1[MTF(w) F electrons]  and a flat field's noise power spectrum
+NPS(w) = gain^2 dose pixel_size^2 MTF(w)^2 / DQE(w).  What is known of the DQE decides its colour:
 
-- integrating: each electron deposits a random charge, then the MTF blurs signal and noise alike.
-  NPS(w) = gain^2 dose pixel_size^2 MTF(w)^2 / DQE(0).
-- counting: events are counted after the blur, so that the noise is (nearly) white.
-  NPS = gain^2 dose pixel_size^2 / DQE(0), hence DQE(w) = DQE(0) MTF(w)^2, for one number; with a
-  table of DQE(w), NPS(w) = gain^2 dose pixel_size^2 MTF(w)^2 / DQE(w).
+- a table of DQE(w), for either kind: the MTF is the product of where electrons are registered,
+  sqrt(DQE(w) / DQE(0)), and of how each one is drawn, the rest, which alone blurs the noise
+  (Vulovic et al. 2013).
+- one number, DQE(0), of an integrating detector: each electron deposits a random charge where it
+  arrives, and the MTF blurs signal and noise alike: DQE(w) = DQE(0).
+- one number of a counting detector: events are counted after the blur, one pixel each. The noise
+  is white, and DQE(w) = DQE(0) MTF(w)^2.
 
 NPS is the mean of |rfft2(counts - expectation)|^2 / pixels. The MTF multiplies the discrete
 transform and so wraps around the edges: pad the intensity where that matters.
@@ -39,8 +42,8 @@ class Detector:
         mtf: modulation transfer function over frequency [cycles/pixel]: five numbers
             (a, b, c, alpha, beta) of `mtf_parametric`, a table (frequencies, values), or None
             for 1. A table's value at 0 multiplies the mean; it should be 1.
-        dqe: detective quantum efficiency in (0, 1]: DQE(0), or for a counting detector a table
-            (frequencies [cycles/pixel], DQE(w)). None is DQE(0) = 1.
+        dqe: detective quantum efficiency in (0, 1]: DQE(0), or a table (frequencies
+            [cycles/pixel], DQE(w)). None is DQE(0) = 1.
         integer: whether `detect` rounds noisy counts to whole numbers, which adds up to
             1/12 count^2 of variance; the expectation is never rounded.
     """
@@ -82,8 +85,6 @@ class Detector:
         elif curves.count_rows(self.dqe) != 2:
             raise ValueError(f"dqe={self.dqe}: must be one number, DQE(0), or a table "
                              "(frequencies, values), or None")
-        elif self.kind == "integrating":
-            raise ValueError("dqe is a table: an integrating detector takes one number, DQE(0)")
         else:
             curves.check_table("dqe", self.dqe, positive=True, highest=1)
 
@@ -212,6 +213,25 @@ def _is_white(detector: Detector) -> bool:
     return detector.kind == "counting" and (detector.dqe is None or is_scalar(detector.dqe))
 
 
+def _efficiency(detector: Detector) -> Scalar:
+    """DQE(0)."""
+    if detector.dqe is None:
+        return 1.0
+    # A number as it was given: in single precision counts would not be whole multiples of it.
+    if isinstance(detector.dqe, (int, float)):
+        return detector.dqe
+    return evaluate(detector.dqe, as_tensor([0.0]))[0]
+
+
+def _factors(detector: Detector, w: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """MTF as where electrons are registered times how each is drawn; None is 1 everywhere."""
+    mtf = None if detector.mtf is None else evaluate(detector.mtf, w)
+    if detector.dqe is None or is_scalar(detector.dqe):
+        return (None, mtf) if detector.kind == "integrating" else (mtf, None)
+    place = (evaluate(detector.dqe, w) / _efficiency(detector)).sqrt()
+    return place, evaluate(detector.mtf, w) / place
+
+
 def _generator(seed: int, stream: int) -> np.random.Generator:
     if not (0 <= seed < 2**64 and 0 <= stream < 2**64):
         raise ValueError(f"seed={seed}, stream={stream}: must be from 0 to 2^64 - 1")
@@ -221,38 +241,35 @@ def _generator(seed: int, stream: int) -> np.random.Generator:
 def _sample(electrons: Tensor, detector: Detector, generator: np.random.Generator,
             parts: int) -> Tensor:
     """Counts (parts, ny, nx) of one image from the mean electrons of its pixels."""
-    mean = electrons
-    if _is_white(detector):
-        efficiency = 1.0 if detector.dqe is None else float(numbers(detector.dqe))
-        # The blurred mean rings a little below 0 beside sharp edges.
-        mean = _blur(electrons, detector).clamp(min=0) * efficiency
-    drawn = generator.poisson(mean.double().cpu().numpy())
+    place, draw = _factors(detector, curves.radial_frequency(*electrons.shape))
+    efficiency = float(numbers(_efficiency(detector)))
+    counting = detector.kind == "counting"
+    blurred = electrons if place is None else _filter(electrons, place)
+    # The blurred mean rings a little below 0 beside sharp edges.
+    mean = blurred.clamp(min=0)
+    registered = mean * efficiency if counting else mean
+    drawn = generator.poisson(registered.double().cpu().numpy())
     first = generator.binomial(drawn, 0.5) if parts == 2 else drawn
-    split = (first, drawn - first)[:parts]
-    return as_tensor(detector.gain) * torch.stack([
-        _record(part, mean / parts, detector, generator) for part in split])
+    charges = []
+    for part in (first, drawn - first)[:parts]:
+        if counting:
+            charge = as_tensor(part) / efficiency
+        else:
+            charge = as_tensor(_deposit(part, efficiency, generator))
+        # What ringing took from the mean comes back where counts need not be whole anyway.
+        charges.append(charge if draw is None else
+                       _filter(charge + (blurred - mean) / parts, draw))
+    return as_tensor(detector.gain) * torch.stack(charges)
 
 
-def _record(drawn: np.ndarray, mean: Tensor, detector: Detector,
-            generator: np.random.Generator) -> Tensor:
-    """What whole numbers of electrons leave in an image (ny, nx), in units of the gain."""
-    if _is_white(detector):
-        return as_tensor(drawn) / (1.0 if detector.dqe is None else float(numbers(detector.dqe)))
-    if detector.kind == "integrating":
-        return _blur(as_tensor(_deposit(drawn, detector.dqe, generator)), detector)
-    w = curves.radial_frequency(*mean.shape)
-    coloured = evaluate(detector.mtf, w) / evaluate(detector.dqe, w).sqrt()
-    return _blur(mean, detector) + _filter(as_tensor(drawn) - mean, coloured)
-
-
-def _deposit(arrived: np.ndarray, dqe: Curve, generator: np.random.Generator) -> np.ndarray:
+def _deposit(arrived: np.ndarray, efficiency: float, generator: np.random.Generator) -> np.ndarray:
     """Charge that whole numbers of electrons leave, in units of the mean charge of one.
 
-    Each electron leaves an inverse-Gaussian charge of mean 1 and variance 1/DQE - 1 (the choice
+    Each electron leaves an inverse-Gaussian charge of mean 1 and variance 1/DQE(0) - 1 (the choice
     of TEM-simulator, Rullgard et al. 2011). The sum over N electrons is inverse Gaussian again,
-    of mean N and shape N^2 / (1/DQE - 1).
+    of mean N and shape N^2 / (1/DQE(0) - 1).
     """
-    spread = 0.0 if dqe is None else 1 / float(numbers(dqe)) - 1
+    spread = 1 / efficiency - 1
     if spread == 0:
         return arrived
     count = np.maximum(arrived, 1)  # no law of mean 0: empty pixels are set back below

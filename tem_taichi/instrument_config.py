@@ -96,7 +96,8 @@ class Camera:
     gain: float = 1.0
     """counts per electron"""
     dqe: float | None = None
-    """DQE(0) in (0, 1]; null = 1"""
+    """DQE(0) in (0, 1]; null = 1. Elsewhere an integrating camera has the same, a counting one
+    DQE(0) MTF^2, if dqe_table and dqe_file are null"""
     mtf: list[float] | None = None
     """a, b, c, alpha, beta of [a/(1+alpha w^2) + b/(1+beta w^2) + c]/(a+b+c), w in cycles/pixel;
     null = 1, if mtf_table and mtf_file are null too"""
@@ -105,9 +106,9 @@ class Camera:
     mtf_file: str | None = None
     """RELION star file or two columns of frequency [cycles/pixel] and MTF, instead of either"""
     dqe_file: str | None = None
-    """the same for DQE(w) of a counting detector, instead of dqe"""
+    """the same for DQE(w), instead of dqe"""
     dqe_table: list[list[float]] | None = None
-    """rows of frequency [cycles/pixel] and DQE of a counting detector, instead of dqe"""
+    """rows of frequency [cycles/pixel] and DQE, instead of dqe"""
     integer: bool = False
     """round counts to whole numbers and store 16 bits"""
     halves: bool = False

@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 
 from tem_taichi import curves
-from tem_taichi.curves import Scalar, evaluate
+from tem_taichi.curves import Scalar, requires_grad
 from tem_taichi.detector import (
     IDEAL,
     Detector,
     _deposit,
+    _efficiency,
+    _factors,
     _filter,
     _generator,
     _is_white,
@@ -123,11 +125,11 @@ def score_function_gradient(loss_of_sample: Callable[[Tensor], Tensor], intensit
                             estimator: ScoreFunction | None = None, seed: int = 0) -> Tensor:
     """Mean loss of noisy samples, with a gradient that passes through the Poisson noise.
 
-    Let N_i be the Poisson number of electrons in pixel i, of mean lambda_i: the arriving ones of
-    an integrating detector, the detected ones of a counting detector (after the MTF, so that its
-    counts reach no neighbour). With the credit A_i of a pixel and its baseline b_i, the gradient is
+    Let N_i be the Poisson number of electrons that are registered in pixel i, of mean lambda_i: the
+    detected ones of a counting detector, which reach no neighbour afterwards if its noise is white,
+    all of an integrating one. With the credit A_i of a pixel and its baseline b_i, the gradient is
         mean_k sum_i (A_i(k) - b_i(k)) d log p(N_i(k) | lambda_i).
-    Gain and MTF also have their derivative through the counts at fixed N.
+    Gain, MTF and a counting detector's DQE also have one through the counts at fixed N.
 
     Args:
         loss_of_sample: from counts (K, ny, nx) of K samples to the loss of each of their pixels,
@@ -137,8 +139,8 @@ def score_function_gradient(loss_of_sample: Callable[[Tensor], Tensor], intensit
             the score cannot tell what an electron would do.
         pixel_size: edge of a pixel at the specimen [A], > 0.
         dose: exposure [e-/A^2], > 0.
-        detector: the camera, but no counting one with a table of DQE(w), whose noise is no
-            function of whole electrons. An integrating one's DQE has no gradient here.
+        detector: the camera. An integrating one's DQE can have no gradient here: it shapes the
+            charge of each electron.
         estimator: number of samples, credit and baseline; None is `ScoreFunction()`.
         seed: of the random numbers, 0 to 2^64 - 1; another one for each step of a fit.
 
@@ -149,6 +151,9 @@ def score_function_gradient(loss_of_sample: Callable[[Tensor], Tensor], intensit
         ValueError: as `expected_counts`, or if the detector, the seed or a shape is not allowed.
     """
     estimator = estimator or ScoreFunction()
+    if detector.kind == "integrating" and requires_grad(detector.dqe):
+        raise ValueError("detector.dqe: requires a gradient, which the samples of an integrating "
+                         "detector do not have: must be detached")
     if torch.as_tensor(intensity).ndim != 2:
         raise ValueError(f"intensity has shape {tuple(intensity.shape)}: must be (ny, nx)")
     mean, electrons, counts = _samples(intensity, pixel_size, dose, detector, estimator.samples,
@@ -194,19 +199,16 @@ def reparametrised_sample(intensity: Tensor, *, pixel_size: Scalar, dose: Scalar
     if noise.shape[-expected.ndim:] != expected.shape:
         raise ValueError(f"noise has shape {tuple(noise.shape)}: must end in the intensity's, "
                          f"{tuple(expected.shape)}")
-    if _is_white(detector):
-        return expected + noise * (_counts_per_event(detector) * expected.clamp(min=0)).sqrt()
-    ny, nx = expected.shape[-2:]
-    w = curves.radial_frequency(ny, nx)
-    transfer = evaluate(detector.mtf, w) / evaluate(detector.dqe, w).sqrt()
-    shot = expected_counts(intensity, pixel_size=pixel_size, dose=dose).sqrt() * noise
-    return expected + as_tensor(detector.gain) * _filter(shot, transfer)
+    place, draw = _factors(detector, curves.radial_frequency(*expected.shape[-2:]))
+    electrons = expected_counts(intensity, pixel_size=pixel_size, dose=dose)
+    mean = electrons if place is None else _filter(electrons, place)
+    shot = (mean.clamp(min=0) / as_tensor(_efficiency(detector))).sqrt() * noise
+    return expected + as_tensor(detector.gain) * (shot if draw is None else _filter(shot, draw))
 
 
 def _counts_per_event(detector: Detector) -> Tensor:
     """Counts that a white counting detector records for each electron that it detects."""
-    efficiency = 1.0 if detector.dqe is None else detector.dqe
-    return as_tensor(detector.gain) / as_tensor(efficiency)
+    return as_tensor(detector.gain) / as_tensor(_efficiency(detector))
 
 
 def _log_poisson(events: Tensor, mean: Tensor) -> Tensor:
@@ -235,22 +237,23 @@ def _whittle(residual: Tensor, electrons: Tensor, detector: Detector) -> Tensor:
 def _samples(intensity: Tensor, pixel_size: Scalar, dose: Scalar, detector: Detector,
              samples: int, generator: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Mean number of electrons (ny, nx), the numbers drawn and their counts (samples, ny, nx)."""
-    def draw(mean: Tensor) -> Tensor:
+    def draw_numbers(mean: Tensor) -> Tensor:
         drawn = mean.detach().double().cpu().expand(samples, -1, -1).numpy()
         return as_tensor(generator.poisson(drawn))
 
-    if _is_white(detector):
-        step = _counts_per_event(detector)
-        expected = expected_counts(intensity, pixel_size=pixel_size, dose=dose, detector=detector)
-        mean = (expected / step).clamp(min=0)
-        electrons = draw(mean)
-        return mean, electrons, electrons * step
-    if detector.kind != "integrating":
-        raise ValueError("detector.dqe is a table: the score function needs one number, DQE(0)")
+    place, draw = _factors(detector, curves.radial_frequency(*intensity.shape[-2:]))
+    efficiency, counting = as_tensor(_efficiency(detector)), detector.kind == "counting"
     mean = expected_counts(intensity, pixel_size=pixel_size, dose=dose)
-    electrons = draw(mean)
-    charge = as_tensor(_deposit(electrons.double().cpu().numpy(), detector.dqe, generator))
-    return mean, electrons, expected_counts(charge, pixel_size=1, dose=1, detector=detector)
+    mean = (mean if place is None else _filter(mean, place)).clamp(min=0)
+    mean = mean * efficiency if counting else mean
+    electrons = draw_numbers(mean)
+    if counting:
+        charge = electrons / efficiency
+    else:
+        charge = as_tensor(_deposit(electrons.double().cpu().numpy(),
+                                    float(efficiency.detach()), generator))
+    charge = charge if draw is None else _filter(charge, draw)
+    return mean, electrons, as_tensor(detector.gain) * charge
 
 
 def _credit(losses: Tensor, estimator: ScoreFunction) -> Tensor:

@@ -28,6 +28,7 @@ DETECTORS = {
     "integrating": Detector("integrating", gain=3.0, mtf=PARAMETERS, dqe=0.4),
     "counting": Detector("counting", gain=0.8, mtf=PARAMETERS, dqe=0.8),
     "coloured": Detector("counting", gain=2.0, mtf=PARAMETERS, dqe=DQE_TABLE),
+    "spreading": Detector("integrating", gain=2.0, mtf=PARAMETERS, dqe=DQE_TABLE),
 }
 UNIT = {"pixel_size": 1.0, "dose": 1.0}  # intensity is then electrons a pixel
 
@@ -116,7 +117,7 @@ def test_log_prob_gradients(name):
     base = DETECTORS[name]
     random = np.random.default_rng(0)
     counts = as_tensor(random.poisson(9.0, (4, 6)) * 1.5)
-    table = base.dqe if name == "coloured" else None
+    table = base.dqe if isinstance(base.dqe, tuple) else None
     dqe = table[1] if table else base.dqe
 
     def density(intensity, dose, gain, mtf, dqe):
@@ -263,22 +264,28 @@ def test_reparametrised_covariance_is_the_detectors(name):
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
 
 
-@pytest.mark.parametrize("name", ["integrating", "counting"])
-def test_gain_and_dose_have_gradients_through_the_samples(name):
+@pytest.mark.parametrize("name", DETECTORS)
+def test_gain_dose_and_dqe_have_gradients_through_the_samples(name):
     """E sum (y - 5)^2 of a flat image is n [(gain lambda - 5)^2 + S], S the mean of the NPS."""
     base = DETECTORS[name]
     flat = torch.ones(8, 8, dtype=torch.float64)
     gain, dose = as_tensor(base.gain).requires_grad_(), as_tensor(4.0).requires_grad_()
-    camera = Detector(base.kind, gain=gain, mtf=base.mtf, dqe=base.dqe)
+    table = isinstance(base.dqe, tuple)
+    dqe = as_tensor(base.dqe[1] if table else base.dqe).requires_grad_(base.kind == "counting")
+    camera = Detector(base.kind, gain=gain, mtf=base.mtf, dqe=(base.dqe[0], dqe) if table else dqe)
+    wanted = [gain, dose, *([dqe] if dqe.requires_grad else [])]
     w = as_tensor(np.hypot(np.fft.fftfreq(8)[:, None], np.fft.fftfreq(8)))
     power = noise_power_spectrum(w, camera, dose=dose, pixel_size=1).mean()
-    exact = torch.stack(grad(64 * ((gain * dose - 5).square() + power), [gain, dose]))
+
+    def flattened(value):
+        return torch.cat([own.reshape(-1) for own in grad(value, wanted)])
+
+    exact = flattened(64 * ((gain * dose - 5).square() + power))
 
     def gradient(seed):
-        loss = score_function_gradient(lambda y: (y - 5).square(), flat, pixel_size=1, dose=dose,
-                                       detector=camera, seed=seed,
-                                       estimator=ScoreFunction(credit="reach", radius=4))
-        return torch.stack(grad(loss, [gain, dose]))
+        return flattened(score_function_gradient(
+            lambda y: (y - 5).square(), flat, pixel_size=1, dose=dose, detector=camera, seed=seed,
+            estimator=ScoreFunction(credit="reach", radius=4)))
 
     assert sigmas(torch.stack([gradient(seed) for seed in range(100)]), exact) < 4
 
@@ -310,8 +317,9 @@ def test_refusals():
         log_prob(-flat, flat, **UNIT)
     with pytest.raises(ValueError, match="noise power is 0"):
         log_prob(flat, 0 * flat, detector=DETECTORS["integrating"], **UNIT)
-    with pytest.raises(ValueError, match=r"detector\.dqe is a table"):
-        score_function_gradient(torch.abs, flat, detector=DETECTORS["coloured"], **UNIT)
+    fitted = Detector("integrating", dqe=as_tensor(0.5).requires_grad_())
+    with pytest.raises(ValueError, match=r"detector\.dqe: requires a gradient"):
+        score_function_gradient(torch.abs, flat, detector=fitted, **UNIT)
     with pytest.raises(ValueError, match="loss_of_sample returns shape"):
         score_function_gradient(torch.sum, flat, **UNIT)
     with pytest.raises(ValueError, match="noise has shape"):
