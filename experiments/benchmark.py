@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import gemmi
 import numpy as np
+import psutil
 from scipy import constants
 
 from tem_taichi.files.pdb_files import find_structure
@@ -42,6 +43,7 @@ MODULES = {"abTEM": ("abtem", "ase"), "tem_taichi": (
     "tem_taichi.structures", "tem_taichi.potential", "tem_taichi.propagation", "tem_taichi.optics")}
 THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "DASK_NUM_WORKERS", "TI_CPU_MAX_NUM_THREADS")
 STAGES, WARM_UP = ("potential", "multislice", "image", "whole"), 3
+BUSY = 0.1  # of the machine's cores that others may take for a ratio to be given
 
 
 class Program(NamedTuple):
@@ -149,21 +151,38 @@ def timed(program: Program) -> list[float]:
     return [*np.diff(clock), clock[-1] - clock[0]]
 
 
+def others(before: tuple[float, float, float] | None = None) -> Any:
+    """What to measure from; or since then, the part of all cores that other programs took."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # in user already
+    now = (sum(times) - guests - idle, time.process_time(), time.perf_counter())
+    if before is None:
+        return now
+    busy, own, passed = (end - start for end, start in zip(now, before, strict=True))
+    return max(busy - own, 0.0) / passed / (os.cpu_count() or 1)
+
+
 def compare(programs: dict[str, Program], repeats: int) -> dict[str, dict[str, dict]]:
-    """By stage and program: seconds, median, and our time over it (of medians, range of pairs)."""
+    """By stage and program: seconds, median, and our time over it (of medians, range of pairs).
+
+    No ratio where other programs took more than BUSY of the machine meanwhile.
+    """
     runs: dict[str, list] = {name: [] for name in programs}
+    begun = others()
     for repeat in range(WARM_UP + repeats):
         for name in list(programs)[::1 if repeat % 2 else -1]:
             runs[name].append(timed(programs[name]))
     result: dict[str, dict[str, dict]] = {stage: {} for stage in STAGES}
+    busy = others(begun) > BUSY
     for name in programs:
         for i, stage in enumerate(STAGES):
             ours, theirs = (np.array([run[i] for run in runs[which][WARM_UP:]])
                             for which in ("tem_taichi", name))
             result[stage][name] = {
-                "seconds": theirs.tolist(), "median": np.median(theirs),
+                "seconds": theirs.tolist(), "median": np.median(theirs)} | ({} if busy else {
                 "ratio": np.median(ours) / np.median(theirs),
-                "least": (ours / theirs).min(), "greatest": (ours / theirs).max()}
+                "least": (ours / theirs).min(), "greatest": (ours / theirs).max()})
     return result
 
 
@@ -218,8 +237,9 @@ def show(report: dict[str, Any]) -> None:
         print(f"\n{case} [ms]; our time over theirs (least to greatest pair)")
         for stage, rows in result["times"].items():
             print(f"{stage:12}", *(f"{name} {1e3 * row['median']:6.1f}  " + (
-                "{ratio:.2f} ({least:.2f} to {greatest:.2f})  ".format(**row)
-                if name != "tem_taichi" else "") for name, row in rows.items()))
+                "{ratio:.2f} ({least:.2f} to {greatest:.2f})  ".format(**row) if "ratio" in row
+                else "no ratio: the machine was busy  ") * (name != "tem_taichi")
+                for name, row in rows.items()))
         print(f"{'error':12}", *(f"{n} {e:.1e}  " for n, e in result["error"].items()))
 
 

@@ -8,6 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tem_taichi.waiting import set_waiting
+
 if TYPE_CHECKING:
     from tem_taichi.config import Scene
     from tem_taichi.detector import Detector, detect, expected_counts
@@ -38,6 +40,7 @@ _MODULES = {
 
 # Taichi greets on standard output when imported; a program that prints results should not.
 os.environ.setdefault("ENABLE_TAICHI_HEADER_PRINT", "False")
+set_waiting()
 
 # In a bare checkout kernels/ and conf/ stand beside this package, not inside it; an installed
 # wheel has them inside and this does nothing.

@@ -8,6 +8,8 @@ import taichi as ti
 import torch
 from taichi.lang import impl
 
+from tem_taichi.waiting import warn_if_too_late
+
 _ARCHES = ("auto", "cpu", "gpu")
 _DTYPES = {"float32": (torch.float32, ti.f32), "float64": (torch.float64, ti.f64)}
 
@@ -54,6 +56,8 @@ def init(arch: str = "auto", dtype: str = "float32") -> Device:
     on_gpu = cuda and arch != "cpu"
     wanted = Device("gpu" if on_gpu else "cpu", torch.device("cuda" if on_gpu else "cpu"),
                     torch_dtype)
+    if not on_gpu:
+        warn_if_too_late(torch.get_num_threads())
     if wanted != _current:
         # ti.init greets on standard output, which belongs to the program that uses us.
         with contextlib.redirect_stdout(io.StringIO()):

@@ -76,6 +76,7 @@ def _show(words: Sequence[str]) -> None:
 def _run(words: Sequence[str]) -> None:
     from dataclasses import asdict
 
+    import torch
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
     from tem_taichi.files.folder import METADATA, PROGRAM, check_new_folder, new_folder
@@ -84,6 +85,7 @@ def _run(words: Sequence[str]) -> None:
     from tem_taichi.fits.recipe_runs import RUNS
     from tem_taichi.fits.recipes import RECIPES, read_recipe
     from tem_taichi.versions import versions
+    from tem_taichi.waiting import waiting
 
     recipe = read_recipe(words)
     name = next(name for name, kind in RECIPES.items() if kind is type(recipe))
@@ -103,6 +105,7 @@ def _run(words: Sequence[str]) -> None:
                 raise ValueError(_with_key(str(error), vars(recipe))) from error
         write_json(folder / "results.json", result)
         write_json(folder / METADATA, {"program": PROGRAM, "recipe": name, "versions": versions(),
+                                       "threads": {"torch": torch.get_num_threads(), **waiting()},
                                        "settings": asdict(recipe)})
         files = sorted(file.name for file in folder.iterdir())
     remove_parts(unfinished_folder(place))

@@ -1,13 +1,14 @@
 """The experiments: all can be imported, and the README's figure can be made."""
 
 import importlib
+from collections import namedtuple
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
 
-from experiments import ctf_simulated
+from experiments import benchmark, ctf_simulated
 from experiments.ctf_bench import Truth, linear_micrograph
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -66,3 +67,28 @@ def test_other_programs_conventions(angle):
     assert abs(found["defocus"] - 15000) < 300
     assert abs(found["astigmatism"] - 800) < 100
     assert abs(found["angle"] - angle) < 5
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_no_ratio_from_a_busy_machine(monkeypatch, capsys, busy):
+    """Of two programs that do nothing."""
+    nothing = benchmark.Program((lambda _: None,) * 3)
+    monkeypatch.setattr(benchmark, "others", lambda begun=None: 0.5 if busy and begun else 0.02)
+    times = benchmark.compare({"tem_taichi": nothing, "abTEM": nothing}, 3)
+    assert ("ratio" in times["whole"]["abTEM"]) != busy
+    benchmark.show({"machine": {}, "fresh processes": {}, "cases": {
+        "a": {"times": times, "error": {}}}})
+    assert ("no ratio: the machine was busy" in capsys.readouterr().out) == busy
+
+
+def test_what_other_programs_take_is_seen(monkeypatch):
+    """By hand: in 2 s on four cores the machine worked for 5 s, of these this process for 1."""
+    Times = namedtuple("Times", "user system idle iowait guest")
+    clocks = [(Times(10, 2, 50, 1, 3), 4.0, 100.0), (Times(14, 3, 52, 2, 5), 5.0, 102.0)]
+    for name, values in (("psutil.cpu_times", [c[0] for c in clocks]),
+                         ("time.process_time", [c[1] for c in clocks]),
+                         ("time.perf_counter", [c[2] for c in clocks])):
+        given = iter(values)
+        monkeypatch.setattr(f"experiments.benchmark.{name}", lambda given=given: next(given))
+    monkeypatch.setattr("experiments.benchmark.os.cpu_count", lambda: 4)
+    assert benchmark.others(benchmark.others()) == pytest.approx((5 - 1) / 2 / 4)

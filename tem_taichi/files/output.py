@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from tem_taichi.config import Scene
 from tem_taichi.device import current
@@ -18,6 +19,7 @@ from tem_taichi.pipeline import TiltSeries
 from tem_taichi.scene_yaml import to_yaml
 from tem_taichi.specimen import Specimen
 from tem_taichi.versions import versions
+from tem_taichi.waiting import waiting
 
 
 def write_output(folder: Path, scene: Scene, series: TiltSeries,
@@ -66,6 +68,7 @@ def write_output(folder: Path, scene: Scene, series: TiltSeries,
         "seed": scene.seed,
         "device": current().arch,
         "dtype": scene.compute.dtype,
+        "threads": {"torch": torch.get_num_threads(), **waiting()},
         "seconds": {stage: round(s, 3) for stage, s in series.seconds.items()},
         "particles": len(series.particles),
         "pixel_size_A": pixel_size,
