@@ -177,7 +177,7 @@ def run(scene: "Scene") -> None:
             raise MemoryError(f"shape={scene.shape}: needs more memory than there is; lower it, "
                               "interaction.margin or interaction.oversampling") from error
     with new_folder(Path(scene.output), scene.overwrite) as place:
-        files = write_output(place, scene, series, specimen)
+        files = write_output(place, scene, series, specimen, Path(scene.output))
     kinds = series.particles["kind"].value_counts(sort=False)
     print(f"{len(series.images)} images of "
           + (", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "no particles")

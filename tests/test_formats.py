@@ -1,6 +1,7 @@
 """Files for other programs, read as those programs' sources say, show what was simulated."""
 
 import json
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -362,20 +363,84 @@ def test_copick_has_picks_and_tomograms(folder, scene, series):
     np.testing.assert_allclose(matrix[:3, :3], euler_to_matrix(10, 20, 30), atol=1e-6)
     assert matrix[:, 3].tolist() == [0, 0, 0, 1]
     for name, other in (("wbp", "reconstruction"), ("potential", "grandmodel")):
-        array = run / "VoxelSpacing3.000" / f"{name}.zarr" / "0"
-        header = json.loads((array / ".zarray").read_text())
-        volume = np.fromfile(array / "0" / "0" / "0", header["dtype"]).reshape(header["chunks"])
         expected = mrcfile.read(folder / "shrec" / "model_0" / f"{other}.mrc")
-        np.testing.assert_array_equal(volume, expected)
+        place = run / "VoxelSpacing3.000" / f"{name}.zarr"
+        np.testing.assert_array_equal(zarr_array(place / "0"), expected)
+        np.testing.assert_allclose(zarr_array(place / "1")[3, 4, 5],
+                                   expected[6:8, 8:10, 10:12].mean(), rtol=1e-4, atol=1e-9)
+        assert zarr_array(place / "2").shape == (11, NY // 4, NX // 4)
+    # Mostly nothing: it is compressed.
+    assert sum(file.stat().st_size for file in (place / "0").rglob("*")) < expected.nbytes / 2
 
 
-def test_copick_itself_reads_its_project(folder, monkeypatch):
+def zarr_array(folder: Path) -> np.ndarray:
+    """An array of one chunk, which Zarr 2 compressed by zlib."""
+    header = json.loads((folder / ".zarray").read_text())
+    assert header["compressor"]["id"] == "zlib" and header["shape"] == header["chunks"]
+    return np.frombuffer(zlib.decompress((folder / "0" / "0" / "0").read_bytes()),
+                         header["dtype"]).reshape(header["shape"])
+
+
+def test_copicks_masks_are_those_of_its_picks(folder):
+    run = folder / "copick" / "ExperimentRuns" / "gold"
+    kinds = zarr_array(run / "Segmentations" / "3.000_tem-taichi_0_kinds-multilabel.zarr" / "0")
+    labels = {entry["name"]: entry["label"] for entry in json.loads(
+        (folder / "copick" / "config.json").read_text())["pickable_objects"]}
+    for name, label in labels.items():
+        instances = zarr_array(
+            run / "InstanceSegmentations" / f"3.000_tem-taichi_0_{name}.zarr" / "0")
+        np.testing.assert_array_equal(instances > 0, kinds == label)
+        picks = json.loads((run / "Picks" / f"tem-taichi_0_{name}.json").read_text())
+        for point in picks["points"]:
+            x, y, z = (round(point["location"][axis] / PIXEL) for axis in "xyz")
+            assert instances[z, y, x] == point["instance_id"]
+
+
+def test_every_kind_has_its_map_and_mask(folder):
+    for kind, entry in (("au_one", "au-one"), ("fiducial", "fiducial")):
+        with mrcfile.open(folder / "shrec" / "references" / f"{kind}.mrc") as mrc:
+            potential, voxel = mrc.data.copy(), mrc.voxel_size.x
+        mask = mrcfile.read(folder / "shrec" / "references" / f"{kind}_mask.mrc")
+        middle = tuple(n // 2 for n in potential.shape)
+        assert voxel == PIXEL and mask.shape == potential.shape
+        assert potential[middle] == potential.max() > 0
+        assert mask[middle] == 1 and mask.sum() <= 7  # one atom and the voxels next to it
+        np.testing.assert_array_equal(
+            zarr_array(folder / "copick" / "Objects" / f"{entry}.zarr" / "0"), potential)
+
+
+@pytest.mark.slow
+def test_copick_itself_reads_its_project_from_any_folder(scene, series, tmp_path, monkeypatch):
     copick = pytest.importorskip("copick", reason="the program itself")
-    monkeypatch.chdir(folder / "copick")
-    run = copick.from_file("config.json").get_run("gold")
-    assert sorted(picks.pickable_object_name for picks in run.picks) == ["au-one", "fiducial"]
+    partial, final = tmp_path / "partial", tmp_path / "final"
+    partial.mkdir()
+    membrane = Particle(membrane=[60.0, 60.0], placement="listed", positions=[[0.0, 0.0, 0.0]])
+    kinds = {**scene.specimen.particles, "lipid_sheet": membrane}
+    more = replace(scene, formats=["copick"],
+                   specimen=replace(scene.specimen, particles=kinds))
+    sheet = pd.DataFrame({"kind": ["lipid_sheet"], **dict.fromkeys(
+        ("x", "y", "z", "rot", "tilt", "psi"), 0.0)})
+    write_formats(partial, more, replace(series, particles=pd.concat(
+        [series.particles, sheet], ignore_index=True)), final=final)
+    partial.rename(final)
+    monkeypatch.chdir(tmp_path)
+    root = copick.from_file(str(final / "copick" / "config.json"))
+    assert [run.name for run in root.runs] == ["gold"]
+    run = root.get_run("gold")
+    assert sorted(picks.pickable_object_name for picks in run.picks) == [
+        "au-one", "fiducial", "lipid-sheet"]
     tomograms = run.get_voxel_spacing(PIXEL).tomograms
     assert sorted(tomogram.tomo_type for tomogram in tomograms) == ["potential", "wbp"]
+    for tomogram in tomograms:
+        assert [tomogram.numpy(level).shape for level in "012"] == [
+            (44, NY, NX), (22, NY // 2, NX // 2), (11, NY // 4, NX // 4)]
+    kinds, = run.get_segmentations(is_multilabel=True)
+    assert kinds.name == "kinds" and set(np.unique(kinds.numpy())) == {0, 1, 2, 3}
+    # The middle of the sheet is a particle for copick's masks alone.
+    assert not root.get_object("lipid-sheet").is_particle
+    binary, = run.get_segmentations(name="lipid-sheet", is_multilabel=False)
+    assert binary.numpy()[22, NY // 2, NX // 2] == 1
+    assert root.get_object("au-one").numpy().max() > 0
 
 
 def test_tiff_stacks_show_the_same_picture(folder, series):

@@ -212,3 +212,13 @@ def test_refused_with_the_scene():
         scene_of(stack=Stack(box=66))
     with pytest.raises(ValueError, match=r'stack\.kind="c": must be one of a, b'):
         scene_of(stack=Stack(box=16, kind="c"))
+
+
+def test_a_single_image_is_named_by_its_file(tmp_path):
+    """RELION takes 000001@s.mrc for a stack and finds no micrograph of that name."""
+    one = scene_of(tilts=Tilts(scheme="listed", angles=[0.0]))
+    write_stack(tmp_path, one, series_of(one))
+    assert set(read(tmp_path)[1]["rlnMicrographName"]) == {"s.mrc"}
+    two = scene_of()
+    write_stack(tmp_path, two, series_of(two))
+    assert set(read(tmp_path)[1]["rlnMicrographName"]) == {"000001@s.mrc", "000002@s.mrc"}

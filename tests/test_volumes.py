@@ -7,13 +7,27 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.ndimage import maximum_filter
 
 from tem_taichi import simulate
 from tem_taichi.config import Compute, Ice, Particle, Scene, Specimen, Tilts
+from tem_taichi.fiducials import gold_kind
 from tem_taichi.files.alignment import project, true_alignment
 from tem_taichi.files.reconstruction import back_project
-from tem_taichi.files.volumes import Volumes, potential_volume
+from tem_taichi.files.volumes import (
+    Volumes,
+    potential_volume,
+    reference,
+    scatterer_labels,
+    solid,
+)
+from tem_taichi.globules import globule_kind
+from tem_taichi.membranes import HALF_THICKNESS, vesicle_kind
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL
+from tem_taichi.placement import Poses
+from tem_taichi.poses import random_rotations
+from tem_taichi.specimen import Ice as IceOf
+from tem_taichi.specimen import Specimen as SpecimenOf
 from tem_taichi.specimen import build_specimen
 
 
@@ -51,7 +65,7 @@ def test_potential_is_conserved_and_lies_where_the_atoms_are(volumes):
     assert (x + 26, y + 30, z) == (20 + 10, 24 + 10, 9)
     grid = np.meshgrid(*(np.arange(n) - n // 2 for n in volume.shape), indexing="ij")
     for number, place in ((1, [20.0, -30, 12]), (2, [-24.0, 8, -16]), (3, [40.0, 40, 0])):
-        weight = np.where(volumes.occupancy == number, volume, 0)
+        weight = np.where(maximum_filter(volumes.occupancy == number, 3), volume, 0)
         centre = [4.0 * float((weight * axis).sum() / weight.sum()) for axis in grid[::-1]]
         # Rings of the band limit are cut off by the mask: a tenth of a voxel.
         np.testing.assert_allclose(centre, place, atol=0.4)
@@ -108,3 +122,62 @@ def test_back_projection_refuses_what_does_not_fit():
         back_project(torch.ones(1, 4, 4), table, 1.0, 0)
     with pytest.raises(ValueError, match="tilts: has 1 rows; must have one for each of the 2"):
         back_project(torch.ones(2, 4, 4), table, 1.0, 4)
+
+
+BODIES = {"bead": (gold_kind("bead", 80.0), 0.0, 40.0),
+          "vesicle": (vesicle_kind("vesicle", 200.0), 100 - 2 * HALF_THICKNESS, 100.0),
+          "protein": (globule_kind("protein", 150.0), 0.0, 35.0)}
+"""Inner and outer radius [A]; 150 kDa of 1.21 A^3/Da."""
+
+
+@pytest.mark.parametrize("voxel", [2.0, 3.0, 5.0, 10.0])
+@pytest.mark.parametrize("name", BODIES)
+def test_masks_are_solid(name, voxel):
+    kind, inner, outer = BODIES[name]
+    n, centre = 2 * math.ceil((outer + 25) / voxel), np.array([1.3, -0.7, 0.4])
+    rotation = random_rotations(1, np.random.default_rng(0))
+    specimen = SpecimenOf((kind,), (Poses(centre[None], rotation),))
+    mask = solid(scatterer_labels(specimen, (n, n, n), voxel), voxel)
+    z, y, x = (np.mgrid[:n, :n, :n] - n // 2) * voxel
+    r = np.sqrt((x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2)
+    # A point fills its voxel, whose middle is up to half a diagonal away; its radius is 2 A.
+    reach = voxel * math.sqrt(3) / 2
+    core = (r > inner + reach) & (r < outer - reach)
+    if core.any():
+        assert (mask[core] == 1).mean() > 0.995  # speckled ones had 0.69 to 0.99
+    assert not mask[(r > outer + reach + 3) | (r < inner - reach - 3)].any()
+
+
+def test_solid_bodies_do_not_depend_on_the_slabs(monkeypatch):
+    rng = np.random.default_rng(1)
+    labels = np.where(rng.random((40, 20, 20)) < 0.02, rng.integers(1, 5, (40, 20, 20)), 0)
+    whole = solid(labels.astype(np.int32), 2.0)
+    monkeypatch.setattr("tem_taichi.files.volumes._SLAB", 7 * 400)
+    parts = solid(labels.astype(np.int32), 2.0)
+    # Of equally near points either is the nearest.
+    np.testing.assert_array_equal(whole > 0, parts > 0)
+    assert (whole != parts).mean() < 0.1
+    assert not solid(np.zeros((3, 3, 3), np.int32), 1.0).any()
+    assert (solid(np.ones((3, 3, 3), np.int32), 1.0) == 1).all()
+
+
+def test_reference_is_the_particle_alone(monkeypatch):
+    kind, _, outer = BODIES["vesicle"]
+    ice = IceOf(1000.0, 4.48)
+    fine = reference(kind, ice, 2.5)
+    monkeypatch.setattr("tem_taichi.files.volumes._LARGEST_REFERENCE", 60)
+    coarse = reference(kind, ice, 2.5)
+    assert (fine.voxel, coarse.voxel) == (2.5, 5.0)
+    n = fine.potential.shape[0]
+    assert n % 2 == 0 and n * fine.voxel > 2.2 * outer and coarse.potential.shape[0] <= 60
+    radial = fine.potential[n // 2, n // 2, n // 2:]
+    heads = abs(radial.argmax() * 2.5 - (outer - HALF_THICKNESS))
+    assert heads == pytest.approx(18.75, abs=2.5)  # of either leaflet
+    middle = (slice(n // 2 - 4, n // 2 + 4),) * 3
+    for empty in (fine.potential[middle], fine.potential[0]):  # ice inside and out
+        assert abs(empty.mean()) < 0.01 * radial.max()
+    inside = fine.potential[fine.mask == 1].sum(dtype=float)
+    assert inside > 0.97 * fine.potential.sum(dtype=float)
+    # The same volume at any voxel size, within a voxel of the surfaces.
+    volume, rough = (float(one.mask.sum()) * one.voxel**3 for one in (fine, coarse))
+    assert volume == pytest.approx(rough, rel=0.15)

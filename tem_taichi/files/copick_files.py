@@ -1,11 +1,12 @@
-"""A copick project: picks of every kind of particle and tomograms as OME-Zarr.
+"""A copick project: picks, masks and maps of every kind of particle, and tomograms, as OME-Zarr.
 
 Locations are in A from the middle of the tomogram's first voxel; a pick's transformation turns
 the particle's coordinates to the tomogram's and adds nothing. The tomograms are in the specimen's
-own frame: `wbp`, the reconstruction, and `potential`, the truth relative to the ice [V].
+own frame: `wbp`, the reconstruction, and `potential`, the truth relative to the ice [V]. Masks are
+of all kinds at once (multilabel `kinds`), of each kind's particles by their instance_id, and of
+each kind of membrane alone, which copick takes for no particle.
 """
 
-import json
 import re
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from tem_taichi.config import Scene
 from tem_taichi.files.io import write_json
 from tem_taichi.files.particle_files import ANGLES, POSITION
-from tem_taichi.files.volumes import Volumes
+from tem_taichi.files.volumes import Volumes, reference
+from tem_taichi.files.zarr_files import write_ome_zarr
 from tem_taichi.pipeline import TiltSeries
 from tem_taichi.poses import euler_to_matrix
 
@@ -25,8 +27,6 @@ _SESSION = "0"
 """What copick calls the session of a program."""
 _COLOURS = ([230, 159, 0, 255], [86, 180, 233, 255], [0, 158, 115, 255], [240, 228, 66, 255],
             [0, 114, 178, 255], [213, 94, 0, 255], [204, 121, 167, 255])
-_CHUNK = 64
-"""Slices of a tomogram in one file."""
 
 
 def object_name(kind: str) -> str:
@@ -34,14 +34,17 @@ def object_name(kind: str) -> str:
     return re.sub("_+", "-", kind).strip("-") or "object"
 
 
-def write_copick(folder: Path, scene: Scene, series: TiltSeries, volumes: Volumes) -> None:
-    """Write config.json and ExperimentRuns/<name>/ with Picks and the tomograms.
+def write_copick(folder: Path, scene: Scene, series: TiltSeries, volumes: Volumes,
+                 root: Path) -> None:
+    """Write config.json, Objects/, and ExperimentRuns/<name>/ with picks, masks and tomograms.
 
     Args:
-        folder: an existing, empty folder. copick runs in it: config.json says it is ".".
+        folder: an existing, empty folder.
         scene: what was simulated.
         series: its result.
         volumes: of the same.
+        root: where the folder will be. copick knows no place relative to its config.json, only
+            to the working folder, so that it must be named in full.
 
     Raises:
         ValueError: if two kinds have the same name once "_" is "-".
@@ -55,10 +58,11 @@ def write_copick(folder: Path, scene: Scene, series: TiltSeries, volumes: Volume
         "description": "A tilt series simulated by tem_taichi, with its truth.",
         "version": "1.0.0",
         "pickable_objects": [
-            {"name": names[kind.name], "is_particle": True, "label": number,
+            {"name": names[kind.name], "is_particle": not _is_membrane(scene, kind.name),
+             "label": number,
              "color": _COLOURS[(number - 1) % len(_COLOURS)], "radius": round(kind.radius, 3)}
             for number, kind in enumerate(volumes.specimen.kinds, 1)],
-        "overlay_root": "local://.", "overlay_fs_args": {"auto_mkdir": True},
+        "overlay_root": f"local://{root.resolve()}", "overlay_fs_args": {"auto_mkdir": True},
     })
     run = folder / "ExperimentRuns" / scene.name
     picks, spacing = run / "Picks", run / f"VoxelSpacing{scene.pixel_size:.3f}"
@@ -73,6 +77,35 @@ def write_copick(folder: Path, scene: Scene, series: TiltSeries, volumes: Volume
             "points": _points(table, first), "trust_orientation": True})
     write_ome_zarr(spacing / "wbp.zarr", volumes.reconstruction, scene.pixel_size)
     write_ome_zarr(spacing / "potential.zarr", volumes.potential, scene.pixel_size)
+    _write_masks(run, scene, series, volumes, names)
+    for made in volumes.specimen.kinds:
+        one = reference(made, volumes.specimen.ice, scene.pixel_size)
+        write_ome_zarr(folder / "Objects" / f"{names[made.name]}.zarr", one.potential, one.voxel)
+
+
+def _is_membrane(scene: Scene, kind: str) -> bool:
+    particle = scene.specimen.particles[kind]
+    return particle.vesicle is not None or particle.membrane is not None
+
+
+def _write_masks(run: Path, scene: Scene, series: TiltSeries, volumes: Volumes,
+                 names: dict[str, str]) -> None:
+    voxel, occupancy = scene.pixel_size, volumes.occupancy
+    start = f"{voxel:.3f}_{_USER}_{_SESSION}"
+    all_kinds = run / "Segmentations" / f"{start}_kinds-multilabel.zarr"
+    write_ome_zarr(all_kinds, _smallest(volumes.classes), voxel)
+    kinds = series.particles["kind"].to_numpy()
+    for kind, name in names.items():
+        number = np.concatenate([[0], np.where(kinds == kind, np.cumsum(kinds == kind), 0)])
+        instances = _smallest(number[occupancy])
+        write_ome_zarr(run / "InstanceSegmentations" / f"{start}_{name}.zarr", instances, voxel)
+        if _is_membrane(scene, kind):
+            write_ome_zarr(run / "Segmentations" / f"{start}_{name}.zarr",
+                           (instances > 0).astype(np.uint8), voxel)
+
+
+def _smallest(labels: NDArray[np.integer]) -> NDArray[np.integer]:
+    return labels.astype(np.min_scalar_type(int(labels.max())))
 
 
 def _points(table: pd.DataFrame, first: NDArray[np.float64]) -> list[dict[str, object]]:
@@ -84,33 +117,3 @@ def _points(table: pd.DataFrame, first: NDArray[np.float64]) -> list[dict[str, o
             for number, (place, transformation) in enumerate(
                 zip(places.tolist(), transformations.tolist(), strict=True), 1)]
 
-
-def write_ome_zarr(folder: Path, volume: NDArray[np.float32], voxel: float) -> None:
-    """Write a volume as OME-Zarr 0.4 (Zarr 2) of one scale, not compressed.
-
-    Args:
-        folder: to make.
-        volume: (nz, ny, nx).
-        voxel: [A].
-    """
-    nz, ny, nx = volume.shape
-    depth = min(_CHUNK, nz)
-    array = folder / "0"
-    array.mkdir(parents=True)
-    axes = [{"name": axis, "type": "space", "unit": "angstrom"} for axis in "zyx"]
-    scale = [{"type": "scale", "scale": [voxel] * 3}]
-    header = {"zarr_format": 2, "shape": [nz, ny, nx], "chunks": [depth, ny, nx], "dtype": "<f4",
-              "compressor": None, "fill_value": 0.0, "order": "C", "filters": None,
-              "dimension_separator": "/"}
-    (folder / ".zgroup").write_text(json.dumps({"zarr_format": 2}))
-    write_json(folder / ".zattrs", {"multiscales": [{
-        "version": "0.4", "name": folder.stem, "axes": axes,
-        "datasets": [{"path": "0", "coordinateTransformations": scale}]}]})
-    (array / ".zarray").write_text(json.dumps(header))
-    for number, first in enumerate(range(0, nz, depth)):
-        chunk = np.zeros((depth, ny, nx), dtype="<f4")
-        part = volume[first:first + depth]
-        chunk[:len(part)] = part
-        place = array / str(number) / "0"
-        place.mkdir(parents=True)
-        chunk.tofile(place / "0")

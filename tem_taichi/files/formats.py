@@ -21,12 +21,10 @@ from tem_taichi.specimen import Specimen, build_specimen
 
 _SERIES: dict[str, Callable[[Path, Scene, TiltSeries], None]] = {
     "relion5": write_relion, "warp": write_warp, "aretomo": write_aretomo, "imod": write_imod}
-_VOLUMES: dict[str, Callable[[Path, Scene, TiltSeries, Volumes], None]] = {
-    "shrec": write_shrec, "copick": write_copick}
 
 
 def write_formats(folder: Path, scene: Scene, series: TiltSeries,
-                  specimen: Specimen | None = None) -> None:
+                  specimen: Specimen | None = None, final: Path | None = None) -> None:
     """Write the formats that a scene asks for, each into a subfolder of its name.
 
     Args:
@@ -34,6 +32,7 @@ def write_formats(folder: Path, scene: Scene, series: TiltSeries,
         scene: what was simulated, with its `formats`.
         series: its result.
         specimen: what `build_specimen(scene)` gave, if it is at hand.
+        final: where the folder will be, if it is not to stay where it is.
 
     Raises:
         ValueError: as the writers; for what can't be written in a format.
@@ -44,9 +43,12 @@ def write_formats(folder: Path, scene: Scene, series: TiltSeries,
         place.mkdir()
         if name in _SERIES:
             _SERIES[name](place, scene, series)
-        elif name in _VOLUMES:
+        elif name in ("shrec", "copick"):
             volumes = volumes or Volumes(scene, specimen or build_specimen(scene), series)
-            _VOLUMES[name](place, scene, series, volumes)
+            if name == "shrec":
+                write_shrec(place, scene, series, volumes)
+            else:
+                write_copick(place, scene, series, volumes, (final or folder) / name)
         else:
             _write_tiff_stacks(place, scene, series)
 

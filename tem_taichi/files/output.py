@@ -23,7 +23,7 @@ from tem_taichi.waiting import waiting
 
 
 def write_output(folder: Path, scene: Scene, series: TiltSeries,
-                 specimen: Specimen | None = None) -> list[str]:
+                 specimen: Specimen | None = None, final: Path | None = None) -> list[str]:
     """Write everything a simulation gives into an empty folder.
 
     Args:
@@ -31,6 +31,7 @@ def write_output(folder: Path, scene: Scene, series: TiltSeries,
         scene: what was simulated.
         series: its result.
         specimen: what `build_specimen(scene)` gave, if it is at hand; formats of volumes need it.
+        final: where the folder will be, if it is not to stay where it is.
 
     Returns:
         Names of the files, and of the folders of `scene.formats`.
@@ -58,7 +59,7 @@ def write_output(folder: Path, scene: Scene, series: TiltSeries,
                     pixel_size=pixel_size, voltage=scene.microscope.voltage,
                     spherical_aberration=scene.microscope.spherical_aberration,
                     amplitude_contrast=series.amplitude_contrast)
-    write_formats(folder, scene, series, specimen)
+    write_formats(folder, scene, series, specimen, final)
     write_stack(folder, scene, series)
     (folder / "scene.yaml").write_text(to_yaml(scene), encoding="utf-8")
     write_preview(folder / "preview.png", images, clean, series.tilt_angles, pixel_size)

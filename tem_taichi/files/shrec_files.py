@@ -15,13 +15,15 @@ import pandas as pd
 from tem_taichi.config import Scene
 from tem_taichi.files.mrc_files import smallest_type, write_mrc
 from tem_taichi.files.particle_files import ANGLES, POSITION
-from tem_taichi.files.volumes import Volumes
+from tem_taichi.files.volumes import Volumes, write_references
 from tem_taichi.pipeline import TiltSeries
 from tem_taichi.poses import euler_to_matrix
 
 
 def write_shrec(folder: Path, scene: Scene, series: TiltSeries, volumes: Volumes) -> None:
     """Write model_0/ with grandmodel, masks, projections, reconstruction and locations.
+
+    And references/ with the map and mask of each kind of particle.
 
     Args:
         folder: an existing, empty folder.
@@ -45,6 +47,7 @@ def write_shrec(folder: Path, scene: Scene, series: TiltSeries, volumes: Volumes
         locations_text(series.particles, volumes.shape, voxel))
     (model / "class_conversion_table.txt").write_text("".join(
         f"{kind.name} {number}\n" for number, kind in enumerate(volumes.specimen.kinds, 1)))
+    write_references(folder / "references", scene, volumes.specimen)
 
 
 def locations_text(particles: pd.DataFrame, shape: tuple[int, int, int], voxel: float) -> str:

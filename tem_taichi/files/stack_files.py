@@ -168,7 +168,8 @@ def _particles(scene: Scene, series: TiltSeries, views: pd.DataFrame, file: str)
             for axis, place in (("x", "column"), ("y", "row"))}
     return pd.DataFrame({
         "rlnImageName": [f"{n + 1:06d}@{file}" for n in range(len(views))],
-        "rlnMicrographName": [f"{n + 1:06d}@{scene.name}.mrc" for n in image],
+        "rlnMicrographName": [f"{scene.name}.mrc" if len(series.tilts) == 1 else
+                              f"{n + 1:06d}@{scene.name}.mrc" for n in image],
         "rlnCoordinateX": views["centre_x"].astype(float),
         "rlnCoordinateY": views["centre_y"].astype(float),
         "rlnAngleRot": views["rot"], "rlnAngleTilt": views["tilt"], "rlnAnglePsi": views["psi"],

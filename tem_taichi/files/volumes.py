@@ -4,25 +4,37 @@ All are in the specimen's own frame, voxels of the images' pixel size, the centr
 high as the ice is thick.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter
+from scipy.ndimage import distance_transform_edt
 
 from tem_taichi.config import Scene
 from tem_taichi.device import as_tensor
 from tem_taichi.files.alignment import tomogram_height
+from tem_taichi.files.mrc_files import write_mrc
 from tem_taichi.files.reconstruction import back_project
+from tem_taichi.kinds import Kind
 from tem_taichi.pipeline import TiltSeries
+from tem_taichi.placement import Poses
 from tem_taichi.specimen import Ice, Specimen
 from tem_taichi.view import View, slices
 
 _SLICES = 32
 _BATCH = 1_000_000
 """Slices and scatterers at once: bound the memory."""
+_SLAB = 1 << 24
+"""Voxels of a mask at once."""
+_RADIUS, _PROBE = 2.0, 5.0
+"""Of an atom, and of the ball that finds no room in what is solid [A]. Points of membranes and
+globules are up to 5.3 A from their farthest neighbours."""
+_LARGEST_REFERENCE = 256
+"""Voxels along a side."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +58,9 @@ class Volumes:
 
     @cached_property
     def occupancy(self) -> NDArray[np.int32]:
-        """Number of the particle, from 1 in the order of the table, or 0.
-
-        A particle fills the voxels next to its scatterers where the potential is above the
-        ice's.
-        """
-        labels = scatterer_labels(self.specimen, self.shape, self.scene.pixel_size)
-        near = np.where(labels > 0, labels, maximum_filter(labels, size=3))
-        return np.where(self.potential > 0, near, 0)
+        """Number of the particle, from 1 in the order of the table, or 0; see `solid`."""
+        return solid(scatterer_labels(self.specimen, self.shape, self.scene.pixel_size),
+                     self.scene.pixel_size)
 
     @cached_property
     def classes(self) -> NDArray[np.int32]:
@@ -68,6 +75,80 @@ class Volumes:
         volume = back_project(self.series.images, self.series.tilts, self.scene.pixel_size,
                               self.shape[0])
         return volume.cpu().numpy().astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One particle alone, as it lies where it is not turned, its centre at n // 2."""
+
+    potential: NDArray[np.float32]
+    """Relative to the ice [V], (n, n, n)."""
+    mask: NDArray[np.int8]
+    """1 within the particle, (n, n, n)."""
+    voxel: float
+    """[A]"""
+
+
+def reference(kind: Kind, ice: Ice, voxel: float) -> Reference:
+    """Map and mask of a kind of particle, with a tenth of its diameter free around it.
+
+    Args:
+        kind: what it is made of.
+        ice: that it displaces.
+        voxel: edge [A], doubled until a box of 256 voxels is enough.
+    """
+    width = 2.2 * kind.radius + 20
+    while width > _LARGEST_REFERENCE * voxel:
+        voxel *= 2
+    n = 2 * math.ceil(width / voxel / 2)
+    one = Specimen((kind,), (Poses(np.zeros((1, 3)), np.eye(3)[None]),), ice)
+    mask = solid(scatterer_labels(one, (n, n, n), voxel), voxel)
+    return Reference(potential_volume(one, (n, n, n), voxel), mask.astype(np.int8), voxel)
+
+
+def write_references(folder: Path, scene: Scene, specimen: Specimen) -> None:
+    """Write <kind>.mrc and <kind>_mask.mrc of each kind of particle into a new folder.
+
+    Raises:
+        ValueError: as `write_mrc`.
+    """
+    folder.mkdir()
+    for kind in specimen.kinds:
+        one = reference(kind, specimen.ice, scene.pixel_size)
+        write_mrc(folder / f"{kind.name}.mrc", one.potential, one.voxel, volume=True)
+        write_mrc(folder / f"{kind.name}_mask.mrc", one.mask, one.voxel, volume=True)
+
+
+def solid(labels: NDArray[np.int32], voxel: float) -> NDArray[np.int32]:
+    """Labelled points as bodies without gaps: what is near them and no probe can enter.
+
+    Points are widened by 2 A and a probe of 5 A, at least 1.5 voxels, which is then taken off
+    from outside (a morphological closing); a voxel belongs to the nearest point's label.
+
+    Args:
+        labels: of `scatterer_labels`, (nz, ny, nx); 0 = no point.
+        voxel: edge [A].
+
+    Returns:
+        Labels (nz, ny, nx).
+    """
+    probe = max(_PROBE, 1.5 * voxel)
+    halo = math.ceil((_RADIUS + 2 * probe) / voxel) + 1
+    nz, ny, nx = labels.shape
+    slab = max(1, _SLAB // (ny * nx))
+    filled = np.zeros_like(labels)
+    for first in range(0, nz, slab):
+        low = max(first - halo, 0)
+        part = labels[low:first + slab + halo]
+        if not part.any():
+            continue
+        distance, nearest = distance_transform_edt(part == 0, sampling=voxel, return_indices=True)
+        wide = distance <= _RADIUS + probe
+        # Beyond the volume's faces there may be more of a body; scipy needs some place outside.
+        body = wide if wide.all() else distance_transform_edt(wide, sampling=voxel) > probe
+        inside = slice(first - low, first - low + slab)
+        filled[first:first + slab] = np.where(body, part[tuple(nearest)], 0)[inside]
+    return filled
 
 
 def _entrance(depth: int, voxel: float) -> float:
