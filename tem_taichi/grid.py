@@ -7,7 +7,8 @@ import torch
 from tem_taichi.device import current, number
 
 BAND_LIMIT = 2 / 3
-"""Kept fraction of the Nyquist frequency: products of two waves then do not alias back."""
+"""Fraction of the Nyquist frequency up to which potentials are exact, zero beyond: products of two
+such functions do not alias back. At an oversampling of 1.5 it is the detector's Nyquist."""
 
 _TAPER = 0.01
 """Width of the band limit's cosine edge [cycles/pixel], as in abTEM."""
@@ -30,10 +31,11 @@ def squared_frequencies(
 
 
 def band_limit(shape: tuple[int, int]) -> torch.Tensor:
-    """Tapered aperture A(k) at 2/3 Nyquist, shape (ny, nx), FFT order.
+    """Tapered aperture A(k) at 2/3 Nyquist as other programs apply it, shape (ny, nx), FFT order.
 
     A = 1 below kc - w, 0.5 (1 + cos(pi (k - kc + w) / w)) up to kc, 0 beyond, with
-    kc = 1/3 and w = 0.01 cycles/pixel. A hard edge would leave a 2 % error in exit waves.
+    kc = 1/3 and w = 0.01 cycles/pixel, as in abTEM. Only for comparison, see `multislice`: acting
+    in every slice it takes the last 3 % below 2/3 Nyquist.
     """
     k = squared_frequencies(shape).sqrt()
     cutoff = BAND_LIMIT / 2

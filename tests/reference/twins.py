@@ -45,10 +45,9 @@ def band_limit(shape):
     return 0.5 * (1 + np.cos(np.pi * edge)) * (k <= 1 / 3)
 
 
-def multislice(slices, pixel_size, slice_thickness, wavelength, sigma, contrast=0.0):
-    """Transmit and propagate, slice after slice."""
+def multislice(slices, pixel_size, slice_thickness, wavelength, sigma, contrast=0.0, band=1.0):
+    """Transmit and propagate, slice after slice; `band` limits both."""
     shape = slices.shape[1:]
-    band = band_limit(shape)
     propagator = band * np.exp(-1j * np.pi * wavelength * slice_thickness
                                * k_squared(shape, pixel_size))
     wave = np.ones(shape, complex)
