@@ -14,7 +14,7 @@ import tem_taichi as tt
 from tem_taichi.absorption import amplitude_contrast_of_protein, mean_free_path
 from tem_taichi.forward import Exposure, Instrument, exit_wave
 from tem_taichi.grid import squared_frequencies
-from tem_taichi.optics import Optics, image_wave
+from tem_taichi.optics import Optics, image_spectrum
 from tem_taichi.placement import Poses
 from tem_taichi.specimen import Ice, Specimen, kind_of
 
@@ -27,7 +27,8 @@ def measured(kind, voltage: float, contrast: float | None) -> float:
     specimen = Specimen((kind,), (Poses(np.zeros((1, 3)), np.eye(3)[None]),), ice)
     instrument = Instrument(SHAPE, SHAPE, 1.0, voltage, contrast, slice_thickness=10.0)
     wave, distance = exit_wave(specimen, instrument, Exposure())
-    wave = image_wave(wave, 1.0, voltage, Optics(defocus=distance, spherical_aberration=0.0))
+    wave = torch.fft.ifft2(image_spectrum(wave, 1.0, voltage, Optics(
+        defocus=distance, spherical_aberration=0.0)))
     amplitude, phase = torch.fft.fft2(wave.real - 1), torch.fft.fft2(wave.imag)
     k = squared_frequencies(SHAPE, 1.0).sqrt()
     low = (k > 1 / 100) & (k < 1 / 20)

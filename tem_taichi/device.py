@@ -84,3 +84,8 @@ def as_tensor(value: object) -> torch.Tensor:
 def number(value: float | torch.Tensor) -> float:
     """Value as a plain number, for checks."""
     return float(value.detach()) if isinstance(value, torch.Tensor) else float(value)
+
+
+def present(value: float | torch.Tensor) -> bool:
+    """Whether a number is given: not zero, or a tensor, whose gradient may be asked for."""
+    return isinstance(value, torch.Tensor) or value != 0

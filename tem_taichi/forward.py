@@ -12,7 +12,7 @@ import torch
 
 from tem_taichi.absorption import imaginary_potential
 from tem_taichi.detector import expected_counts
-from tem_taichi.device import as_tensor, current
+from tem_taichi.device import as_tensor, current, present
 from tem_taichi.geometry import tilt_rotation
 from tem_taichi.imaging import intensity
 from tem_taichi.instrument import Exposure as Exposure
@@ -20,7 +20,7 @@ from tem_taichi.instrument import Instrument as Instrument
 from tem_taichi.physics import Value
 from tem_taichi.propagation import multislice
 from tem_taichi.recompute import recomputed, tensors_in, with_tensors
-from tem_taichi.specimen import Specimen, present
+from tem_taichi.specimen import Specimen
 from tem_taichi.view import View, extent, slices
 
 _GROUP = 6

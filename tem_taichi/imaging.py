@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from tem_taichi.absorption import absorption_ratios
-from tem_taichi.device import as_tensor, number
+from tem_taichi.device import as_tensor, number, present
 from tem_taichi.distortion import anisotropic, distort
 from tem_taichi.geometry import tilt_rotation
 from tem_taichi.grid import fourier_crop
@@ -16,7 +16,7 @@ from tem_taichi.ice_shape import path_length
 from tem_taichi.instrument import Exposure, Instrument
 from tem_taichi.optics import Optics, defocus_per_energy, form_image
 from tem_taichi.physics import Value, wavelength
-from tem_taichi.specimen import Ice, Specimen, present
+from tem_taichi.specimen import Ice, Specimen
 
 
 def intensity(

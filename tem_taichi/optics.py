@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from tem_taichi.device import as_tensor
-from tem_taichi.grid import check_pixel_size, frequencies
+from tem_taichi.coherence import Source, with_background
+from tem_taichi.device import as_tensor, present
+from tem_taichi.grid import check_pixel_size, frequencies, squared_frequencies
 from tem_taichi.physics import REST_ENERGY, Value, wavelength
 
 
@@ -150,10 +151,29 @@ def defocus_per_energy(voltage: Value, chromatic_aberration: Value) -> torch.Ten
         volts * (1 + volts / (2 * REST_ENERGY)))
 
 
+def _source(voltage: Value, optics: Optics) -> Source:
+    spread = _per_image(optics.energy_spread) * defocus_per_energy(
+        _per_image(voltage), _per_image(optics.chromatic_aberration))
+    return Source(2 * math.pi / _per_image(wavelength(voltage)),
+                  _per_image(optics.convergence) * 1e-3, spread, _per_image(optics.defocus),
+                  _per_image(optics.spherical_aberration) * 1e7)
+
+
+def _opening(
+    shape: tuple[int, int], pixel_size: float, voltage: Value, optics: Optics
+) -> torch.Tensor | float:
+    """1 inside the objective aperture, 0 outside, (ny, nx); 1.0 if there is none."""
+    if optics.aperture is None:
+        return 1.0
+    angle = squared_frequencies(shape, pixel_size).sqrt() * _per_image(wavelength(voltage))
+    limit = _per_image(optics.aperture) * 1e-3 / (2 * _per_image(optics.focal_length))
+    return (angle < limit).to(angle.dtype)
+
+
 def envelope(
     shape: tuple[int, int], pixel_size: float, voltage: Value, optics: Optics
 ) -> torch.Tensor:
-    """Damping E(k) of the wave by the source's angle and energy spread, times the aperture.
+    """Damping E(k) of linear contrast by the source's angle and energy spread, times the aperture.
 
     With q = 2 pi k, kappa = 2 pi / lambda (Rullgard et al. 2011, eqs. 12-14):
     exp[-(alpha^2 / 4) (D q - Cs q^3 / kappa^2)^2 - (dE Cc')^2 q^4 / (16 kappa^2)], with Cc' of
@@ -162,21 +182,9 @@ def envelope(
     Returns:
         Real tensor (ny, nx) in FFT order, 1 at k = 0.
     """
-    wave = _per_image(wavelength(voltage))
-    kappa = 2 * math.pi / wave
-    squared = _k_squared(shape, pixel_size)[0]
-    q_squared = (2 * math.pi) ** 2 * squared
-    angle = _per_image(optics.convergence) * 1e-3
-    spherical = _per_image(optics.spherical_aberration) * 1e7
-    slope = _per_image(optics.defocus) - spherical * q_squared / kappa**2
-    spread = _per_image(optics.energy_spread) * defocus_per_energy(
-        _per_image(voltage), _per_image(optics.chromatic_aberration))
-    damping = torch.exp(-(angle**2 / 4) * q_squared * slope**2
-                        - (spread * q_squared / kappa) ** 2 / 16)
-    if optics.aperture is not None:
-        angle_limit = _per_image(optics.aperture) * 1e-3 / (2 * _per_image(optics.focal_length))
-        damping = damping * (squared.sqrt() * wave < angle_limit)
-    return damping
+    q = 2 * math.pi * squared_frequencies(shape, pixel_size).sqrt()
+    return (torch.exp(-_source(voltage, optics).lost(q))
+            * _opening(shape, pixel_size, voltage, optics))
 
 
 def ctf(
@@ -206,15 +214,19 @@ def ctf(
         aberration_phase(shape, pixel_size, voltage, optics) - lag)
 
 
-def image_wave(
+def image_spectrum(
     exit_wave: torch.Tensor, pixel_size: float, voltage: Value, optics: Optics
 ) -> torch.Tensor:
-    """Wave in the image plane: F^-1[exp(-i chi) E F psi], complex (ny, nx)."""
+    """Spectrum of the wave in the image plane of a coherent source: exp(-i chi) A F psi.
+
+    Returns:
+        Complex (..., ny, nx) in FFT order, with the aperture A and all aberrations.
+    """
     shape = (exit_wave.shape[-2], exit_wave.shape[-1])
     chi = (aberration_phase(shape, pixel_size, voltage, optics)
            + odd_phase(shape, pixel_size, voltage, optics))
-    transfer = torch.polar(envelope(shape, pixel_size, voltage, optics), -chi)
-    return torch.fft.ifft2(transfer * torch.fft.fft2(exit_wave))
+    opening = _opening(shape, pixel_size, voltage, optics)
+    return torch.polar(torch.ones_like(chi) * opening, -chi) * torch.fft.fft2(exit_wave)
 
 
 def form_image(
@@ -228,6 +240,9 @@ def form_image(
 ) -> torch.Tensor:
     """Intensity in the image plane, relative to the incident beam.
 
+    Two complex FFTs for a coherent source; for one that is not, a third and two real ones keep
+    the electrons that no longer interfere, see `coherence`.
+
     Args:
         exit_wave: complex (ny, nx), or (b, ny, nx); defocus is measured from its plane.
         pixel_size: [A].
@@ -238,12 +253,20 @@ def form_image(
             those of `optics`.
 
     Returns:
-        Real intensity (ny, nx), or (b, ny, nx) for a batch; about 1 where nothing scatters.
+        Real intensity (ny, nx), or (b, ny, nx) for a batch; about 1 where nothing scatters. Its
+        mean is that of the exit wave's intensity within the aperture.
 
     Raises:
         ValueError: for values out of range; TypeError for an unknown parameter.
     """
     pixel_size = check_pixel_size(pixel_size)
     settings = {f.name: getattr(optics, f.name) for f in fields(optics)} if optics else {}
-    wave = image_wave(exit_wave, pixel_size, voltage, Optics(**{**settings, **parameters}))
+    lens = Optics(**{**settings, **parameters})
+    spectrum = image_spectrum(exit_wave, pixel_size, voltage, lens)
+    if not linear and (present(lens.energy_spread) or present(lens.convergence)):
+        return with_background(spectrum, pixel_size, _source(voltage, lens))
+    if linear:
+        spectrum = spectrum * envelope((spectrum.shape[-2], spectrum.shape[-1]), pixel_size,
+                                       voltage, lens)
+    wave = torch.fft.ifft2(spectrum)
     return 2 * wave.real - 1 if linear else wave.real**2 + wave.imag**2

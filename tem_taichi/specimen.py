@@ -9,7 +9,7 @@ import torch
 
 from tem_taichi.absorption import mean_free_path, protein_potentials
 from tem_taichi.config import Particle, Scene
-from tem_taichi.device import as_tensor, current
+from tem_taichi.device import as_tensor, current, present
 from tem_taichi.fiducials import GOLD_B_FACTOR, gold_kind
 from tem_taichi.files.mrc_files import read_volume
 from tem_taichi.globules import globule_kind
@@ -59,11 +59,6 @@ class Ice:
         """Whether it has slices of its own: granular, or beside a film of carbon."""
         film = self.shape is not None and present(self.shape.carbon_thickness)
         return film or present(self.granularity)
-
-
-def present(value: Value) -> bool:
-    """Whether a number is given: not zero, or a tensor, whose gradient may be asked for."""
-    return isinstance(value, torch.Tensor) or value != 0
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 
 from tem_taichi.damage import damping
-from tem_taichi.device import as_tensor, current
+from tem_taichi.device import as_tensor, current, present
 from tem_taichi.ice import ice_slice, mean_potential
 from tem_taichi.ice_shape import depth_range, fill
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL, Value
 from tem_taichi.placement import Poses
 from tem_taichi.potential import render
-from tem_taichi.specimen import BATCH, Ice, Kind, Specimen, depths, present
+from tem_taichi.specimen import BATCH, Ice, Kind, Specimen, depths
 from tem_taichi.splatting import narrow
 
 _STREAM = 1 << 35
