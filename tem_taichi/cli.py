@@ -28,7 +28,8 @@ Without a scene, an embedded example runs: apoferritin in ice, a short tilt seri
   output=FOLDER             where the results go; overwrite=true replaces earlier ones
   formats=[relion5,imod]    also write folders for other programs: relion5, warp, aretomo, imod,
                             shrec, copick, tiff
-  -m dose=1,2,3             sweep: one folder in the output for each combination of values
+  -m dose=1,2,3             sweep: one folder in the output for each combination of values, whose
+                            number is also in the names of its files
 
 options:
   --check       read and check everything, say what would be computed, write nothing
@@ -112,7 +113,12 @@ def _scenes(words: list[str], options: set[str]) -> None:
         print("---\n".join(map(to_yaml, scenes)), end="")
     elif "--check" in options:
         for scene in scenes:
-            _describe(scene, *prepare(scene))
+            _describe(scene, *prepare(scene, may_exist=True))
+            try:
+                check_output(scene)
+                print(f"would write {scene.output}")
+            except ValueError as error:
+                print(f"note: {error}")
     else:
         for scene in scenes if swept else ():
             prepare(scene)  # so that nothing runs if one of them can't
@@ -120,21 +126,32 @@ def _scenes(words: list[str], options: set[str]) -> None:
             run(scene)
 
 
-def prepare(scene: "Scene") -> tuple["Plan", "Specimen"]:
-    """What a run needs; finds whatever is wrong with a scene before the long computation.
-
-    Raises:
-        ValueError: with one line that names key, value and what is allowed.
-    """
-    from tem_taichi.device import init
+def check_output(scene: "Scene") -> None:
+    """Raise a ValueError if a run could not write its folder."""
     from tem_taichi.files.folder import check_new_folder
-    from tem_taichi.pipeline import plan
-    from tem_taichi.specimen import build_specimen
 
     try:
         check_new_folder(Path(scene.output), scene.overwrite)
     except (ValueError, OSError) as error:
         raise ValueError(f"output: {error}") from error
+
+
+def prepare(scene: "Scene", may_exist: bool = False) -> tuple["Plan", "Specimen"]:
+    """What a run needs; finds whatever is wrong with a scene before the long computation.
+
+    Args:
+        scene: from `load_scene`.
+        may_exist: whether to let a folder pass that is there already.
+
+    Raises:
+        ValueError: with one line that names key, value and what is allowed.
+    """
+    from tem_taichi.device import init
+    from tem_taichi.pipeline import plan
+    from tem_taichi.specimen import build_specimen
+
+    if not (may_exist and Path(scene.output).is_dir()):
+        check_output(scene)
     try:
         init(scene.compute.arch, scene.compute.dtype)
     except ValueError as error:
@@ -154,7 +171,6 @@ def _describe(scene: "Scene", grids: "Plan", specimen: "Specimen") -> None:
     print(f"waves on {instrument.wave_shape[0]} x {instrument.wave_shape[1]} pixels of "
           f"{instrument.wave_pixel:.4g} A, {scene.interaction.mode}; about "
           f"{grids.memory / 1e9:.1f} GB of memory")
-    print(f"would write {scene.output}")
 
 
 def run(scene: "Scene") -> None:
@@ -163,6 +179,7 @@ def run(scene: "Scene") -> None:
 
     from tem_taichi.files.folder import new_folder
     from tem_taichi.files.output import write_output
+    from tem_taichi.files.visibility import in_field
     from tem_taichi.pipeline import simulate
 
     grids, specimen = prepare(scene)
@@ -184,4 +201,7 @@ def run(scene: "Scene") -> None:
           + f" in {sum(series.seconds.values()):.1f} s ("
           + ", ".join(f"{name} {s:.1f}" for name, s in series.seconds.items()) + ")")
     print(f"mean {float(series.noise_free.mean()):.3g} counts a pixel, seed {scene.seed}")
+    if beyond := int((~in_field(scene, series)).sum()):
+        print(f"{beyond} of {len(series.particles)} particles are centred outside the field: "
+              f"marked in {scene.name}_particles.star (temInField), not in other programs' lists")
     print(f"wrote {scene.output}/: " + ", ".join(files))

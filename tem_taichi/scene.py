@@ -72,7 +72,9 @@ def load_sweep(path: str | Path | None, overrides: Sequence[str]) -> list[Scene]
         overrides: as in `load_scene`; those with several values are swept, the last one fastest.
 
     Returns:
-        Scenes, each with a folder of its own in `output`, named by its number and values.
+        Scenes, each with a folder of its own in `output`, named by its number and values;
+        where their names are not swept, its number is also in its name, so that the tables of all
+        of them can be merged.
 
     Raises:
         ValueError: as `load_scene`.
@@ -92,8 +94,11 @@ def load_sweep(path: str | Path | None, overrides: Sequence[str]) -> list[Scene]
     scenes = []
     for number, chosen in enumerate(itertools.product(*swept)):
         scene = load_scene(path, [*fixed, *chosen])
-        label = re.sub(r"[^A-Za-z0-9_.=,+-]+", "_", f"{number:03d} {','.join(chosen)}".strip())
-        scenes.append(replace(scene, output=str(Path(scene.output) / label[:80])))
+        label = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{number:03d} {' '.join(chosen)}".strip())
+        scenes.append(replace(scene, output=str(Path(scene.output) / label[:80].rstrip("_."))))
+    if len({scene.name for scene in scenes}) < len(scenes):
+        return [replace(scene, name=f"{scene.name}_{number:03d}")
+                for number, scene in enumerate(scenes)]
     return scenes
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
+import pandas as pd
 import pytest
+import starfile
 
 import tem_taichi
 from tem_taichi import pipeline
@@ -146,8 +148,8 @@ def test_extremes_give_numbers(here, overrides):
 def test_sweep_has_a_folder_for_each_combination(here, capsys):
     assert main(["-m", "scene.yaml", "dose=1,2", "microscope=krios,polara"]) == 0
     folders = sorted(p.name for p in Path("out").iterdir())
-    assert folders == ["000_dose=1,microscope=krios", "001_dose=1,microscope=polara",
-                       "002_dose=2,microscope=krios", "003_dose=2,microscope=polara"]
+    assert folders == ["000_dose_1_microscope_krios", "001_dose_1_microscope_polara",
+                       "002_dose_2_microscope_krios", "003_dose_2_microscope_polara"]
     assert sorted(p.name for p in here.iterdir()) == ["out", "p.pdb", "scene.yaml"]
     means = [json.loads(Path("out", f, "metadata.json").read_text())["mean_counts"]
              for f in folders]
@@ -155,7 +157,60 @@ def test_sweep_has_a_folder_for_each_combination(here, capsys):
     # One of them again, alone, from the scene in its folder.
     first = files(Path("out", folders[3]))
     assert main([f"out/{folders[3]}/scene.yaml", "output=alone"]) == 0
-    assert files("alone")["tilt_series.mrc"] == first["tilt_series.mrc"]
+    assert files("alone")["tilt_series_003.mrc"] == first["tilt_series_003.mrc"]
+
+
+def test_tables_of_a_sweep_can_be_merged(here):
+    assert main(["-m", "scene.yaml", "dose=1,2", "stack.box=16", "formats=[relion5]"]) == 0
+    tables = [starfile.read(path) for path in sorted(Path("out").glob("*/*_particles.star"))]
+    names = pd.concat([table["particles"]["rlnTomoParticleName"] for table in tables])
+    assert len(tables) == 2 and names.is_unique
+    stacks = [starfile.read(path)["particles"]
+              for path in sorted(Path("out").glob("*/*_stack.star"))]
+    for column in ("rlnImageName", "rlnMicrographName"):
+        assert not set(stacks[0][column]) & set(stacks[1][column])
+    tomograms = [starfile.read(path, always_dict=True)["global"]["rlnTomoName"].iloc[0]
+                 for path in sorted(Path("out").glob("*/relion5/tomograms.star"))]
+    assert tomograms == ["tilt_series_000", "tilt_series_001"]
+    # Names that the user sweeps stay as they are.
+    assert main(["-m", "scene.yaml", "name=a,b", "output=named"]) == 0
+    assert sorted(path.name for path in Path("named").glob("*/?.mrc")) == ["a.mrc", "b.mrc"]
+
+
+def test_check_tells_of_an_earlier_output_and_still_checks(here, capsys):
+    assert main(["scene.yaml"]) == 0
+    capsys.readouterr()
+    before = files(here)
+    assert main(["scene.yaml", "--check"]) == 0
+    out, err = capsys.readouterr()
+    assert "The scene is sound" in out and "note: output: " in out and "exists already" in out
+    assert err == "" and files(here) == before
+    assert main(["scene.yaml", "--check", "pixel_size=-1"]) == 2  # still checks
+    assert main(["scene.yaml", "--check", "output=p.pdb/x"]) == 2  # could never be written
+
+
+def test_particles_outside_the_field_are_said_and_marked(here, capsys):
+    where = "specimen.particles.p.positions=[[0,0,0],[30,0,0],[60,0,0],[0,39,0]]"
+    words = ["scene.yaml", "specimen.particles.p.placement=listed", where,
+             "formats=[relion5,shrec,copick]"]
+    assert main([*words, "tilts={scheme: listed, angles: [0, 60]}"]) == 0
+    # 40 x 32 pixels of 2 A: x from -40 to 40 A, y from -32 to 32 A; at 60 deg x is halved.
+    out = " ".join(capsys.readouterr().out.split())
+    assert "2 of 4 particles are centred outside the field: marked in tilt_series_particles" in out
+    table = starfile.read("out/tilt_series_particles.star")["particles"]
+    assert table["temInField"].tolist() == [1, 1, 0, 0]
+    assert table["temVisibleTilts"].tolist() == ["[1,1]", "[1,1]", "[0,1]", "[0,0]"]
+    assert json.loads(Path("out/metadata.json").read_text())["particles_in_field"] == 2
+    listed = starfile.read("out/relion5/particles.star")["particles"]
+    assert listed["rlnCenteredCoordinateXAngst"].tolist() == [0, 30]
+    locations = Path("out/shrec/model_0/particle_locations.txt").read_text().splitlines()
+    assert len(locations) == 2
+    occupancy = mrcfile.read("out/shrec/model_0/occupancy_mask.mrc")
+    for number, line in enumerate(locations, 1):
+        x, y, z = (int(word) for word in line.split()[1:4])
+        assert occupancy[z, y, x] == number
+    picks, = Path("out/copick").glob("ExperimentRuns/*/Picks/*_p.json")
+    assert len(json.loads(picks.read_text())["points"]) == 2
 
 
 BROKEN = {

@@ -151,7 +151,8 @@ def test_sweep_makes_every_combination():
     scenes = load_sweep(None, ["dose=1,2", "output=o", "optics.defocus=range(1000,3000,1000)"])
     assert [(s.dose, s.optics.defocus) for s in scenes] == [(1, 1000), (1, 2000), (2, 1000),
                                                            (2, 2000)]
-    assert scenes[1].output == "o/001_dose=1,optics.defocus=2000"
+    assert scenes[1].output == "o/001_dose_1_optics.defocus_2000"
+    assert [s.name for s in scenes] == [f"tilt_series_{n:03d}" for n in range(4)]
     assert len({s.output for s in scenes}) == 4
     (alone,) = load_sweep(None, ["dose=1"])
     assert alone.output == "tem_taichi_output/000"

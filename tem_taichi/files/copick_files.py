@@ -70,7 +70,7 @@ def write_copick(folder: Path, scene: Scene, series: TiltSeries, volumes: Volume
         place.mkdir(parents=True)
     first = np.array([n // 2 for n in reversed(volumes.shape)]) * scene.pixel_size
     for kind, name in names.items():
-        table = series.particles[series.particles["kind"] == kind]
+        table = series.particles[volumes.listed & (series.particles["kind"] == kind)]
         write_json(picks / f"{_USER}_{_SESSION}_{name}.json", {
             "pickable_object_name": name, "user_id": _USER, "session_id": _SESSION,
             "run_name": scene.name, "voxel_spacing": scene.pixel_size, "unit": "angstrom",
@@ -94,10 +94,11 @@ def _write_masks(run: Path, scene: Scene, series: TiltSeries, volumes: Volumes,
     start = f"{voxel:.3f}_{_USER}_{_SESSION}"
     all_kinds = run / "Segmentations" / f"{start}_kinds-multilabel.zarr"
     write_ome_zarr(all_kinds, _smallest(volumes.classes), voxel)
-    kinds = series.particles["kind"].to_numpy()
+    # By their number in the occupancy: those with picks come first.
+    kinds = series.particles["kind"].to_numpy()[np.argsort(volumes.numbers)]
     for kind, name in names.items():
         number = np.concatenate([[0], np.where(kinds == kind, np.cumsum(kinds == kind), 0)])
-        instances = _smallest(number[occupancy])
+        instances = _smallest(number.astype(np.int64)[occupancy])
         write_ome_zarr(run / "InstanceSegmentations" / f"{start}_{name}.zarr", instances, voxel)
         if _is_membrane(scene, kind):
             write_ome_zarr(run / "Segmentations" / f"{start}_{name}.zarr",

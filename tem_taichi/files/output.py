@@ -15,6 +15,7 @@ from tem_taichi.files.particle_files import write_particles
 from tem_taichi.files.preview import write_preview
 from tem_taichi.files.stack_files import write_stack
 from tem_taichi.files.tilt_files import image_names
+from tem_taichi.files.visibility import flagged, in_field
 from tem_taichi.pipeline import TiltSeries
 from tem_taichi.scene_yaml import to_yaml
 from tem_taichi.specimen import Specimen
@@ -55,7 +56,7 @@ def write_output(folder: Path, scene: Scene, series: TiltSeries,
                   frames=([f"relion5/tilts/{file}" for file in image_names(name, nominal)], 1)
                   if single else None)
     io.write_tilt_table(folder / f"{name}_tilts.csv", series.tilts)
-    write_particles(folder / f"{name}_particles.star", series.particles, tomogram=name,
+    write_particles(folder / f"{name}_particles.star", flagged(scene, series), tomogram=name,
                     pixel_size=pixel_size, voltage=scene.microscope.voltage,
                     spherical_aberration=scene.microscope.spherical_aberration,
                     amplitude_contrast=series.amplitude_contrast)
@@ -72,6 +73,7 @@ def write_output(folder: Path, scene: Scene, series: TiltSeries,
         "threads": {"torch": torch.get_num_threads(), **waiting()},
         "seconds": {stage: round(s, 3) for stage, s in series.seconds.items()},
         "particles": len(series.particles),
+        "particles_in_field": int(in_field(scene, series).sum()),
         "pixel_size_A": pixel_size,
         "mean_counts": float(clean.mean()),
     })

@@ -42,7 +42,8 @@ def write_particles(path: Path, particles: pd.DataFrame, *, tomogram: str, pixel
     Args:
         path: file to write.
         particles: columns x, y, z [A], rot, tilt, psi [deg] and kind, and perhaps filament, the
-            number of the filament each is part of; may have no rows.
+            number of the filament each is part of, and in_field and seen, of `visibility`; may
+            have no rows.
         tomogram: name of the tilt series (rlnTomoName).
         pixel_size: of the tilt series [A].
         voltage: [kV].
@@ -78,6 +79,9 @@ def write_particles(path: Path, particles: pd.DataFrame, *, tomogram: str, pixel
     table[_STAR[KIND]] = particles[KIND].to_numpy()
     if "filament" in particles:
         table["rlnHelicalTubeID"] = particles["filament"].to_numpy(int)
+    for column, label in (("in_field", "temInField"), ("seen", "temVisibleTilts")):
+        if column in particles:
+            table[label] = particles[column].to_numpy()
     # RELION converts the labels of files that do not say they are new.
     general = "data_general\n\n_rlnTomoSubTomosAre2DStacks 1\n\n\n" if stacks_2d else ""
     text = general + star_table("optics", optics) + "\n" + star_table("particles", table)

@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 
 from tem_taichi.config import Scene
-from tem_taichi.files.alignment import particles_in_tomogram, tomogram_height, true_alignment
+from tem_taichi.files.alignment import tomogram_height, true_alignment
 from tem_taichi.files.mrc_files import smallest_type, write_mrc
 from tem_taichi.files.particle_files import star_table, write_particles
 from tem_taichi.files.tilt_files import image_names
+from tem_taichi.files.visibility import listed_in_tomogram
 from tem_taichi.pipeline import TiltSeries
 
 HAND = 1
@@ -72,7 +73,7 @@ def write_relion(folder: Path, scene: Scene, series: TiltSeries) -> None:
     (folder / "tomograms.star").write_text(
         _VERSION + star_table("global", _tomogram(scene, series)))
     write_particles(folder / "particles.star",
-                    particles_in_tomogram(series.particles, scene.tilts.axis_angle),
+                    listed_in_tomogram(scene, series, tomogram_size(scene)[::-1]),
                     tomogram=name, pixel_size=scene.pixel_size, voltage=microscope.voltage,
                     spherical_aberration=microscope.spherical_aberration,
                     amplitude_contrast=series.amplitude_contrast, stacks_2d=True)

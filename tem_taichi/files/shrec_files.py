@@ -4,7 +4,8 @@ Volumes are in the specimen's frame. The grandmodel is the potential relative to
 line of particle_locations.txt is the particle's kind, x, y, z [voxel from the first one, whole
 numbers] and the intrinsic z-x-z angles Z1, X, Z2 [deg]: specimen = Rz(Z1) Rx(X) Rz(Z2) particle, as
 PyTom's simulator turned its templates (voltools' szxz). The number of a line is the
-particle's number in the occupancy mask.
+particle's number in the occupancy mask, where higher ones are those of particles that are centred
+outside the volume, which are not listed.
 """
 
 from pathlib import Path
@@ -44,7 +45,7 @@ def write_shrec(folder: Path, scene: Scene, series: TiltSeries, volumes: Volumes
     write_mrc(model / "projections.mrc",
               smallest_type(series.images.numpy(), scene.detector.integer), voxel)
     (model / "particle_locations.txt").write_text(
-        locations_text(series.particles, volumes.shape, voxel))
+        locations_text(series.particles[volumes.listed], volumes.shape, voxel))
     (model / "class_conversion_table.txt").write_text("".join(
         f"{kind.name} {number}\n" for number, kind in enumerate(volumes.specimen.kinds, 1)))
     write_references(folder / "references", scene, volumes.specimen)

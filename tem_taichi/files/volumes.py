@@ -19,6 +19,7 @@ from tem_taichi.device import as_tensor
 from tem_taichi.files.alignment import tomogram_height
 from tem_taichi.files.mrc_files import write_mrc
 from tem_taichi.files.reconstruction import back_project
+from tem_taichi.files.visibility import in_field
 from tem_taichi.kinds import Kind
 from tem_taichi.pipeline import TiltSeries
 from tem_taichi.placement import Poses
@@ -58,16 +59,31 @@ class Volumes:
 
     @cached_property
     def occupancy(self) -> NDArray[np.int32]:
-        """Number of the particle, from 1 in the order of the table, or 0; see `solid`."""
-        return solid(scatterer_labels(self.specimen, self.shape, self.scene.pixel_size),
-                     self.scene.pixel_size)
+        """Number of the particle, see `numbers`, or 0; see `solid`."""
+        labels = solid(scatterer_labels(self.specimen, self.shape, self.scene.pixel_size),
+                       self.scene.pixel_size)
+        return np.concatenate([[0], self.numbers]).astype(np.int32)[labels]
+
+    @cached_property
+    def listed(self) -> NDArray[np.bool_]:
+        """Whether each particle of the table has its centre in the volume."""
+        return in_field(self.scene, self.series)
+
+    @cached_property
+    def numbers(self) -> NDArray[np.int64]:
+        """Number of each particle of the table, from 1: those listed first, then the others.
+
+        Of the latter only a part may reach into the volume.
+        """
+        return np.argsort(np.argsort(~self.listed, kind="stable")) + 1
 
     @cached_property
     def classes(self) -> NDArray[np.int32]:
         """Number of the particle's kind, from 1 in the order of the scene, or 0."""
         counts = [len(pose.positions) for pose in self.specimen.poses]
         kinds = np.repeat(np.arange(1, len(counts) + 1), counts)
-        return np.concatenate([[0], kinds]).astype(np.int32)[self.occupancy]
+        return np.concatenate([[0], kinds[np.argsort(self.numbers)]]).astype(np.int32)[
+            self.occupancy]
 
     @cached_property
     def reconstruction(self) -> NDArray[np.float32]:
