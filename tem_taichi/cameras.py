@@ -16,7 +16,7 @@ def detector_from_config(node: Any) -> Detector:
 
     Args:
         node: mapping, or object with attributes, of
-            name, halves: not used here; kind, gain, integer: as in `Detector`;
+            name, voltage, halves: not used here; kind, gain, integer: as in `Detector`;
             dqe: DQE(0), or dqe_table: rows [frequency, value], or dqe_file: file of DQE(w) that
             `read_mtf` reads, or none of them;
             mtf: five numbers, or mtf_table: rows [frequency, value], or mtf_file: file for
@@ -28,7 +28,7 @@ def detector_from_config(node: Any) -> Detector:
     """
     given = dict(node) if isinstance(node, Mapping) else dict(vars(node))
     given = {key: value for key, value in given.items()
-             if value is not None and key not in ("name", "halves")}
+             if value is not None and key not in ("name", "voltage", "halves")}
     unknown = given.keys() - {field.name for field in fields(Detector)}
     unknown -= {"mtf_table", "mtf_file", "dqe_table", "dqe_file"}
     if unknown:

@@ -1,6 +1,7 @@
 """The command line of the simulator."""
 
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,13 +86,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _list() -> None:
+    import yaml
+
+    from tem_taichi.cameras import detector_from_config
+    from tem_taichi.detector import quantum_efficiency
+    from tem_taichi.device import as_tensor
     from tem_taichi.scene import CONFIG_FOLDER
 
     for group in ("microscope", "detector", "specimen"):
-        print(f"{group}s (choose with {group}=NAME)")
+        print(f"{group}s (choose with {group}=NAME)"
+              + ("; DQE at 0, half and full Nyquist" if group == "detector" else ""))
         for file in sorted((CONFIG_FOLDER / group).glob("*.yaml")):
-            summary = file.read_text(encoding="utf-8").partition("\n")[0]
-            print(f"  {file.stem:22}{summary.lstrip('# ')}")
+            text = file.read_text(encoding="utf-8")
+            summary = text.partition("\n")[0].lstrip("# ")
+            if group == "detector":
+                curve = quantum_efficiency(as_tensor([0.0, 0.25, 0.5]),
+                                           detector_from_config(yaml.safe_load(text)))
+                summary += "; DQE " + ", ".join(f"{value:.2f}" for value in curve.tolist())
+            print(f"  {file.stem:22}{summary}")
 
 
 def _scenes(words: list[str], options: set[str]) -> None:
@@ -160,31 +172,41 @@ def prepare(scene: "Scene", may_exist: bool = False) -> tuple["Plan", "Specimen"
 
 
 def _describe(scene: "Scene", grids: "Plan", specimen: "Specimen") -> None:
+    from tem_taichi.config import doubts
+
     angles, instrument = grids.tilts["nominal_angle"], grids.instrument
     kinds = ", ".join(f"{len(pose.positions)} {kind.name}"
                       for kind, pose in zip(specimen.kinds, specimen.poses, strict=True))
-    print(f"The scene is sound. {kinds or 'no particles'} ({specimen.n_scatterers:,} scatterers) "
-          f"in {scene.specimen.ice.thickness:g} A of ice")
+    found = doubts(scene)
+    print(f"The scene {'can run, but see the warnings' if found else 'is sound'}. "
+          f"{kinds or 'no particles'} ({specimen.n_scatterers:,} scatterers) in "
+          f"{scene.specimen.ice.thickness:g} A of ice")
     print(f"{len(angles)} images of {scene.shape[0]} x {scene.shape[1]} pixels of "
           f"{scene.pixel_size:g} A, tilts {angles.min():g} to {angles.max():g} deg, "
           f"{grids.tilts['dose'].sum():g} e-/A^2 in all")
     print(f"waves on {instrument.wave_shape[0]} x {instrument.wave_shape[1]} pixels of "
           f"{instrument.wave_pixel:.4g} A, {scene.interaction.mode}; about "
           f"{grids.memory / 1e9:.1f} GB of memory")
+    for doubt in found:
+        print(f"warning: {doubt}")
 
 
 def run(scene: "Scene") -> None:
     """Simulate a scene with a progress bar and write its output folder."""
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
+    from tem_taichi.config import doubts
     from tem_taichi.files.folder import new_folder
     from tem_taichi.files.output import write_output
     from tem_taichi.files.visibility import in_field
     from tem_taichi.pipeline import simulate
 
     grids, specimen = prepare(scene)
+    for doubt in doubts(scene):
+        print(f"warning: {doubt}", file=sys.stderr)
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns) as bar:
+    with Progress(*columns) as bar, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "detector.voltage")  # said above
         task = bar.add_task(f"simulating {scene.name}", total=len(grids.tilts))
         try:
             series = simulate(scene, lambda done, _: bar.update(task, completed=done), specimen)

@@ -18,6 +18,8 @@ from tem_taichi.specimen_config import Particle as Particle
 from tem_taichi.specimen_config import Specimen as Specimen
 from tem_taichi.stack_config import Stack as Stack
 
+_VOLTAGES_ALIKE = 0.05
+"""Relative difference of voltages at which a camera's curves are taken for the same."""
 MAX_TILT = 89.9
 """[deg]; a slab seen edge-on has no end."""
 
@@ -217,3 +219,14 @@ class Scene:
         checks.check(self.interaction.slice_thickness <= self.specimen.ice.thickness,
                      "interaction.slice_thickness", self.interaction.slice_thickness,
                      f"at most specimen.ice.thickness={self.specimen.ice.thickness:g} [A]")
+
+
+def doubts(scene: Scene) -> list[str]:
+    """What can be simulated but is hardly meant, one line each that names the keys."""
+    found, camera = [], scene.detector
+    if camera.voltage is not None and (
+            abs(camera.voltage / scene.microscope.voltage - 1) > _VOLTAGES_ALIKE):
+        found.append(f"detector.voltage={camera.voltage:g}: MTF and DQE of {camera.name} are not "
+                     f"those at microscope.voltage={scene.microscope.voltage:g} [kV]; choose "
+                     "another detector (--list), or detector.voltage=null to keep its curves")
+    return found

@@ -180,6 +180,22 @@ def noise_power_spectrum(w: Tensor, detector: Detector, *, dose: Scalar,
     return power if _is_white(detector) else power * evaluate(detector.mtf, w) ** 2
 
 
+def quantum_efficiency(w: Tensor, detector: Detector) -> Tensor:
+    """DQE(w) of a detector, whatever is known of it.
+
+    Args:
+        w: frequency [cycles/pixel], any shape.
+        detector: the camera.
+
+    Returns:
+        (Signal over noise, squared) of the counts over that of the electrons, the shape of w;
+        differentiable in the MTF and the DQE.
+    """
+    w = as_tensor(w)
+    efficiency = evaluate(detector.dqe, w)
+    return efficiency * evaluate(detector.mtf, w) ** 2 if _is_white(detector) else efficiency
+
+
 def _electrons(intensity: Tensor, pixel_size: Scalar, dose: Scalar) -> Tensor:
     """Checked number of electrons that reach each pixel on average."""
     check_positive("dose", dose, "e-/A^2")

@@ -91,6 +91,8 @@ class Camera:
 
     name: str = "detector"
     """for people only"""
+    voltage: float | None = None
+    """of the beam for which MTF and DQE hold [kV]; null = any"""
     kind: str = "counting"
     """integrating or counting"""
     gain: float = 1.0
@@ -116,6 +118,7 @@ class Camera:
     chance"""
 
     def __post_init__(self) -> None:
+        checks.positive("detector.voltage", self.voltage, "kV")
         checks.one_of("detector.kind", self.kind, ("integrating", "counting"))
         checks.within("detector.gain", self.gain, 1e-6, 1e6, "counts per electron")
         checks.check(self.dqe is None or 1e-4 <= self.dqe <= 1, "detector.dqe", self.dqe,

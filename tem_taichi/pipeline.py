@@ -3,6 +3,7 @@
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from scipy.fft import next_fast_len
 
 from tem_taichi.absorption import amplitude_contrast_of_protein
 from tem_taichi.cameras import detector_from_config
-from tem_taichi.config import Scene
+from tem_taichi.config import Scene, doubts
 from tem_taichi.detector import detect
 from tem_taichi.device import current, init
 from tem_taichi.forward import Exposure, Instrument, exit_wave
@@ -184,9 +185,14 @@ def simulate(
     Returns:
         Images with and without noise, and the truth behind them.
 
+    Warns:
+        UserWarning: of `config.doubts`.
+
     Raises:
         ValueError: for a scene that cannot be; nothing has been computed then.
     """
+    for doubt in doubts(scene):
+        warnings.warn(doubt, stacklevel=2)
     init(scene.compute.arch, scene.compute.dtype)
     stages = _Timer()
     planned = plan(scene)

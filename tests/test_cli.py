@@ -70,6 +70,15 @@ def test_help_version_and_list(capsys):
         assert re.search(rf"^  {name} +\S.*[^.:,(]$", out, re.MULTILINE)
 
 
+def test_list_has_the_efficiency_of_each_camera(capsys):
+    assert main(["--list"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    lines = {line.split()[0]: line for line in out if line.startswith("  ")}
+    assert lines["falcon4ec_300kv"].endswith("DQE 0.90, 0.70, 0.50")
+    assert lines["integrating_tmv"].endswith("DQE 0.40, 0.40, 0.40")
+    assert "assumed" in lines["falcon3ec_200kv"]
+
+
 def test_the_scene_in_the_help_is_sound(here, capsys):
     main(["--help"])
     lines = capsys.readouterr().out.splitlines()
@@ -87,6 +96,23 @@ def test_check_says_what_would_be_and_writes_nothing(here, capsys):
     assert "The scene is sound. 1 p, 1 q (20 scatterers) in 60 A of ice" in out
     assert "3 images of 32 x 40 pixels of 2 A, tilts -30 to 30 deg, 9 e-/A^2 in all" in out
     assert err == "" and files(here) == before
+
+
+def test_a_camera_of_another_voltage_is_said_wherever_it_is_used(here, capsys):
+    words = ["scene.yaml", "microscope=talos_arctica", "tilts.minimum=0", "tilts.maximum=0"]
+    assert main([*words, "--check"]) == 0
+    out = capsys.readouterr().out
+    assert "is sound" not in out
+    assert "warning: detector.voltage=300" in out
+    assert main(words) == 0
+    said = capsys.readouterr().err
+    assert said.count("detector.voltage=300") == 1
+    (kept,) = json.loads(Path("out/metadata.json").read_text())["warnings"]
+    assert "detector.voltage=300" in kept
+    with pytest.warns(UserWarning, match="microscope.voltage=200"):
+        pipeline.simulate(load_scene("scene.yaml", words[1:]))
+    assert main([*words, "detector=k3_200kv", "output=other", "--check"]) == 0
+    assert "is sound" in capsys.readouterr().out
 
 
 def test_show_is_a_scene(here, capsys):

@@ -156,7 +156,8 @@ def test_sweep_makes_every_combination():
     assert len({s.output for s in scenes}) == 4
     (alone,) = load_sweep(None, ["dose=1"])
     assert alone.output == "tem_taichi_output/000"
-    kinds = load_sweep(None, ["detector=glob(k*)", "tilts.scheme=listed", "tilts.angles=[0],[3]"])
+    kinds = load_sweep(None, ["detector=glob(k*_300kv)", "tilts.scheme=listed",
+                              "tilts.angles=[0],[3]"])
     assert [(s.detector.name, s.tilts.angles) for s in kinds] == [
         ("k2_300kv", [0]), ("k2_300kv", [3]), ("k3_300kv", [0]), ("k3_300kv", [3])]
 

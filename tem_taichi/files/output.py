@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tem_taichi.config import Scene
+from tem_taichi.config import Scene, doubts
 from tem_taichi.device import current
 from tem_taichi.files import io
 from tem_taichi.files.folder import METADATA, PROGRAM
@@ -68,6 +68,7 @@ def write_output(folder: Path, scene: Scene, series: TiltSeries,
         "program": PROGRAM,
         "versions": versions(),
         "seed": scene.seed,
+        "warnings": doubts(scene),
         "device": current().arch,
         "dtype": scene.compute.dtype,
         "threads": {"torch": torch.get_num_threads(), **waiting()},
