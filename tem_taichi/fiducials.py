@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from tem_taichi.absorption import Ratios
 from tem_taichi.checks import within
 from tem_taichi.device import as_tensor, current
 from tem_taichi.kinds import Kind, kind_of
@@ -57,7 +58,8 @@ def gold_bead(diameter: float, b_factor: float = GOLD_B_FACTOR) -> Atoms:
                  torch.ones_like(sites[:, 0]), torch.zeros(n, dtype=torch.bool, device=where))
 
 
-def gold_kind(name: str, diameter: float, b_factor: float = GOLD_B_FACTOR) -> Kind:
+def gold_kind(name: str, diameter: float, b_factor: float = GOLD_B_FACTOR,
+              ratios: Ratios | None = None) -> Kind:
     """A gold bead as a kind of particle; its void in the ice has the ball's volume.
 
     An atom's own van der Waals sphere, which other metals displace, is 13 % more than its share
@@ -67,11 +69,12 @@ def gold_kind(name: str, diameter: float, b_factor: float = GOLD_B_FACTOR) -> Ki
         name: of the kind.
         diameter: [A], 10 to 500.
         b_factor: of every atom [A^2].
+        ratios: as in `kinds.kind_of`.
 
     Raises:
         ValueError: for another diameter.
     """
-    kind = kind_of(gold_bead(diameter, b_factor), name)
+    kind = kind_of(gold_bead(diameter, b_factor), name, ratios)
     assert kind.displaced is not None
     share = math.pi / 6 * diameter**3 / len(kind.positions)
     weight = torch.full_like(kind.displaced.weight, -share / SCATTERING_TO_POTENTIAL)

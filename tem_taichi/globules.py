@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from tem_taichi.absorption import protein_potentials
+from tem_taichi.absorption import Ratios, protein_potentials
 from tem_taichi.checks import within
 from tem_taichi.device import as_tensor
 from tem_taichi.fiducials import fcc_ball
@@ -25,12 +25,13 @@ SMALLEST, LARGEST = 5.0, 10_000.0
 """Masses [kDa]."""
 
 
-def globule_kind(name: str, mass: float) -> Kind:
+def globule_kind(name: str, mass: float, ratios: Ratios | None = None) -> Kind:
     """A ball of average protein, uniform inside: true in mass and contrast beyond about 20 A.
 
     Args:
         name: of the kind.
         mass: [kDa], 5 to 10,000.
+        ratios: as in `kinds.kind_of`.
 
     Raises:
         ValueError: for another mass.
@@ -39,7 +40,7 @@ def globule_kind(name: str, mass: float) -> Kind:
     volume = mass * VOLUME_PER_MASS
     sites = as_tensor(fcc_ball((6 * volume / math.pi) ** (1 / 3), _LATTICE))
     share = torch.full_like(sites[:, 0], volume / len(sites) / SCATTERING_TO_POTENTIAL)
-    real, imaginary = protein_potentials()
+    real, imaginary = protein_potentials(ratios)
     each = Gaussians(share, torch.full_like(share, 2 * math.pi**2 * _WIDTH**2),
                      torch.zeros(len(share), dtype=torch.int64, device=share.device),
                      as_tensor([[[1.0], [0.0]]]))

@@ -54,7 +54,8 @@ def intensity(
                            rotation, shift)
         image = image * left
         if not instrument.energy_filter:
-            image = image + on_detector(after_loss(lens, instrument.voltage)) * (1 - left)
+            back = (1 - left) * (1 - specimen.ice.stopped)
+            image = image + on_detector(after_loss(lens, instrument.voltage)) * back
     # Cropping rings below zero only beside edges far sharper than a specimen has.
     return image.clamp(min=0)
 
@@ -82,7 +83,7 @@ def transmitted(
             for n, few, by in zip(shape, coarse, (shift[1], shift[0]), strict=True))
     lost = path_length(ice.layer, rotation, x[None, :], y[:, None]) / mean_free_path
     if present(ice.layer.carbon_thickness):
-        stronger = float(absorption_ratios()[6]) * mean_potential("carbon")
+        stronger = float(absorption_ratios(ice.ratios)[6]) * mean_potential("carbon")
         film = path_length(ice.layer, rotation, x[None, :], y[:, None], "carbon")
         lost = lost + film * stronger / mean_free_path
     if ice.shape is not None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from tem_taichi.absorption import absorption_ratios
+from tem_taichi.absorption import Ratios, absorption_ratios
 from tem_taichi.potential import Gaussians, atom_gaussians, solvent_gaussians
 from tem_taichi.structures import Atoms
 
@@ -29,10 +29,16 @@ class Kind:
         return float(torch.linalg.vector_norm(self.positions.detach(), dim=1).max())
 
 
-def kind_of(atoms: Atoms, name: str = "atoms") -> Kind:
-    """Atoms as a kind of particle about the origin; differentiable in every tensor of theirs."""
+def kind_of(atoms: Atoms, name: str = "atoms", ratios: Ratios | None = None) -> Kind:
+    """Atoms as a kind of particle about the origin; differentiable in every tensor of theirs.
+
+    Args:
+        atoms: about the origin.
+        name: of the kind.
+        ratios: what elements absorb, of `absorption.Loss`; None = by inelastic scattering.
+    """
     group = atom_gaussians(atoms)
     table = group.table.clone()
-    table[:, 0] *= absorption_ratios()[:, None]
+    table[:, 0] *= absorption_ratios(ratios)[:, None]
     return Kind(name, atoms.positions, group, solvent_gaussians(atoms),
                 replace(group, table=table))

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from tem_taichi.absorption import absorption_ratios
+from tem_taichi.absorption import Ratios, absorption_ratios
 from tem_taichi.checks import check, positive, positives, within
 from tem_taichi.device import as_tensor
 from tem_taichi.kinds import Kind
@@ -63,12 +63,13 @@ def bilayer_profile(depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return shape @ np.tile(LIPID, 2), shape @ np.tile(DISPLACED, 2)
 
 
-def vesicle_kind(name: str, diameter: float) -> Kind:
+def vesicle_kind(name: str, diameter: float, ratios: Ratios | None = None) -> Kind:
     """A spherical vesicle filled with ice.
 
     Args:
         name: of the kind.
         diameter: outer, of the surface of equal displaced water [A], 150 to 3000.
+        ratios: as in `kinds.kind_of`.
 
     Raises:
         ValueError: for another diameter.
@@ -83,16 +84,18 @@ def vesicle_kind(name: str, diameter: float) -> Kind:
         n = math.ceil(4 * math.pi * shell**2 / SPACING**2)
         points.append(shell * fibonacci_sphere(n))
         areas.append(np.full(n, 4 * math.pi * shell * radius / n))
-    return _kind(name, points, areas)
+    return _kind(name, points, areas, ratios)
 
 
-def membrane_kind(name: str, size: tuple[float, float], bend: float | None = None) -> Kind:
+def membrane_kind(name: str, size: tuple[float, float], bend: float | None = None,
+                  ratios: Ratios | None = None) -> Kind:
     """A rectangular patch about the origin, its normal along +z; it ends without a rim.
 
     Args:
         name: of the kind.
         size: along x and y [A], up to 3000; along the middle surface if it is bent.
         bend: radius of curvature about an axis along y below it [A]; None = flat.
+        ratios: as in `kinds.kind_of`.
 
     Raises:
         ValueError: for another size, or a radius below 100 A or too small for one turn.
@@ -118,7 +121,7 @@ def membrane_kind(name: str, size: tuple[float, float], bend: float | None = Non
             stretch = math.sqrt(shell * radius) / bend
         points.append(np.stack([x, y, z], axis=1))
         areas.append(np.full(len(u), area * stretch))
-    return _kind(name, points, areas)
+    return _kind(name, points, areas, ratios)
 
 
 def fibonacci_sphere(n: int) -> np.ndarray:
@@ -130,14 +133,15 @@ def fibonacci_sphere(n: int) -> np.ndarray:
 
 
 @cache
-def _absorption() -> float:
+def _absorption(ratios: Ratios | None) -> float:
     """Imaginary over real potential of the lipid, per volt of the ice's imaginary one [1/V]."""
-    strength, ratios = peng_table()[:, 0].sum(1), absorption_ratios()
-    parts = [(count * float(strength[z]), float(ratios[z])) for z, count in DPPC.items()]
-    return sum(s * ratio for s, ratio in parts) / sum(s for s, _ in parts)
+    strength, ratio = peng_table()[:, 0].sum(1), absorption_ratios(ratios)
+    parts = [(count * float(strength[z]), float(ratio[z])) for z, count in DPPC.items()]
+    return sum(s * each for s, each in parts) / sum(s for s, _ in parts)
 
 
-def _kind(name: str, points: list[np.ndarray], areas: list[np.ndarray]) -> Kind:
+def _kind(name: str, points: list[np.ndarray], areas: list[np.ndarray],
+          ratios: Ratios | None) -> Kind:
     """Points of each layer of _OFFSETS, each of which stands for an area [A^2]."""
     layer = np.repeat([0, 1, 2, 0, 1, 2], [len(part) for part in points])
     width, area = WIDTH[layer], np.concatenate(areas)
@@ -151,4 +155,4 @@ def _kind(name: str, points: list[np.ndarray], areas: list[np.ndarray]) -> Kind:
 
     lipid = group(LIPID)
     return Kind(name, as_tensor(np.concatenate(points)), lipid,
-                group(DISPLACED).scaled(-1.0), lipid.scaled(_absorption()))
+                group(DISPLACED).scaled(-1.0), lipid.scaled(_absorption(ratios)))

@@ -244,4 +244,4 @@ def amplitude_contrast(scene: Scene, specimen: Specimen) -> float:
         return 0.0
     return float(amplitude_contrast_of_protein(
         float(ice.mean_free_path), scene.microscope.voltage, float(ice.potential),
-        float(ice.particle_absorption)))
+        float(ice.particle_absorption), ice.ratios))

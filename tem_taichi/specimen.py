@@ -7,18 +7,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tem_taichi.absorption import mean_free_path, protein_potentials
+from tem_taichi.absorption import (
+    Loss,
+    Ratios,
+    loss_with_aperture,
+    mean_free_path,
+    protein_potentials,
+)
 from tem_taichi.config import Particle, Scene
 from tem_taichi.device import as_tensor, current, present
 from tem_taichi.fiducials import GOLD_B_FACTOR, gold_kind
 from tem_taichi.files.mrc_files import read_volume
 from tem_taichi.globules import globule_kind
+from tem_taichi.grid import BAND_LIMIT
 from tem_taichi.ice import mean_potential
 from tem_taichi.ice_shape import IceShape
 from tem_taichi.kinds import Kind as Kind
 from tem_taichi.kinds import kind_of as kind_of
 from tem_taichi.membranes import membrane_kind, vesicle_kind
-from tem_taichi.physics import SCATTERING_TO_POTENTIAL, Value
+from tem_taichi.physics import SCATTERING_TO_POTENTIAL, Value, wavelength
 from tem_taichi.placement import Poses, place
 from tem_taichi.potential import Gaussians
 from tem_taichi.structures import read_structure
@@ -48,6 +55,11 @@ class Ice:
     """Of the random structure, which differs from exposure to exposure: molecules move."""
     shape: IceShape | None = None
     """Where it is; None = a slab of its thickness."""
+    ratios: Ratios | None = None
+    """What elements absorb, of `absorption.Loss`; None = by inelastic scattering alone."""
+    stopped: Value = 0.0
+    """Part of the loss that an aperture stops, 0 to 1, which comes back without an energy filter
+    no more than with it."""
 
     @property
     def layer(self) -> IceShape:
@@ -114,7 +126,7 @@ def map_gaussians(volume: np.ndarray, voxel_size: float) -> tuple[torch.Tensor, 
         as_tensor([[[1.0], [0.0]]]))
 
 
-def load_kind(name: str, particle: Particle) -> Kind:
+def load_kind(name: str, particle: Particle, ratios: Ratios | None = None) -> Kind:
     """Read a structure or map, or make a part, and make it a kind of particle.
 
     A structure is centred on its bounding box; if it repeats along a helix at no given distance
@@ -124,16 +136,16 @@ def load_kind(name: str, particle: Particle) -> Kind:
         ValueError: for a file that cannot be read, or as `read_structure`, or for a part of a
             size that cannot be, naming the key.
     """
-    kind = _kind_alone(name, particle)
+    kind = _kind_alone(name, particle, ratios)
     if particle.axis_distance is None:
         return kind
     return replace(kind, positions=kind.positions + as_tensor([particle.axis_distance, 0, 0]))
 
 
-def _kind_alone(name: str, particle: Particle) -> Kind:
+def _kind_alone(name: str, particle: Particle, ratios: Ratios | None) -> Kind:
     key = f"specimen.particles.{name}"
     if particle.structure is None and particle.map is None:
-        return _made_kind(name, particle)
+        return _made_kind(name, particle, ratios)
     if particle.map is not None:
         try:
             volume, voxel = read_volume(Path(particle.map), particle.voxel_size)
@@ -142,7 +154,7 @@ def _kind_alone(name: str, particle: Particle) -> Kind:
         positions, group = map_gaussians(volume * particle.map_scale, voxel)
         if len(positions) == 0:
             raise ValueError(f"{key}.map={particle.map}: is zero everywhere")
-        return Kind(name, positions, group, absorbing=group.scaled(_ratio_of_maps()))
+        return Kind(name, positions, group, absorbing=group.scaled(_ratio_of_maps(ratios)))
     model = particle.model if particle.model == "all" else int(particle.model)
     try:
         atoms = read_structure(particle.structure or "", particle.assembly, model,
@@ -156,18 +168,18 @@ def _kind_alone(name: str, particle: Particle) -> Kind:
     atoms = centred
     if particle.b_factor is not None:
         atoms = replace(atoms, b_factors=torch.full_like(atoms.b_factors, particle.b_factor))
-    return kind_of(atoms, name)
+    return kind_of(atoms, name, ratios)
 
 
-def _made_kind(name: str, particle: Particle) -> Kind:
+def _made_kind(name: str, particle: Particle, ratios: Ratios | None) -> Kind:
     """A part that needs no file."""
     size = particle.membrane or [0.0, 0.0]
     b_factor = GOLD_B_FACTOR if particle.b_factor is None else particle.b_factor
     makers = {
-        "fiducial": lambda diameter: gold_kind(name, diameter, b_factor),
-        "globule": lambda mass: globule_kind(name, mass),
-        "vesicle": lambda diameter: vesicle_kind(name, diameter),
-        "membrane": lambda _: membrane_kind(name, (size[0], size[1]), particle.bend),
+        "fiducial": lambda diameter: gold_kind(name, diameter, b_factor, ratios),
+        "globule": lambda mass: globule_kind(name, mass, ratios),
+        "vesicle": lambda diameter: vesicle_kind(name, diameter, ratios),
+        "membrane": lambda _: membrane_kind(name, (size[0], size[1]), particle.bend, ratios),
     }
     part = next(part for part in makers if getattr(particle, part) is not None)
     try:
@@ -176,9 +188,9 @@ def _made_kind(name: str, particle: Particle) -> Kind:
         raise ValueError(f"specimen.particles.{name}.{part}: {error}") from error
 
 
-def _ratio_of_maps() -> float:
+def _ratio_of_maps(ratios: Ratios | None) -> float:
     """Absorption over potential of what is given relative to ice: that of protein [1/V]."""
-    real, imaginary = protein_potentials()
+    real, imaginary = protein_potentials(ratios)
     return (imaginary - 1) / (real - mean_potential("ice"))
 
 
@@ -190,21 +202,23 @@ def build_specimen(scene: Scene) -> Specimen:
             more copies than fit without overlap.
     """
     names = list(scene.specimen.particles)
-    kinds = tuple(load_kind(name, scene.specimen.particles[name]) for name in names)
+    ice = _ice(scene)
+    kinds = tuple(load_kind(name, scene.specimen.particles[name], ice.ratios) for name in names)
     poses = place(scene, {kind.name: kind.radius for kind in kinds})
     for kind, pose in zip(kinds, poses, strict=True):
         _check_inside(kind, pose, scene.specimen.ice.thickness)
-    return Specimen(kinds, poses, _ice(scene))
+    return Specimen(kinds, poses, ice)
 
 
 def _ice(scene: Scene) -> Ice:
     ice = scene.specimen.ice
-    path, stronger = None, 1.0
+    path, stronger, loss = None, 1.0, None
     if ice.mean_free_path is not None:
         path = mean_free_path(ice.mean_free_path, scene.microscope.voltage)
         if ice.protein_mean_free_path is not None:
             by_composition = ice.mean_free_path / protein_potentials()[1]
             stronger = by_composition / ice.protein_mean_free_path
+        loss = _loss(scene, float(path), stronger)
     shape = None
     if ice.hole_radius is not None or any(ice.slope):
         (x, y), (along_x, along_y) = ice.hole_centre, ice.slope
@@ -212,7 +226,23 @@ def _ice(scene: Scene) -> Ice:
                          along_x, along_y, ice.carbon_thickness)
     # Particles in vacuum have no ice around them.
     granularity = ice.granularity if ice.potential else 0.0
-    return Ice(ice.thickness, ice.potential, path, stronger, granularity, scene.seed, shape)
+    if loss is None:
+        return Ice(ice.thickness, ice.potential, path, stronger, granularity, scene.seed, shape)
+    return Ice(ice.thickness, ice.potential, loss.mean_free_path, stronger, granularity,
+               scene.seed, shape, loss.ratios, loss.stopped)
+
+
+def _loss(scene: Scene, inelastic: float, stronger: float) -> Loss | None:
+    """What an aperture makes of the loss; None without one."""
+    microscope, ice = scene.microscope, scene.specimen.ice
+    if microscope.aperture is None:
+        return None
+    angle = microscope.aperture * 1e-3 / (2 * microscope.focal_length)
+    band = BAND_LIMIT / 2 * scene.interaction.oversampling / scene.pixel_size
+    return loss_with_aperture(
+        inelastic, microscope.voltage, angle / wavelength(microscope.voltage),
+        band if scene.interaction.mode != "weak_phase" else 0.0,
+        ice.granularity if ice.potential else 0.0, stronger)
 
 
 def _check_inside(kind: Kind, pose: Poses, thickness: float) -> None:

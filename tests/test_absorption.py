@@ -6,22 +6,28 @@ import numpy as np
 import pytest
 import torch
 
-from tem_taichi import multislice
+from tem_taichi import multislice, simulate
 from tem_taichi.absorption import (
     absorption_ratios,
     amplitude_contrast_of_protein,
+    elastic_beyond,
+    ice_elastic_beyond,
     imaginary_potential,
+    loss_with_aperture,
     mean_free_path,
     protein_potentials,
 )
+from tem_taichi.cross_sections import elastic_cross_section
 from tem_taichi.ice import ICE_DENSITY
-from tem_taichi.physics import SCATTERING_TO_POTENTIAL
+from tem_taichi.physics import SCATTERING_TO_POTENTIAL, interaction_constant, wavelength
 from tem_taichi.placement import Poses
 from tem_taichi.potential import peng_table
 from tem_taichi.scene import load_scene
 from tem_taichi.specimen import Ice, Specimen, build_specimen, kind_of
 from tem_taichi.structures import Atoms
 from tem_taichi.view import View, slices
+
+WAVELENGTH = wavelength(300.0)
 
 
 def test_a_slab_of_ice_leaves_exp_of_its_thickness_over_the_mean_free_path(double):
@@ -95,3 +101,68 @@ def test_protein_of_a_given_mean_free_path_absorbs_by_it():
     contrast = amplitude_contrast_of_protein(3950.0, 300.0, 4.48, ice.particle_absorption)
     assert contrast == pytest.approx(
         (imaginary_potential(2000.0, 300.0) - of_ice) / (real - 4.48), rel=1e-6)
+
+
+def test_elastic_scattering_beyond_a_frequency_is_its_integral(double):
+    """Against a plain sum of Peng's factors, and Wentzel's closed form of the whole atom."""
+    k = torch.linspace(0.6, 4.0, 20001, dtype=torch.float64)
+    a, b = peng_table()[8]
+    factor = (a * torch.exp(-b * k[:, None] ** 2)).sum(1)
+    held = float(torch.trapezoid(2 * math.pi * k * factor**2, k))
+    scale = (interaction_constant(300.0) * SCATTERING_TO_POTENTIAL) ** 2
+    assert elastic_beyond(8, 0.6, 300.0) - elastic_beyond(8, 4.0, 300.0) == pytest.approx(
+        scale * held, rel=1e-6)
+    for number in (6, 8, 26, 79):  # a screened Coulomb potential is another model of the atom
+        alone = elastic_beyond(number, 1.0, 300.0)
+        assert alone == pytest.approx(elastic_cross_section(number, 300.0) - elastic_cross_section(
+            number, 300.0, wavelength(300.0)), rel=0.3)
+        # Far out every model is the bare nucleus; Peng's Gaussians end at 4 / A.
+        assert elastic_beyond(number, 30.0, 300.0) == pytest.approx(
+            elastic_cross_section(number, 300.0) - elastic_cross_section(
+                number, 300.0, 30 * wavelength(300.0)), rel=0.02)
+
+
+def test_ice_loses_to_an_aperture_what_its_molecules_scatter_beyond():
+    """Beyond the rings of its structure a molecule of ice is two atoms of H and one of O."""
+    alone = ICE_DENSITY * (2 * elastic_beyond(1, 1.5, 300.0) + elastic_beyond(8, 1.5, 300.0))
+    assert ice_elastic_beyond(1.5, 300.0) == pytest.approx(alone, rel=0.02)
+    assert 1 / ice_elastic_beyond(0.5, 300.0) == pytest.approx(12458, rel=0.05)  # by others
+    assert 1 / ice_elastic_beyond(0.7256, 300.0) == pytest.approx(18531, rel=0.1)
+
+
+@pytest.mark.parametrize("granularity", [0.0, 1.0])
+def test_what_an_aperture_leaves_does_not_depend_on_the_pixel(granularity):
+    """exp(-t / L) of both losses, whether the wave holds what the aperture cuts or not."""
+    means, size = [], 150.0
+    expected = math.exp(-1000 * (1 / 3950 + ice_elastic_beyond(0.05 / 3.5 / WAVELENGTH, 300.0)))
+    for pixel in (0.6, 1.0, 3.0):
+        n = 2 * round(size / pixel / 2)
+        series = simulate(load_scene(overrides=[
+            "specimen=empty", "specimen.ice.thickness=1000", f"pixel_size={pixel}",
+            f"shape=[{n},{n}]", "tilts={scheme: listed, angles: [0.0]}", "microscope.aperture=100",
+            "microscope.focal_length=3.5", "detector=ideal", "interaction.margin=0",
+            f"dose={1 / pixel**2}", f"specimen.ice.granularity={granularity}"]))
+        means.append(float(series.noise_free.mean()))
+    # Of 150 A x 150 A of grains, the part that goes beyond is known to 1e-3.
+    assert means == pytest.approx([expected] * 3, abs=2e-3 if granularity else 1e-5)
+
+
+def test_an_aperture_takes_more_of_gold_than_of_carbon():
+    loss = loss_with_aperture(3950.0, 300.0, 0.5, 0.5)
+    bare = absorption_ratios()
+    gain = absorption_ratios(loss.ratios) / (bare * (1 - loss.stopped))
+    assert gain[79] > 3 * gain[6] > 3
+    assert loss.mean_free_path == pytest.approx(1 / (1 / 3950 + ice_elastic_beyond(0.5, 300.0)))
+
+
+def test_an_energy_filter_has_no_say_in_what_an_aperture_stops():
+    """Without the filter the inelastic electrons come back and the others do not."""
+    scene = ["specimen=empty", "specimen.ice={thickness: 2000, granularity: 0}", "shape=[32,32]",
+             "tilts={scheme: listed, angles: [0.0]}", "microscope.aperture=70", "pixel_size=1.0",
+             "microscope.focal_length=3.5", "detector=ideal", "dose=1"]
+    kept, all_losses = (float(simulate(load_scene(overrides=[
+        *scene, f"microscope.energy_filter={f}"])).noise_free.mean()) for f in ("true", "false"))
+    rate = ice_elastic_beyond(0.035 / 3.5 / WAVELENGTH, 300.0)
+    assert kept == pytest.approx(math.exp(-2000 * (rate + 1 / 3950)), abs=1e-5)
+    stopped = (1 - kept) * rate / (rate + 1 / 3950)
+    assert all_losses == pytest.approx(1 - stopped, abs=1e-5)
