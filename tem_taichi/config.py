@@ -142,7 +142,8 @@ class Interaction:
     """nearest = an atom belongs to one slice; smooth = shared by two, differentiable in z"""
     oversampling: float = 1.5
     """detector pixels over wave pixels, a multiple of 0.5; below 1.5 signal beyond
-    oversampling / 1.5 of the detector's Nyquist frequency is lost"""
+    oversampling / 1.5 of the detector's Nyquist frequency is lost, at 1.5 that in the corners of
+    the square, which takes 2.5"""
     margin: float | None = None
     """computed around the image against wrap-around [A]; null = wavelength defocus / (2 pixel)"""
 
