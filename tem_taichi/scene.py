@@ -10,32 +10,28 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
-from hydra import compose, initialize_config_module
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from tem_taichi.checks import shown
+from tem_taichi.composition import CONFIG_FOLDER as CONFIG_FOLDER
+from tem_taichi.composition import SCHEMA, STORED, SceneFiles, compose
 from tem_taichi.config import Scene
+from tem_taichi.references import hidden, resolved
 from tem_taichi.typed import from_plain
+from tem_taichi.yaml_files import read_yaml
 
-# Importing it makes the defaults of every key known to Hydra.
-CONFIG_FOLDER = Path(str(import_module("tem_taichi.conf").__file__)).resolve().parent
 DEFAULT = CONFIG_FOLDER / "simulate.yaml"
 """The scene that runs when none is given."""
 
 _BEGIN = "must begin with `defaults: [simulate, _self_]`"
 _SECTIONS = [f.name for f in fields(Scene) if is_dataclass(f.type)]
-_SCHEMA, _STORED = "scene_schema", "tem_taichi_scene"
-"""Names under which Hydra finds the defaults of every key, and the scene at hand."""
 
 
 def load_scene(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Scene:
@@ -54,14 +50,17 @@ def load_scene(path: str | Path | None = None, overrides: Sequence[str] = ()) ->
         ValueError: for anything wrong, with one line that names key, value and what is allowed.
     """
     file = DEFAULT if path is None else Path(path)
-    with _scene_in_hydra(file):
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    folder = file.resolve().parent
+    files = SceneFiles(_read(file), folder)
+    with _hydra(f"{file}: defaults: files include each other"):
+        parsed = parse_overrides(overrides)
         for override in parsed:
             if override.is_sweep_override():
                 raise ValueError(f"{override.input_line}: write a list as [1,2]; to sweep over "
                                  "values add -m")
-        plain = OmegaConf.to_container(_compose(parsed), resolve=True, throw_on_missing=True)
-    return _with_absolute_files(from_plain(Scene, plain), file.resolve().parent)
+        plain = OmegaConf.to_container(_composed(files, parsed), throw_on_missing=True)
+    assert isinstance(plain, dict)
+    return _with_absolute_files(from_plain(Scene, resolved(plain)), folder)
 
 
 def load_sweep(path: str | Path | None, overrides: Sequence[str]) -> list[Scene]:
@@ -79,11 +78,10 @@ def load_sweep(path: str | Path | None, overrides: Sequence[str]) -> list[Scene]
     Raises:
         ValueError: as `load_scene`.
     """
-    with _scene_in_hydra(DEFAULT if path is None else Path(path)):
-        loader = GlobalHydra.instance().config_loader()
-        parsed = OverridesParser.create(loader).parse_overrides(list(overrides))
+    file = DEFAULT if path is None else Path(path)
+    files: Any = SceneFiles(_read(file), file.resolve().parent)  # which glob() looks into
     fixed, swept = [], []
-    for override in parsed:
+    for override in parse_overrides(overrides, files):
         if not override.is_sweep_override():
             fixed.append(str(override.input_line))
         elif override.is_discrete_sweep():
@@ -102,85 +100,88 @@ def load_sweep(path: str | Path | None, overrides: Sequence[str]) -> list[Scene]
     return scenes
 
 
+def parse_overrides(overrides: Sequence[str], files: Any = None) -> list[Override]:
+    """Overrides in Hydra's grammar.
+
+    Args:
+        overrides: such as "optics.defocus=25000".
+        files: where glob() finds the names of a group.
+
+    Raises:
+        ValueError: with one line that names the one that is wrong.
+    """
+    parsed = []
+    for line in overrides:
+        with _hydra(f"{shown(line)}: is nested too deeply"):
+            parsed += OverridesParser.create(files).parse_overrides([line])
+        if parsed[-1].is_hydra_override():
+            raise ValueError(f"{line}: Hydra's own settings have no effect here")
+    return parsed
+
+
 @contextmanager
-def _scene_in_hydra(file: Path) -> Iterator[None]:
-    """Hydra with the content of a scene file, ready to compose; its errors as ValueErrors."""
+def _hydra(too_deep: str) -> Iterator[None]:
+    """Hydra's errors as ValueErrors of one line."""
     try:
-        content, folder = _read(file), file.resolve().parent
-        content["hydra"] = {"searchpath": [f"file://{folder}"]}
-        ConfigStore.instance().store(name=_STORED, node=content)
-        with initialize_config_module("tem_taichi.conf", version_base="1.3"):
-            yield
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(explain(error)) from error
     except RecursionError as error:
-        raise ValueError(f"{file}: defaults: files include each other") from error
+        raise ValueError(too_deep) from error
 
 
-def _read(file: Path) -> DictConfig:
-    """Content of a scene file: data alone, since OmegaConf's YAML knows no tags that make more.
+def _read(file: Path) -> dict[Any, Any]:
+    """Content of a scene file.
 
     Raises:
         ValueError: if it is missing, no mapping, without defaults, or hides behind a shipped one.
     """
     if not file.is_file():
         raise ValueError(f"{file}: no such scene file")
-    try:
-        content = OmegaConf.load(file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: can't be read as YAML ({error})") from error
-    if not isinstance(content, DictConfig) or "defaults" not in content:
+    content = read_yaml(file)
+    if not isinstance(content, dict) or "defaults" not in content:
         raise ValueError(f"{file}: {_BEGIN}")
-    if not OmegaConf.is_list(content.defaults):
-        raise ValueError(f"{file}: defaults={content.defaults}: {_BEGIN}")
-    if list(content.defaults)[-1:] != ["_self_"]:
+    defaults = content["defaults"]
+    if not isinstance(defaults, list):
+        raise ValueError(f"{file}: defaults={shown(defaults)}: {_BEGIN}")
+    if defaults[-1:] != ["_self_"]:
         raise ValueError(f"{file}: defaults: must end with _self_, so that the scene's own values "
                          "hold")
-    if "hydra" in content:
-        raise ValueError(f"{file}: hydra: a scene cannot change how Hydra runs")
     folder = file.resolve().parent
     shipped = [str(path.relative_to(CONFIG_FOLDER)) for path in CONFIG_FOLDER.glob("*/*.yaml")]
-    for name in (*shipped, f"{_SCHEMA}.yaml", f"{_STORED}.yaml"):
+    for name in (*shipped, f"{SCHEMA}.yaml", f"{STORED}.yaml"):
         if (folder / name).exists() and folder != CONFIG_FOLDER:
             raise ValueError(f"{folder / name}: has the name of a shipped one; rename it")
     return content
 
 
-def _compose(overrides: list[Override]) -> DictConfig:
+def _composed(files: SceneFiles, overrides: list[Override]) -> DictConfig:
     """The scene with its defaults and overrides.
 
     Hydra itself sets no key that the scene does not name, such as a new particle's; so it only
     gets the choices of files, and `from_plain` refuses what nobody knows.
     """
-    for override in overrides:
-        if override.is_hydra_override():
-            raise ValueError(f"{override.input_line}: Hydra's own settings have no effect here")
     chosen = [o for o in overrides if o.package is not None
               or (o.key_or_group in _SECTIONS and isinstance(o.value(), str | list))]
-    config = compose(_STORED, [str(o.input_line) for o in chosen], return_hydra_config=True)
-    OmegaConf.set_struct(config, False)
-    if _settings(config) != _settings(compose(return_hydra_config=True)):
-        raise ValueError("hydra: a file in the scene's defaults changes how Hydra runs")
+    for override in chosen:
+        if not isinstance(override.value(), str) or "${" in str(override.value()):
+            raise ValueError(f"{override.input_line}: must be one name")
+    config, others = compose(files, chosen)
     if any(field.name not in config for field in fields(Scene)):
         raise ValueError(f"defaults: a scene {_BEGIN}")
-    del config["hydra"]
     for override in overrides:
-        if override not in chosen:
-            _apply(override, config)
+        if override in others and override.package is not None:
+            raise ValueError(f"{override.input_line}: there are no files of this kind to choose")
+        if override not in chosen or override in others:
+            apply(override, config)
     return config
 
 
-def _settings(config: DictConfig) -> dict[str, Any]:
-    """What Hydra would run with, less what differs between scenes without their doing."""
-    settings: Any = OmegaConf.to_container(config.hydra, resolve=False)
-    differing = ("job", "runtime", "overrides", "searchpath")
-    return {key: value for key, value in settings.items() if key not in differing}
-
-
-def _apply(override: Override, config: DictConfig) -> None:
+def apply(override: Override, config: DictConfig) -> None:
+    """Set, add or delete one key."""
     key = override.key_or_group
     if not override.is_delete():
-        value = override.value()  # {} empties a mapping, into which others are merged
+        value = hidden(override.value())  # {} empties a mapping, into which others are merged
         OmegaConf.update(config, key, value, merge=value != {}, force_add=True)
         return
     above, _, name = key.rpartition(".")
@@ -218,10 +219,7 @@ def explain(error: BaseException) -> str:
     for cause in reversed(chain):
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             return f"{cause.full_key}: {_first_line(cause)}"
-        if isinstance(cause, yaml.MarkedYAMLError) and cause.problem_mark:
-            mark = cause.problem_mark
-            return f"{mark.name}: line {mark.line + 1}, column {mark.column + 1}: {cause.problem}"
-    text = str(error).partition("Config search path")[0].replace(f"In '{_STORED}'", "defaults")
+    text = str(error).partition("Config search path")[0].replace(f"In '{STORED}'", "defaults")
     return " ".join(text.split())
 
 

@@ -23,13 +23,13 @@ def imports(file: Path) -> set[str]:
 
 def test_direction_of_dependencies():
     """Kernels know only Taichi; only the bridge, the device and stages know Taichi beside them;
-    only the entries, the scene and the recipes know Hydra."""
+    only the scene knows Hydra."""
     kernels = Path(importlib.import_module("tem_taichi.kernels").__file__).parent
     for file in kernels.glob("*.py"):
         assert imports(file) <= {"taichi", "collections.abc", "functools", "typing"}
     for file in ROOT.rglob("*.py"):
         names = imports(file)
         if "hydra" in {name.split(".")[0] for name in names}:
-            assert file.stem in ("scene", "recipes"), file
+            assert file.stem in ("scene", "composition"), file
         if any(name.startswith("tem_taichi.kernels") for name in names):
             assert file.stem == "splatting", file

@@ -1,10 +1,14 @@
 """From YAML and overrides to a scene."""
 
 import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from tem_taichi.config import Ice, Particle, Scene, Specimen, Tilts
 from tem_taichi.scene import CONFIG_FOLDER, load_scene, load_sweep
@@ -165,7 +169,9 @@ def test_sweep_makes_every_combination():
 @pytest.mark.parametrize(("override", "said"), [
     ("dose=1,2", "dose=1,2: write a list as [1,2]; to sweep over values add -m"),
     ("microscope=nope", "microscope=nope: must be one of cryoarm_200, krios"),
-    ("microscope=../detector/ideal", "microscope.kind="),
+    ("microscope=../detector/ideal", "microscope=../detector/ideal: must be one of cryoarm_200"),
+    ("microscope=[krios,polara]", "microscope=[krios,polara]: must be one name"),
+    ("microscope=${oc.env:HOME}", "must be one name"),
     ("microscope=/etc/passwd", "microscope=/etc/passwd: must be one of"),
     ("microscope=null", "microscope=null: must be a mapping of"),
     ("dosse=3", "dosse=3: no such key; did you mean dose?"),
@@ -173,8 +179,8 @@ def test_sweep_makes_every_combination():
     ("dose=[1,", "dose=[1,: must be KEY=VALUE"),
     ("dose=", 'dose="": must be a number'),
     ("dose=${seed}x", 'dose="0x": must be a number'),
-    ("name=${nokey}", "name: Interpolation key 'nokey' not found"),
-    ("name=${eval:1}", "name: Unsupported interpolation type eval"),
+    ("name=${nokey}", 'name="${nokey}": there is no key nokey'),
+    ("name=${eval:1}", 'name="${eval:1}": must be a value, or another key'),
     ("hydra.run.dir=x", "hydra.run.dir=x: Hydra's own settings have no effect here"),
     ("hydra/launcher=x", "hydra/launcher=x: Hydra's own settings have no effect here"),
     ("hydra.searchpath=[x]", "Hydra's own settings have no effect here"),
@@ -189,7 +195,7 @@ def test_wrong_overrides(override, said):
     ("", "s.yaml: must begin with `defaults: [simulate, _self_]`"),
     ("- 1\n", "must begin with"),
     ("text\n", "must begin with"),
-    ("3\n", "s.yaml: can't be read as YAML"),
+    ("3\n", "must begin with"),
     ("dose: 3\n", "must begin with"),
     ("defaults: simulate\n", "must begin with"),
     ("defaults: []\n", "must end with _self_"),
@@ -260,3 +266,118 @@ def test_package_header_of_the_scene_itself_is_a_comment(write):
     scene = load_scene(write("s.yaml", "# @package hydra\n" + BEGIN + "dose: 8\n"))
     assert asdict(scene) == asdict(replace(load_scene(None, ["specimen=empty"]), dose=8.0,
                                            specimen=scene.specimen))
+
+
+@pytest.mark.parametrize(("files", "said"), [
+    ({"s.yaml": BEGIN + "name: ${oc.env:SECRET}\n"}, 'name="${oc.env:SECRET}": must be a value'),
+    ({"s.yaml": BEGIN + "name: a${oc.env:SECRET}b\n"}, "must be a value, or another key"),
+    ({"s.yaml": BEGIN + "name: ${${x}.y}\n"}, "must be a value, or another key"),
+    ({"s.yaml": BEGIN + "name: ${now:%Y}\n"}, "must be a value, or another key"),
+    ({"s.yaml": BEGIN + "specimen: {particles: {p: '${oc.create:{a: 1}}'}}\n"},
+     "specimen.particles.p="),
+    ({"s.yaml": BEGIN + "name: '${oc.env:SECRET'\n"}, "must be a value, or another key"),
+    ({"s.yaml": BEGIN.replace("empty", "'${oc.env:SECRET}'")}, "must be a plain name, without ${}"),
+    ({"s.yaml": BEGIN.replace("empty", "mine"), "specimen/mine.yaml": "damage: ${oc.env:SECRET}"},
+     'specimen.damage="${oc.env:SECRET}": must be'),
+    ({"s.yaml": BEGIN + "name: ${name}\n"}, 'name="${name}": refers to itself'),
+    ({"s.yaml": BEGIN + "name: ${output}\noutput: ${name}\n"}, "refers to itself"),
+    ({"s.yaml": BEGIN + "specimen: ${.}\n"}, "refers to itself"),
+    ({"s.yaml": BEGIN.replace("specimen: empty", "microscope: ../../outside/x"),
+      "../outside/x.yaml": "voltage: 123\n"}, "microscope=../../outside/x: must be one of"),
+    ({"s.yaml": BEGIN.replace("simulate", "simulate, ../outside/y"),
+      "../outside/y.yaml": "dose: 1.23\n"}, "Could not load '../outside/y'"),
+])
+def test_a_scene_reads_its_own_keys_and_folder_only(write, monkeypatch, files, said):
+    monkeypatch.setenv("SECRET", "hunter2")
+    for name, text in files.items():
+        write(name, text)
+    with pytest.raises(ValueError) as error:
+        load_scene("s.yaml")
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert "hunter2" not in str(error.value)
+
+
+def test_references_to_other_keys(write):
+    scene = load_scene(write("s.yaml", BEGIN + """
+name: run${seed}_${tilts.angles[1]}
+dose: ${pixel_size}
+shape: [64, '${.0}']
+tilts: {scheme: listed, angles: [0, 3]}
+specimen:
+  particles:
+    a: {structure: 4v1w, count: '${...size.0}'}
+    b: ${.a}
+  size: [30, 40]
+"""), ["optics.defocus=${optics.coma}", "optics.coma=5"])
+    assert (scene.name, scene.dose, scene.shape, scene.optics.defocus) == ("run0_3", 2, [64, 64], 5)
+    particles = scene.specimen.particles
+    assert particles["a"] == particles["b"] and particles["a"].count == 30
+
+
+LAUGHS = "x: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
+    f"{b}: &{b} [{','.join(9 * [f'*{a}'])}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    (LAUGHS, "has more than 1,000,000 values, aliases counted each time"),
+    ("dose: &x [*x]\n", "line 2, column 11: the alias *x stands within itself"),
+    (f"dose: {2000 * '['}{2000 * ']'}\n", "is nested more than 50 levels deep"),
+    (f"dose: {2000 * '{a: '}1{2000 * '}'}\n", "is nested more than 50 levels deep"),
+    ("name: " + 99_999 * "x" + "\noutput: '" + 9 * "${name}" + "'\nmicroscope: {name: '"
+     + 9 * "${output}" + "'}\n", "refers to itself, or to too much"),
+    ("dose: !!set {1, 2}\n", "dose: Value 'set' is not"), ("? !!binary aGk=\n: 3\n", "no such key"),
+    ("2020-01-01: 3\n", "no such key"), ("dose: !!timestamp 2020-01-01\n", "dose: Value 'date'"),
+])
+def test_small_files_that_ask_for_much(write, text, said):
+    with pytest.raises(ValueError) as error:
+        load_scene(write("s.yaml", BEGIN + text))
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+def test_lists_nested_deeply_on_the_command_line():
+    with pytest.raises(ValueError, match=r"dose=\[\[.*is nested too deeply"):
+        load_scene(None, [f"dose={2000 * '['}{2000 * ']'}"])
+
+
+def test_an_alias_may_repeat_a_particle(write):
+    scene = load_scene(write("s.yaml", BEGIN + """
+specimen:
+  particles:
+    a: &a {structure: 4v1w, count: 2}
+    b: *a
+    c: {<<: *a, count: 3}
+"""))
+    assert [p.count for p in scene.specimen.particles.values()] == [2, 2, 3]
+
+
+@pytest.mark.parametrize("item", [
+    "microscope: [krios, polara]", "override microscope: [krios, polara]", "{a: 1, b: 2}", "{}",
+    "3", "null", "[a]", "microscope: 3", "override microscope: {a: 1}", "''", "override", "'@'",
+    "override hydra/launcher: joblib", "a@b@c: d", "microscope: ???",
+])
+def test_odd_defaults_are_one_line(write, item):
+    with pytest.raises(ValueError) as error:
+        load_scene(write("s.yaml", f"defaults: [simulate, {item}, _self_]\n"))
+    assert "\n" not in str(error.value) and str(error.value)
+
+
+def test_scenes_load_in_threads_and_under_hydra(write, tmp_path):
+    """Nothing global: neither other threads nor a program that itself runs under Hydra matter."""
+    files = [write(f"{n}.yaml", BEGIN + f"dose: {n}\n") for n in range(1, 9)]
+    write("conf/mine.yaml", "a: 1\n")
+    with initialize_config_dir(str(tmp_path / "conf"), version_base="1.2"):
+        with ThreadPoolExecutor(8) as pool:
+            scenes = list(pool.map(load_scene, files))
+        assert [scene.dose for scene in scenes] == list(range(1, 9))
+        assert len(load_sweep(None, ["dose=1,2"])) == 2
+        assert compose("mine").a == 1
+
+
+@pytest.mark.slow
+def test_packages_in_the_working_folder_are_not_imported(write, tmp_path):
+    write("hydra_plugins/__init__.py", "raise SystemExit('imported')\n")
+    write("s.yaml", BEGIN)
+    done = subprocess.run([sys.executable, "-m", "tem_taichi.simulate", "s.yaml", "--show"],
+                          capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0 and "imported" not in done.stdout + done.stderr

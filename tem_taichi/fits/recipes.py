@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from tem_taichi import checks
+from tem_taichi.references import hidden, resolved
 from tem_taichi.specimen_config import Particle
 from tem_taichi.typed import from_plain
+from tem_taichi.yaml_files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -196,16 +199,9 @@ def read_recipe(overrides: Sequence[str]) -> Recipe:
     Raises:
         ValueError: for anything wrong, with one line that names key, value and what is allowed.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
-    from omegaconf.errors import OmegaConfBaseException
+    from tem_taichi.scene import CONFIG_FOLDER, explain, parse_overrides
 
-    from tem_taichi.scene import CONFIG_FOLDER
-
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except OverrideParseException as error:
-        raise ValueError(f"{error.override}: must be KEY=VALUE in Hydra's grammar") from error
+    parsed = parse_overrides(overrides)
     for one in parsed:
         if one.is_delete() or one.is_sweep_override():
             raise ValueError(f"{one.input_line}: must be KEY=VALUE with one value; a list is [1,2]")
@@ -221,13 +217,16 @@ def read_recipe(overrides: Sequence[str]) -> Recipe:
         raise ValueError(f"recipe={name}: must be one of {', '.join(RECIPES)}, or a YAML file "
                          "whose `recipe` is")
     try:
-        merged = OmegaConf.merge(_mapping(CONFIG_FOLDER / "recipe" / f"{name}.yaml"), content)
+        merged = OmegaConf.merge(hidden(_mapping(CONFIG_FOLDER / "recipe" / f"{name}.yaml")),
+                                 hidden(content))
         for key, value in chosen.items():
-            OmegaConf.update(merged, key, value, force_add=True)
-        plain = OmegaConf.to_container(merged, resolve=True)
+            OmegaConf.update(merged, key, hidden(value), force_add=True)
+        plain = OmegaConf.to_container(merged, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ValueError(str(error).splitlines()[0]) from error
-    if isinstance(plain, dict) and isinstance(plain.get("input"), str):
+        raise ValueError(explain(error)) from error
+    assert isinstance(plain, dict)
+    plain = resolved(plain)
+    if isinstance(plain.get("input"), str):
         plain["input"] = [plain["input"]]
     return from_plain(RECIPES[name], plain)
 
@@ -245,10 +244,7 @@ def _with_files(content: dict[Any, Any], folder: Path) -> dict[Any, Any]:
 
 
 def _mapping(file: Path) -> dict[Any, Any]:
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(file))
-    except Exception as error:  # YAML's own errors have no common base
-        raise ValueError(f"{file}: can't be read as YAML ({str(error).splitlines()[0]})") from error
+    content = read_yaml(file)
     if not isinstance(content, dict):
         raise ValueError(f"{file}: must be a mapping of keys")
     return content
