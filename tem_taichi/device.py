@@ -1,12 +1,12 @@
 """Where and in which precision everything runs: the only call of ti.init."""
 
-import contextlib
-import io
+import os
+import threading
 from dataclasses import dataclass
 
 import taichi as ti
 import torch
-from taichi.lang import impl
+from taichi.lang import impl, misc
 
 from tem_taichi.waiting import warn_if_too_late
 
@@ -29,6 +29,9 @@ class Device:
 
 
 _current: Device | None = None
+_process = os.getpid()
+"""That in which Taichi was started."""
+_starting = threading.Lock()
 
 
 def init(arch: str = "auto", dtype: str = "float32") -> Device:
@@ -43,8 +46,9 @@ def init(arch: str = "auto", dtype: str = "float32") -> Device:
 
     Raises:
         ValueError: if arch or dtype is not one of these, or no GPU is found for arch="gpu".
+        RuntimeError: in a process forked after the start.
     """
-    global _current
+    global _current, _process
     if arch not in _ARCHES:
         raise ValueError(f"arch={arch!r}: must be one of {', '.join(_ARCHES)}")
     if dtype not in _DTYPES:
@@ -58,20 +62,43 @@ def init(arch: str = "auto", dtype: str = "float32") -> Device:
                     torch_dtype)
     if not on_gpu:
         warn_if_too_late(torch.get_num_threads())
-    if wanted != _current:
-        # ti.init greets on standard output, which belongs to the program that uses us.
-        with contextlib.redirect_stdout(io.StringIO()):
-            ti.init(arch=ti.cuda if on_gpu else ti.cpu, default_fp=ti_dtype, offline_cache=True,
-                    log_level=ti.WARN)
-        # Taichi starts its runtime with the first kernel, and only the thread that called
-        # ti.init may do that; later kernels may come from others, such as torch's backward.
-        impl.get_runtime().materialize()
-        _current = wanted
+    _check_process()
+    with _starting:
+        if wanted != _current:
+            _start(on_gpu, ti_dtype)
+            _current, _process = wanted, os.getpid()
     return wanted
 
 
+def _start(on_gpu: bool, ti_dtype: object) -> None:
+    # ti.init greets by print(), on standard output, which belongs to the program that uses us; to
+    # redirect that would silence the program's other threads too.
+    misc.print = lambda *_, **__: None
+    try:
+        ti.init(arch=ti.cuda if on_gpu else ti.cpu, default_fp=ti_dtype, offline_cache=True,
+                log_level=ti.WARN)
+    finally:
+        del misc.print
+    # Taichi starts its runtime with the first kernel, and only the thread that called ti.init may
+    # do that; later kernels may come from others, such as torch's backward.
+    impl.get_runtime().materialize()
+
+
+def _check_process() -> None:
+    if _current is not None and os.getpid() != _process:
+        raise RuntimeError(
+            "tem_taichi had begun to compute before this process was forked, and its threads are "
+            "not in it: start processes by spawn, as multiprocessing.get_context(\"spawn\") or "
+            "DataLoader(..., multiprocessing_context=\"spawn\")")
+
+
 def current() -> Device:
-    """The device in use, started with the defaults if nothing started it yet."""
+    """The device in use, started with the defaults if nothing started it yet.
+
+    Raises:
+        RuntimeError: in a process forked after the start, where a kernel would wait for ever.
+    """
+    _check_process()
     return _current or init()
 
 
