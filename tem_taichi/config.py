@@ -138,8 +138,9 @@ class Interaction:
     """multislice, projection or weak_phase"""
     slice_thickness: float = 20.0
     """[A]"""
-    depth: str = "nearest"
-    """nearest = an atom belongs to one slice; smooth = shared by two, differentiable in z"""
+    depth: str | None = None
+    """nearest = an atom belongs to one slice; smooth = shared by two, differentiable in z;
+    null = smooth where a gradient in z is asked for in Python, else nearest"""
     oversampling: float = 1.5
     """detector pixels over wave pixels, a multiple of 0.5; below 1.5 signal beyond
     oversampling / 1.5 of the detector's Nyquist frequency is lost, at 1.5 that in the corners of
@@ -151,7 +152,8 @@ class Interaction:
         checks.one_of("interaction.mode", self.mode, ("multislice", "projection", "weak_phase"))
         checks.check(self.slice_thickness >= 0.1, "interaction.slice_thickness",
                      self.slice_thickness, "at least 0.1 [A]")
-        checks.one_of("interaction.depth", self.depth, ("nearest", "smooth"))
+        if self.depth is not None:
+            checks.one_of("interaction.depth", self.depth, ("nearest", "smooth"))
         checks.check(1 <= self.oversampling <= 8 and (2 * self.oversampling).is_integer(),
                      "interaction.oversampling", self.oversampling, "a multiple of 0.5 from 1 to 8")
         checks.not_negative("interaction.margin", self.margin, "A")

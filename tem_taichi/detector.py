@@ -23,7 +23,16 @@ import torch
 from torch import Tensor
 
 from tem_taichi import curves
-from tem_taichi.curves import Curve, Scalar, check_positive, evaluate, is_scalar, numbers
+from tem_taichi.arguments import to_field
+from tem_taichi.curves import (
+    Curve,
+    Scalar,
+    check_positive,
+    evaluate,
+    is_scalar,
+    numbers,
+    requires_grad,
+)
 from tem_taichi.device import as_tensor
 
 _KINDS = ("integrating", "counting")
@@ -136,15 +145,22 @@ def detect(intensity: Tensor, *, pixel_size: Scalar, dose: Scalar, detector: Det
             independent, and the image is their sum.
 
     Returns:
-        Counts, the shape of `intensity`, or (2, *shape) for halves, without gradient where there
-        is noise. Blurred noise can be negative where electrons are few.
+        Counts, the shape of `intensity`, or (2, *shape) for halves. Blurred noise can be negative
+        where electrons are few.
 
     Raises:
-        ValueError: as `expected_counts`; or if seed or stream is out of range.
+        ValueError: as `expected_counts`; or if seed or stream is out of range; or if a gradient
+            is asked for where there is noise, which has none.
     """
     if not noise:
         counts = expected_counts(intensity, pixel_size=pixel_size, dose=dose, detector=detector)
         return torch.stack([counts / 2, counts / 2]) if halves else counts
+    if torch.is_grad_enabled():
+        for name, value in (("intensity", intensity), ("pixel_size", pixel_size), ("dose", dose),
+                            *vars(detector).items()):
+            if requires_grad(value):
+                raise ValueError(f"{name}: has no gradient through noise; take noise=False, or "
+                                 "tem_taichi.likelihood, or detach the tensor")
     with torch.no_grad():
         electrons = _electrons(intensity, pixel_size, dose)
         # One image at a time: a batched transform may round differently from a single one.
@@ -200,7 +216,8 @@ def _electrons(intensity: Tensor, pixel_size: Scalar, dose: Scalar) -> Tensor:
     """Checked number of electrons that reach each pixel on average."""
     check_positive("dose", dose, "e-/A^2")
     check_positive("pixel_size", pixel_size, "A")
-    intensity, dose, pixel_size = as_tensor(intensity), as_tensor(dose), as_tensor(pixel_size)
+    intensity = to_field("intensity", intensity)
+    dose, pixel_size = as_tensor(dose), as_tensor(pixel_size)
     if intensity.ndim not in (2, 3) or intensity.numel() == 0:
         raise ValueError(f"intensity has shape {tuple(intensity.shape)}: must be (ny, nx) or "
                          "(n, ny, nx)")

@@ -1,13 +1,16 @@
 """The differentiable model of one image: specimen, instrument and exposure to expected counts.
 
-Every number may be a tensor with a gradient. What is not continuous (grids, the number of
-slices, which slice an atom belongs to unless depth is "smooth") has none.
+Every number may be a tensor with a gradient. What is not continuous (grids, the number of slices,
+which slice an atom belongs to with depth "nearest") has none: a tensor there is refused.
 """
 
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, replace
+from typing import TypeVar
 
+import numpy as np
 import torch
 
 from tem_taichi.absorption import imaginary_potential
@@ -18,6 +21,7 @@ from tem_taichi.imaging import intensity
 from tem_taichi.instrument import Exposure as Exposure
 from tem_taichi.instrument import Instrument as Instrument
 from tem_taichi.physics import Value
+from tem_taichi.potential import depth_for
 from tem_taichi.propagation import multislice
 from tem_taichi.recompute import recomputed, tensors_in, with_tensors
 from tem_taichi.specimen import Specimen
@@ -29,6 +33,8 @@ back a slice needs ten times the memory of the wave that is kept for each group.
 
 _WHOLE = 16
 """Up to so many slices the way back starts from all of them: faster, and no more memory."""
+
+T = TypeVar("T")
 
 Stages = Callable[[str], AbstractContextManager]
 """Called with the name of a stage; what it returns is held during the stage."""
@@ -56,11 +62,19 @@ def view_of(specimen: Specimen, instrument: Instrument, exposure: Exposure) -> V
     else:
         thickness = instrument.slice_thickness
         # Where slices share their atoms, the outermost atoms too need a slice on either side.
-        spare = thickness / 2 if instrument.depth == "smooth" else 0.0
+        depth = resolved_depth(specimen, instrument, exposure)
+        spare = thickness / 2 if depth == "smooth" else 0.0
         first, last = (math.floor(z / thickness) for z in (low - spare, high + spare))
         entrance, n_slices = first * thickness, last - first + 1
     return View(rotation, shift, shape, pixel_size, thickness, entrance, n_slices, absorption,
                 damage, voltage, exposure.stream)
+
+
+def resolved_depth(specimen: Specimen, instrument: Instrument, exposure: Exposure) -> str:
+    """The instrument's `depth`, decided where it is None."""
+    return depth_for(instrument.depth, exposure.tilt_angle, exposure.axis_angle,
+                     *tensors_in(tuple(kind.positions for kind in specimen.kinds)),
+                     *tensors_in(specimen.poses))
 
 
 def exit_wave(
@@ -82,6 +96,7 @@ def exit_wave(
         Complex wave (ny, nx) on the wave's grid, and the distance [A] by which the specimen's
         centre is further under focus than its plane.
     """
+    instrument = replace(instrument, depth=resolved_depth(specimen, instrument, exposure))
     view = view_of(specimen, instrument, exposure)
     device = current()
 
@@ -89,10 +104,12 @@ def exit_wave(
         here, seen, how = with_tensors(parts, iter(tensors))
         first = n * size
         with stages("potential"):
-            chunk = slices(here, seen, first, min(size, view.n_slices - first), how.depth)
+            chunk = slices(here, seen, first, min(size, view.n_slices - first),
+                           depth_for(how.depth))
+        contrast = how.amplitude_contrast
         with stages("interaction"):
             return multislice(chunk, view.pixel_size, view.slice_thickness, how.voltage,
-                              amplitude_contrast=how.amplitude_contrast or 0.0,
+                              amplitude_contrast=0.0 if contrast is None else contrast,
                               mode=how.mode, incident=wave)
 
     parts = (specimen, view, instrument)
@@ -125,8 +142,79 @@ def expected_image(
 
     Returns:
         Counts of the detector's shape; differentiable in every tensor of the three.
+
+    Raises:
+        ValueError: if something is given for several images, which `expected_images` takes.
     """
+    for name, count in _batches(specimen, exposure).items():
+        raise ValueError(f"{name} is given for {count} images: must be one; expected_images takes "
+                         "several")
     wave, distance = exit_wave(specimen, instrument, exposure)
     image = intensity(specimen, instrument, exposure, wave, distance)
     return expected_counts(image, pixel_size=instrument.pixel_size, dose=exposure.dose,
                            detector=instrument.detector)
+
+
+def expected_images(
+    specimen: Specimen, instrument: Instrument, exposure: Exposure
+) -> torch.Tensor:
+    """Expected counts of b images in one call: tilts, poses, foci, doses.
+
+    What differs from image to image has an axis of length b in front: shape (b,) for the fields of
+    the exposure and its optics, (b, n, 3) and (b, n, 3, 3) for poses. Image i has the random
+    structure of ice number stream + i. Where only the lens or the dose differ and the ice is a
+    continuum, one exit wave serves all.
+
+    Args:
+        specimen: particles and ice.
+        instrument: microscope, grids and detector.
+        exposure: tilt, lens and dose.
+
+    Returns:
+        Counts (b, ny, nx), image i as `expected_image` gives it; differentiable likewise. The
+        memory for gradients grows with b.
+
+    Raises:
+        ValueError: if the lengths of what is given for several images differ.
+    """
+    batches = _batches(specimen, exposure)
+    if len(set(batches.values())) > 1:
+        raise ValueError("given for different numbers of images: "
+                         + ", ".join(f"{name} for {n}" for name, n in batches.items()))
+    count = next(iter(batches.values()), 1)
+    depth = resolved_depth(specimen, instrument, exposure)
+    instrument = replace(instrument, depth=depth)
+    through_lens = {"dose"} if not present(instrument.damage) else set()
+    through_lens |= {f.name for f in fields(exposure.optics)}
+    one_wave = set(batches) <= through_lens and not specimen.ice.structured
+    images, wave, distance = [], None, 0.0
+    for n in range(count):
+        poses = tuple(_nth(pose, n, {"positions": 3, "rotations": 4}) for pose in specimen.poses)
+        seen = replace(specimen, poses=poses)
+        here = replace(_nth(exposure, n), optics=_nth(exposure.optics, n),
+                       stream=exposure.stream + n)
+        if wave is None or not one_wave:
+            wave, distance = exit_wave(seen, instrument, here)
+        image = intensity(seen, instrument, here, wave, distance)
+        images.append(expected_counts(image, pixel_size=instrument.pixel_size, dose=here.dose,
+                                      detector=instrument.detector))
+    return torch.stack(images)
+
+
+def _batches(specimen: Specimen, exposure: Exposure) -> dict[str, int]:
+    """What is given for each of several images, and for how many."""
+    found = {f.name: len(value) for part in (exposure, exposure.optics) for f in fields(part)
+             if np.ndim(value := getattr(part, f.name))}
+    for kind, pose in zip(specimen.kinds, specimen.poses, strict=True):
+        for name, several in (("positions", 3), ("rotations", 4)):
+            if (value := getattr(pose, name)).ndim == several:
+                found[f"{name} of {kind.name}"] = len(value)
+    return found
+
+
+def _nth(value: T, n: int, several: dict[str, int] | None = None) -> T:
+    """A dataclass with the n-th of what is given for several images."""
+    axes = several or {f.name: 1 for f in fields(value)}  # type: ignore[arg-type]
+    return replace(value, **{  # type: ignore[type-var]
+        name: given[n] for name, axis in axes.items()
+        if np.ndim(given := getattr(value, name)) == axis})

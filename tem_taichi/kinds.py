@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from tem_taichi.absorption import Ratios, absorption_ratios
+from tem_taichi.arguments import check_array, to_field
 from tem_taichi.potential import Gaussians, atom_gaussians, solvent_gaussians
 from tem_taichi.structures import Atoms
 
@@ -23,6 +24,18 @@ class Kind:
     absorbing: Gaussians | None = None
     """What it adds to the imaginary potential for each volt of that of ice."""
 
+    def __post_init__(self) -> None:
+        positions = to_field("positions", self.positions)
+        object.__setattr__(self, "positions", positions)
+        check_array("positions", positions, ("n", 3), "A")
+        if not len(positions):
+            raise ValueError(f"positions of kind {self.name!r}: must be at least one scatterer")
+        for name in ("group", "displaced", "absorbing"):
+            part = getattr(self, name)
+            if part is not None and len(part.weight) != len(positions):
+                raise ValueError(f"{name} of {len(part.weight)} scatterers: must be one of each "
+                                 f"of the {len(positions)} positions")
+
     @property
     def radius(self) -> float:
         """Of the sphere about the centre that holds all scatterers [A]."""
@@ -37,6 +50,7 @@ def kind_of(atoms: Atoms, name: str = "atoms", ratios: Ratios | None = None) -> 
         name: of the kind.
         ratios: what elements absorb, of `absorption.Loss`; None = by inelastic scattering.
     """
+    atoms = atoms.here()
     group = atom_gaussians(atoms)
     table = group.table.clone()
     table[:, 0] *= absorption_ratios(ratios)[:, None]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tem_taichi import curves
+from tem_taichi.arguments import to_field
 from tem_taichi.curves import Scalar, requires_grad
 from tem_taichi.detector import (
     IDEAL,
@@ -101,13 +102,11 @@ def log_prob(counts: Tensor, intensity: Tensor, *, pixel_size: Scalar, dose: Sca
         ValueError: as `expected_counts`; if shapes differ, or counts are not finite; if counts are
             negative for a white counting detector; if the noise power is 0 somewhere.
     """
-    counts = as_tensor(counts)
+    counts = to_field("counts", counts)
     expected = expected_counts(intensity, pixel_size=pixel_size, dose=dose, detector=detector)
     if counts.shape != expected.shape:
         raise ValueError(f"counts has shape {tuple(counts.shape)}: must be the intensity's, "
                          f"{tuple(expected.shape)}")
-    if not counts.isfinite().all():
-        raise ValueError("counts: must be finite")
     if not _is_white(detector):
         electrons = expected_counts(intensity, pixel_size=pixel_size, dose=dose)
         return _whittle(counts - expected, electrons.mean(dim=(-2, -1)), detector)
@@ -195,7 +194,7 @@ def reparametrised_sample(intensity: Tensor, *, pixel_size: Scalar, dose: Scalar
         ValueError: as `expected_counts`, or if the noise's shape does not match.
     """
     expected = expected_counts(intensity, pixel_size=pixel_size, dose=dose, detector=detector)
-    noise = as_tensor(noise)
+    noise = to_field("noise", noise)
     if noise.shape[-expected.ndim:] != expected.shape:
         raise ValueError(f"noise has shape {tuple(noise.shape)}: must end in the intensity's, "
                          f"{tuple(expected.shape)}")

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.spatial import cKDTree
 
+from tem_taichi.arguments import check_array, to_tensor
 from tem_taichi.config import Particle, Scene
 from tem_taichi.filaments import along_filaments, helix, random_filaments
 from tem_taichi.files.particle_files import read_placements
@@ -24,12 +26,29 @@ _ROUNDS = 200
 class Poses:
     """Copies of one kind of particle in the specimen."""
 
-    positions: np.ndarray
-    """x, y, z of each copy's centre from the specimen's [A], shape (n, 3)."""
-    rotations: np.ndarray
-    """Matrices that take the particle's coordinates to the specimen's, shape (n, 3, 3)."""
+    positions: np.ndarray | torch.Tensor
+    """x, y, z of each copy's centre from the specimen's [A], shape (n, 3); a tensor may have a
+    gradient. For `forward.expected_images` also (b, n, 3), of each of b images."""
+    rotations: np.ndarray | torch.Tensor
+    """Matrices that take the particle's coordinates to the specimen's [1], shape (n, 3, 3), or
+    (b, n, 3, 3); see `geometry.rotation_from_vector` for gradients."""
     filament: np.ndarray | None = None
     """Number of the filament that each is part of, from 1, shape (n,); None = not in filaments."""
+
+    def __post_init__(self) -> None:
+        for name in ("positions", "rotations"):
+            if not isinstance(getattr(self, name), (np.ndarray, torch.Tensor)):
+                object.__setattr__(self, name, to_tensor(name, getattr(self, name)).numpy())
+        positions, rotations = (to_tensor(name, getattr(self, name)).detach()
+                                for name in ("positions", "rotations"))
+        *batch, n, _ = positions.shape if positions.ndim >= 2 else (0, 0)
+        check_array("positions", positions, (*("b" for _ in batch[:1]), "n", 3), "A")
+        check_array("rotations", rotations, (*(["b"] if rotations.ndim == 4 else []), n, 3, 3), "1")
+        rotations = rotations.double()
+        # Steps of an optimiser that knows no rotations, and mirror images, are far beyond this.
+        apart = (rotations @ rotations.mT - torch.eye(3).to(rotations)).abs()
+        if n and not (float(apart.max()) < 1e-3 and bool((torch.linalg.det(rotations) > 0).all())):
+            raise ValueError("rotations: must be rotation matrices (orthogonal, determinant +1)")
 
 
 def particle_table(names: list[str], poses: tuple[Poses, ...]) -> pd.DataFrame:
@@ -79,12 +98,13 @@ def place(scene: Scene, radii: dict[str, float]) -> tuple[Poses, ...]:
             placed[name] = _lattice(name, particle, radii[name], rng)
         elif particle.placement == "helix" and (particle.positions is not None or particle.file):
             listed = _listed(name, particle)
-            placed[name] = _filaments(particle, listed.positions, listed.rotations)
+            placed[name] = _filaments(particle, np.asarray(listed.positions),
+                                      np.asarray(listed.rotations))
     random = [(stream, name) for stream, name in enumerate(particles) if name not in placed]
     for stream, name in sorted(random, key=lambda item: (
             particles[item[1]].placement != "helix", -radii[item[1]])):
         rng = np.random.Generator(np.random.Philox(key=[scene.seed, _STREAM + stream]))
-        taken = [(poses.positions, radii[other]) for other, poses in placed.items()]
+        taken = [(np.asarray(poses.positions), radii[other]) for other, poses in placed.items()]
         somewhere = _random_filaments if particles[name].placement == "helix" else _random
         placed[name] = somewhere(name, scene, radii[name], taken, rng)
     return tuple(placed[name] for name in particles)

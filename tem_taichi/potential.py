@@ -15,11 +15,31 @@ from functools import cache
 import gemmi
 import torch
 
-from tem_taichi.device import as_tensor, current
-from tem_taichi.grid import check_pixel_size
+from tem_taichi.arguments import (
+    check_array,
+    check_grid,
+    check_number,
+    check_positive_number,
+    no_gradient,
+)
+from tem_taichi.device import as_tensor, current, number
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL, Value
 from tem_taichi.splatting import narrow, splat
 from tem_taichi.structures import Atoms, displaced_volumes
+
+DEPTHS = ("nearest", "smooth")
+
+
+def depth_for(depth: str | None, *moving: object) -> str:
+    """The depth asked for; by default "smooth" where a gradient in z is asked for.
+
+    Args:
+        depth: of `depth_weights`, or None.
+        *moving: what moves scatterers in z. Whether one of them requires a gradient decides, with
+            and without torch.no_grad, so that a loss is the same function in both.
+    """
+    wanted = any(isinstance(value, torch.Tensor) and value.requires_grad for value in moving)
+    return depth or ("smooth" if wanted else "nearest")
 
 
 @cache
@@ -57,10 +77,10 @@ def depth_weights(
     Raises:
         ValueError: for another depth.
     """
-    if depth == "nearest":
+    if depth not in DEPTHS:
+        raise ValueError(f"depth={depth!r}: must be {' or '.join(map(repr, DEPTHS))}")
+    if depth == "nearest" or n_slices == 1:  # a single slice has nothing to share
         return z.detach().floor().long().clamp(0, n_slices - 1), None
-    if depth != "smooth":
-        raise ValueError(f"depth={depth!r}: must be 'nearest' or 'smooth'")
     from_centre = z - 0.5
     index = from_centre.detach().floor().long().clamp(0, max(n_slices - 2, 0))
     part = (from_centre - index).clamp(0, 1)
@@ -82,7 +102,17 @@ class Gaussians:
     kind: torch.Tensor
     """Row of the table, integers (n,)."""
     table: torch.Tensor
-    """a [A] and b [A^2] of each kind, shape (kinds, 2, n_gaussians)."""
+    """a [A] and b [A^2] of each kind, shape (kinds, 2, n_gaussians); without a gradient."""
+
+    def __post_init__(self) -> None:
+        n = len(self.weight) if self.weight.ndim else 0
+        for name, shape, unit in (("weight", (n,), "1"), ("broadening", (n,), "A^2"),
+                                  ("kind", (n,), "1"), ("table", ("k", 2, "g"), "A")):
+            check_array(name, getattr(self, name), shape, unit)
+        no_gradient("table", self.table, "scattering factors are constants of the kernels")
+        if n and not 0 <= int(self.kind.min()) <= int(self.kind.max()) < len(self.table):
+            raise ValueError(f"kind from {int(self.kind.min())} to {int(self.kind.max())}: must be "
+                             f"rows of the table, 0 to {len(self.table) - 1}")
 
     def take(self, rows: torch.Tensor) -> "Gaussians":
         """Those of the scatterers that an index selects."""
@@ -164,7 +194,7 @@ def slice_potential(
     *,
     periodic: bool = False,
     clip: bool = False,
-    depth: str = "nearest",
+    depth: str | None = None,
     solvent_potential: float | torch.Tensor = 0.0,
 ) -> torch.Tensor:
     """Projected potential of atoms in slices across the beam.
@@ -181,7 +211,8 @@ def slice_potential(
         thickness: of all slices [A]; rounded up to whole slices.
         periodic: put atoms outside the box back into it, modulo its size.
         clip: leave atoms outside the box out.
-        depth: "nearest" or "smooth" (differentiable in z), see `depth_weights`.
+        depth: "nearest" or "smooth" (differentiable in z), see `depth_weights`; by default
+            "smooth" if the positions require a gradient, else "nearest".
         solvent_potential: mean inner potential [V] of the solvent the atoms displace; 0 for
             atoms in vacuum, 4.48 for vitreous ice. The solvent itself is not added: the
             result is the difference from it.
@@ -192,18 +223,20 @@ def slice_potential(
 
     Raises:
         ValueError: for atoms outside the box, impossible sizes, or a slice thicker than the
-            box.
+            box; if a gradient is asked for in a length of the grid.
     """
-    pixel_size = check_pixel_size(pixel_size)
-    for name, value in (("slice_thickness", slice_thickness), ("thickness", thickness)):
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name}={value}: must be positive [A]")
+    for name, value in (("pixel_size", pixel_size), ("slice_thickness", slice_thickness),
+                        ("thickness", thickness)):
+        check_positive_number(name, value, "A")
+        no_gradient(name, value, "it makes the grid; scale positions and B-factors instead")
+    check_number("solvent_potential", solvent_potential, "V")
+    pixel_size, slice_thickness, thickness = map(
+        number, (pixel_size, slice_thickness, thickness))
+    depth, atoms = depth_for(depth, atoms.positions), atoms.here()
     if slice_thickness > thickness * (1 + 1e-6):
         raise ValueError(f"slice_thickness={slice_thickness}: must be at most "
                          f"thickness={thickness} [A]")
-    ny, nx = shape
-    if min(ny, nx) < 1:
-        raise ValueError(f"shape={shape}: must be at least 1 pixel each way")
+    ny, nx = check_grid("shape", shape)
     n_slices = math.ceil(thickness / slice_thickness - 1e-6)
     box = as_tensor([nx, ny, n_slices])
     scale = as_tensor([pixel_size, pixel_size, slice_thickness])

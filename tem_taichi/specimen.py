@@ -14,6 +14,7 @@ from tem_taichi.absorption import (
     mean_free_path,
     protein_potentials,
 )
+from tem_taichi.arguments import check_number
 from tem_taichi.config import Particle, Scene
 from tem_taichi.device import as_tensor, current, present
 from tem_taichi.fiducials import GOLD_B_FACTOR, gold_kind
@@ -48,9 +49,9 @@ class Ice:
     mean_free_path: Value | None = None
     """Of the loss from the image, at the voltage in use [A]; None = no loss."""
     particle_absorption: Value = 1.0
-    """What particles absorb over what their composition says."""
+    """What particles absorb over what their composition says [1]."""
     granularity: Value = 0.0
-    """Strength of its random structure, 1 = physical; 0 = a continuum."""
+    """Strength of its random structure [1], 1 = physical; 0 = a continuum."""
     seed: int = 0
     """Of the random structure, which differs from exposure to exposure: molecules move."""
     shape: IceShape | None = None
@@ -58,8 +59,17 @@ class Ice:
     ratios: Ratios | None = None
     """What elements absorb, of `absorption.Loss`; None = by inelastic scattering alone."""
     stopped: Value = 0.0
-    """Part of the loss that an aperture stops, 0 to 1, which comes back without an energy filter
+    """Part of the loss that an aperture stops [1], 0 to 1, which comes back without an energy filter
     no more than with it."""
+
+    def __post_init__(self) -> None:
+        check_number("thickness", self.thickness, "A", 0.0)
+        check_number("potential", self.potential, "V", -100.0, 100.0)
+        if self.mean_free_path is not None:
+            check_number("mean_free_path", self.mean_free_path, "A", above=0.0, high=1e12)
+        check_number("particle_absorption", self.particle_absorption, "1", 0.0)
+        check_number("granularity", self.granularity, "1", 0.0, 100.0)
+        check_number("stopped", self.stopped, "1", 0.0, 1.0)
 
     @property
     def layer(self) -> IceShape:
@@ -81,6 +91,15 @@ class Specimen:
     poses: tuple[Poses, ...]
     """Where the copies of each kind are."""
     ice: Ice = field(default_factory=Ice)
+
+    def __post_init__(self) -> None:
+        for name, wanted in (("kinds", Kind), ("poses", Poses)):
+            given = getattr(self, name)
+            if not (isinstance(given, tuple) and all(isinstance(one, wanted) for one in given)):
+                raise ValueError(f"{name}: must be a tuple of {wanted.__name__}")
+        if len(self.kinds) != len(self.poses):
+            raise ValueError(f"poses of {len(self.poses)} kinds: must be one for each of the "
+                             f"{len(self.kinds)} kinds")
 
     @property
     def n_scatterers(self) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from tem_taichi import device
+from tem_taichi.arguments import check_array, to_tensor
 from tem_taichi.assemblies import Generator, assembly_generators
 from tem_taichi.files.pdb_files import find_structure, parse_structure
 from tem_taichi.hydrogens import bonded_hydrogens
@@ -19,6 +20,9 @@ _MAX_NUMBER = 98
 # gemmi keeps three letters of a residue name in PDB files: TIP3 becomes TIP.
 _WATERS = b"HOH DOD WAT SOL H2O SPC TIP TIP3 TIP4 TP3 TP4 T3P T4P".split()
 
+_UNITS = {"numbers": "1", "positions": "A", "b_factors": "A^2", "occupancies": "1",
+          "is_water": "1"}
+
 _WATER_VOLUME = 1e3 / 30.75
 """A^3 for each molecule of ice at 0.92 g/cm^3."""
 
@@ -28,7 +32,7 @@ _VOLUMES = {"H": 5.15, "C": 16.44, "N": 2.49, "O": 9.13, "Mg": 17.16, "P": 5.73,
 
 @dataclass(frozen=True)
 class Atoms:
-    """Independent atoms, tensors on the device in use.
+    """Independent atoms; arrays are made tensors.
 
     Attributes:
         numbers: atomic numbers, int64, shape (N,).
@@ -37,6 +41,10 @@ class Atoms:
         occupancies: how many atoms each entry stands for, shape (N,); above 1 only for
             hydrogens that share their parent's position.
         is_water: which atoms belong to water molecules, bool, shape (N,).
+
+    Raises:
+        ValueError: for unequal lengths, elements other than 1 to 98, values that are not finite, or
+            negative B-factors.
     """
 
     numbers: torch.Tensor
@@ -46,11 +54,23 @@ class Atoms:
     is_water: torch.Tensor
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            shape = tuple(getattr(self, field.name).shape)
-            wanted = (len(self), 3) if field.name == "positions" else (len(self),)
-            if shape != wanted:
-                raise ValueError(f"{field.name} of shape {shape}: must be {wanted}")
+        given = {field.name: to_tensor(field.name, getattr(self, field.name))
+                 for field in fields(self)}
+        numbers = given["numbers"]
+        for name, value in given.items():
+            wanted = (*numbers.shape[:1], 3) if name == "positions" else numbers.shape[:1] or (0,)
+            check_array(name, value, tuple(wanted), _UNITS[name])
+            if name not in ("numbers", "is_water") and not value.is_floating_point():
+                given[name] = value.to(torch.get_default_dtype())
+        if numbers.is_complex() or bool(((numbers < 1) | (numbers > _MAX_NUMBER)
+                                         | (numbers != numbers.long())).any()):
+            raise ValueError(f"numbers: must be atomic numbers from 1 to {_MAX_NUMBER}")
+        if bool((given["b_factors"].detach() < 0).any()):
+            raise ValueError(f"b_factors={float(given['b_factors'].detach().min()):g}: must be 0 "
+                             "or positive [A^2]")
+        given |= {"numbers": numbers.long(), "is_water": given["is_water"].bool()}
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         return self.numbers.shape[0]
@@ -59,8 +79,17 @@ class Atoms:
         """The atoms that an index, mask or slice over N selects."""
         return Atoms(*(getattr(self, field.name)[rows] for field in fields(self)))
 
+    def here(self) -> "Atoms":
+        """The same atoms on the device and in the precision in use."""
+        where = device.current().torch_device
+        return Atoms(self.numbers.to(where), device.as_tensor(self.positions),
+                     device.as_tensor(self.b_factors), device.as_tensor(self.occupancies),
+                     self.is_water.to(where))
+
     def centred(self) -> "Atoms":
         """The same atoms with the centre of their bounding box at the origin."""
+        if not len(self):
+            return self
         low, high = self.positions.amin(dim=0), self.positions.amax(dim=0)
         return replace(self, positions=self.positions - (low + high) / 2)
 

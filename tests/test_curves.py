@@ -2,8 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 
-from tem_taichi.curves import evaluate, interpolate, mtf_parametric, radial_frequency, read_mtf
+from tem_taichi.curves import (
+    evaluate,
+    interpolate,
+    mtf_parametric,
+    radial_frequency,
+    read_mtf,
+    smoothness_penalty,
+)
 from tem_taichi.detector import Detector
 from tem_taichi.device import as_tensor
 
@@ -31,6 +39,48 @@ def test_table_is_linear_between_points_and_clipped_outside():
     result = interpolate(as_tensor(w), frequencies, values).cpu()
     np.testing.assert_allclose(
         result, [[0.9, 0.9, 0.9, 0.8], [0.7, 0.55, 0.4, 0.4]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("points", [9, 33, 129])
+def test_smoothness_is_the_integral_of_the_squared_curvature(double, points):
+    """f = w^2 up to 0.5, curvature 2: 1/2 of 2^2 0.5 over slope_change^2 / 0.5, less the ends."""
+    w = torch.linspace(0, 0.5, points, dtype=torch.float64)
+    inner = (points - 2) / (points - 1)  # no curvature is taken at the two ends
+    assert float(smoothness_penalty(w, w**2, 1.0)) == pytest.approx(0.5 * inner, rel=1e-9)
+    assert float(smoothness_penalty(w, w**2, 2.0)) == pytest.approx(0.125 * inner, rel=1e-9)
+    assert float(smoothness_penalty(w, 1 - 1.7 * w)) == pytest.approx(0, abs=1e-18)
+    uneven = w**1.3 * 0.5**-0.3  # the same curve at other points
+    assert float(smoothness_penalty(uneven, uneven**2, 1.0)) == pytest.approx(0.5, rel=4 / points)
+    values = (w**2 + 0.1 * torch.sin(9 * w)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda f: smoothness_penalty(w, f), values)
+
+
+def test_a_smooth_table_is_nearer_to_the_truth_than_a_rough_one(double):
+    """The most probable table of 41 points with noise of 0.05, with and without the prior."""
+    w = torch.linspace(0, 0.5, 41, dtype=torch.float64)
+    truth = mtf_parametric(w, *PARAMETERS)
+    noise = 0.05 * torch.randn(41, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values = (truth + noise).requires_grad_()
+    optimiser = torch.optim.LBFGS([values], max_iter=300, line_search_fn="strong_wolfe")
+
+    def misfit():
+        optimiser.zero_grad()
+        total = (((values - truth - noise) / 0.05) ** 2).sum() / 2 + smoothness_penalty(w, values)
+        total.backward()
+        return total
+
+    optimiser.step(misfit)
+    left = float((values.detach() - truth).square().mean().sqrt() / noise.square().mean().sqrt())
+    assert left < 0.5  # about 6 of 41 degrees of freedom are left
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (([0.0, 0.1], [1.0, 0.9], 0.0), "slope_change=0.0: must be positive"),
+    (([0.0, 0.1, 0.1], [1.0, 0.9, 0.8]), "must be non-negative and increase"),
+    (([0.0, 0.1], [1.0, 0.9, 0.8]), "two rows of the same length")])
+def test_smoothness_of_no_table_is_refused(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        smoothness_penalty(*arguments)
 
 
 def test_measured_curves_load(shared):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -296,12 +297,18 @@ def test_streams_are_independent():
     assert abs(correlation) < 5 / 256  # 5 / sqrt(pixels)
 
 
-def test_counts_carry_no_gradient_and_can_be_whole_numbers():
+def test_noise_refuses_a_gradient_and_counts_can_be_whole_numbers():
     intensity = random_intensity(16, 16).requires_grad_()
     for detector in (Detector("integrating", gain=3.3, mtf=PARAMETERS, dqe=0.5, integer=True),
                      Detector("counting", gain=0.8, mtf=PARAMETERS, dqe=0.8)):
-        counts = detect(intensity, detector=detector, **EXPOSURE)
-        assert not counts.requires_grad
+        with pytest.raises(ValueError, match="intensity: has no gradient through noise"):
+            detect(intensity, detector=detector, **EXPOSURE)
+        gain = replace(detector, gain=torch.tensor(2.0, requires_grad=True))
+        with pytest.raises(ValueError, match="gain: has no gradient through noise"):
+            detect(intensity.detach(), detector=gain, **EXPOSURE)
+        with torch.no_grad():
+            detect(intensity, detector=gain, **EXPOSURE)
+        counts = detect(intensity.detach(), detector=detector, **EXPOSURE)
         assert torch.equal(counts, counts.round())
         assert detect(intensity, detector=detector, noise=False, **EXPOSURE).requires_grad
 

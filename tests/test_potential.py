@@ -221,12 +221,29 @@ def test_gradients(double, depth):
     assert torch.autograd.gradcheck(slices, (columns, b, occupancy, solvent))
 
 
-def test_z_has_no_gradient_with_hard_slices(double):
-    atoms = make_atoms([[0.2, 0.1, 3.0]], numbers=6)
+def test_slices_are_smooth_in_z_where_a_gradient_is_asked_for(double):
+    """By default; images without gradients stay as they were, and "nearest" has none in z."""
+    box = ((32, 32), 1.0, 2.0, 10.0)
+    atoms = make_atoms([[0.2, 0.1, 3.3]], numbers=6)
+    plain = slice_potential(atoms, *box)
+    assert torch.equal(plain, slice_potential(atoms, *box, depth="nearest"))
     position = atoms.positions.requires_grad_()
-    slice_potential(atoms, (32, 32), 1.0, 2.0, 10.0)[3].square().sum().backward()
-    assert position.grad is not None
-    assert float(position.grad[0, 2]) == 0
+    smooth = slice_potential(atoms, *box)
+    assert torch.equal(smooth, slice_potential(atoms, *box, depth="smooth"))
+    with torch.no_grad():  # the same function with and without
+        assert torch.equal(smooth, slice_potential(atoms, *box))
+    gradient, = torch.autograd.grad(smooth[4].square().sum(), position)
+    assert abs(float(gradient[0, 2])) > 0
+    hard = slice_potential(atoms, *box, depth="nearest")
+    gradient, = torch.autograd.grad(hard[4].square().sum(), position)
+    assert float(gradient[0, 2]) == 0 and torch.equal(hard, plain)
+
+
+def test_a_single_slice_holds_every_atom_whole_at_either_depth():
+    atoms = make_atoms([[0.2, 0.1, z] for z in (-4.9, 0.0, 3.0, 4.9)], numbers=6)
+    hard, smooth = (slice_potential(atoms, (32, 32), 1.0, 10.0, 10.0, depth=depth)
+                    for depth in ("nearest", "smooth"))
+    assert torch.equal(hard, smooth)
 
 
 def test_splat_under_a_taichi_tape(double):
@@ -280,7 +297,7 @@ def test_narrow_is_zero_outside_the_band():
     ({"slice_thickness": -2.0}, "slice_thickness=-2.0"),
     ({"thickness": math.nan}, "thickness=nan"),
     ({"slice_thickness": 50.0}, "slice_thickness=50.0: must be at most thickness=10.0"),
-    ({"shape": (0, 8)}, "shape="),
+    ({"shape": (0, 8)}, "shape="), ({"shape": 8}, "shape=8"), ({"shape": (8.5, 8)}, "shape="),
     ({"depth": "soft"}, "depth='soft': must be 'nearest' or 'smooth'"),
 ])
 def test_impossible_values(changed, message):

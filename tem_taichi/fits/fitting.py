@@ -2,13 +2,15 @@
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+
+from tem_taichi.scales import unscaled
 
 Values: TypeAlias = dict[str, Tensor]
 Loss: TypeAlias = Callable[[Values], Tensor]
@@ -43,11 +45,11 @@ class Fit:
 def fit(loss: Loss, start: Values, *, method: str = "lbfgs", steps: int = 200,
         rate: float | None = None, betas: tuple[float, float] = (0.9, 0.999),
         tolerance: float = 1e-9, progress: Progress | None = None,
-        state_file: Path | None = None) -> Fit:
+        state_file: Path | None = None, scales: Mapping[str, float] | None = None) -> Fit:
     """Minimise a loss over named tensors.
 
-    The loss should vary by about 1 when each value does: take logarithms of positive numbers and
-    divide lengths by their scale.
+    The loss should vary by about 1 when each value, divided by its scale, does: give scales to
+    lengths and angles (`tem_taichi.scales.natural_scales`), take logarithms of positive numbers.
 
     Args:
         loss: from the values to a scalar, differentiable; it may be random (with "adam").
@@ -62,13 +64,18 @@ def fit(loss: Loss, start: Values, *, method: str = "lbfgs", steps: int = 200,
             values after it.
         state_file: where to keep the state every few seconds and at the end, also of a run that
             is interrupted. If it exists, the fit goes on from there: with the same arguments it
-            ends as if it had never stopped, unless the loss is random.
+            ends as if it had never stopped, unless the loss is random. It holds values in their
+            scales.
+        scales: unit in which each value is counted, by name; 1 for those not named.
 
     Raises:
         ValueError: if an argument is not allowed, the loss or its gradient is not finite, or the
             state file belongs to another fit.
     """
     _check(start, method, steps)
+    if scales is not None:
+        return _fit_in_scales(loss, start, scales, progress, method=method, steps=steps, rate=rate,
+                              betas=betas, tolerance=tolerance, state_file=state_file)
     values = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
     optimizer = _optimizer(list(values.values()), method, rate, betas)
     # The line search ends where the next step begins: that loss is not computed again.
@@ -100,6 +107,24 @@ def fit(loss: Loss, start: Values, *, method: str = "lbfgs", steps: int = 200,
     if last < least:
         best, least = _copies(values), last
     return Fit(best, least, tuple(history), converged, len(history))
+
+
+def _fit_in_scales(loss: Loss, start: Values, scales: Mapping[str, float],
+                   progress: Progress | None, **options: Any) -> Fit:
+    """`fit` of the values divided by their scales."""
+    for name, scale in scales.items():
+        if name not in start or not 0 < scale < float("inf"):
+            raise ValueError(f"scales.{name}={scale}: must be a positive number for one of "
+                             f"{', '.join(start)}")
+
+    def report(step: int, loss_then: float, numbers: Values) -> None:
+        if progress is not None:
+            progress(step, loss_then, unscaled(numbers, scales))
+
+    found = fit(lambda numbers: loss(unscaled(numbers, scales)),
+                {name: value / scales.get(name, 1.0) for name, value in start.items()},
+                progress=report, **options)
+    return replace(found, values=unscaled(found.values, scales))
 
 
 def covariance(loss: Loss, values: Values) -> Tensor:
