@@ -42,7 +42,8 @@ def check_number(
         least = f"above {above:g}" if above is not None else f"from {low:g}"
         most = f" and below {below:g}" if below is not None else f" up to {high:g}"
         if above == 0 and below is None:
-            least, most = "positive", most if bool((plain > high).any()) else ""
+            large = np.isfinite(plain).all() and (plain > high).any()
+            least, most = "positive", f",{most}" if large else ""
         raise ValueError(f"{name}={shown(plain.tolist())}: must be {least}{most} [{unit}]")
 
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 import torch
 
-from tem_taichi.grid import BAND_LIMIT, squared_frequencies
+from tem_taichi.device import number
+from tem_taichi.grid import BAND_LIMIT, radial_frequencies, squared_frequencies
 
 _BEAMS, _STEPS = 64, 512
 """Nodes of the mean over scattered beams, and of the table over kappa: the blur to 1e-3."""
@@ -51,7 +52,9 @@ class Source:
         return (self.angle * q * slope) ** 2 / 4 + (self.spread * q**2 / self.wave_number) ** 2 / 16
 
 
-def blur(shape: tuple[int, int], pixel_size: float, source: Source) -> torch.Tensor:
+def blur(
+    shape: tuple[int, int], pixel_size: float | torch.Tensor, source: Source
+) -> torch.Tensor:
     """B(kappa): how scattered beams that differ by kappa still interfere, on the average.
 
     With Q = 2 pi kappa, T(q, q - Q) falls off as exp(-A sin^2 - C cos^2) of the angle between
@@ -69,7 +72,8 @@ def blur(shape: tuple[int, int], pixel_size: float, source: Source) -> torch.Ten
         Real tensor (..., ny, nx // 2 + 1) in the order of rfft2, 1 at 0, positive; so is its
         transform.
     """
-    squared = squared_frequencies(shape, pixel_size, half=True)
+    # Where a frequency lies in the table does not depend on the pixel size.
+    squared = squared_frequencies(shape, number(pixel_size), half=True)
     largest = math.sqrt(0.5) / pixel_size
     q = (torch.arange(_BEAMS, dtype=squared.dtype, device=squared.device) + 0.5) * (
         2 * math.pi * BAND_LIMIT * 0.5 / pixel_size / _BEAMS)
@@ -83,13 +87,15 @@ def blur(shape: tuple[int, int], pixel_size: float, source: Source) -> torch.Ten
              + (source.spread * q * apart / (2 * source.wave_number)) ** 2)
     mean = torch.exp(-torch.minimum(across, along)) * torch.special.i0e((along - across).abs() / 2)
     table = (mean * weight).sum(-1) / weight.sum(-1)
-    place = (squared.sqrt() / largest).sqrt() * (_STEPS - 1)
+    place = (squared.sqrt() / number(largest)).sqrt() * (_STEPS - 1)
     low = place.long().clamp(max=_STEPS - 2)
     part = (place - low).clamp(max=1)
     return table[..., low] * (1 - part) + table[..., low + 1] * part
 
 
-def with_background(spectrum: torch.Tensor, pixel_size: float, source: Source) -> torch.Tensor:
+def with_background(
+    spectrum: torch.Tensor, pixel_size: float | torch.Tensor, source: Source
+) -> torch.Tensor:
     """Image of a wave by a partially coherent source, see the module's text.
 
     Args:
@@ -101,7 +107,7 @@ def with_background(spectrum: torch.Tensor, pixel_size: float, source: Source) -
         Real intensity (..., ny, nx), whose mean is that of the wave; differentiable in all.
     """
     shape = (spectrum.shape[-2], spectrum.shape[-1])
-    q = 2 * math.pi * squared_frequencies(shape, pixel_size).sqrt()
+    q = 2 * math.pi * radial_frequencies(shape, pixel_size)
     lost = source.lost(q)
     wave = torch.fft.ifft2(torch.exp(-lost) * spectrum)
     # The root has no slope at zero; there the envelope has none either.

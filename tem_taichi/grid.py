@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from tem_taichi.device import current, number
+from tem_taichi.arguments import check_positive_number, no_gradient
+from tem_taichi.device import as_tensor, current, number
 
 BAND_LIMIT = 2 / 3
 """Fraction of the Nyquist frequency up to which potentials are exact, zero beyond: products of two
@@ -14,20 +15,33 @@ _TAPER = 0.01
 """Width of the band limit's cosine edge [cycles/pixel], as in abTEM."""
 
 
-def frequencies(n: int, pixel_size: float = 1.0, half: bool = False) -> torch.Tensor:
+def frequencies(
+    n: int, pixel_size: float | torch.Tensor = 1.0, half: bool = False
+) -> torch.Tensor:
     """Frequencies [1/A] of an axis of n pixels in FFT order, shape (n,), or of its rfft."""
     device = current()
+    if isinstance(pixel_size, torch.Tensor):
+        return frequencies(n, half=half) / as_tensor(pixel_size)
     make = torch.fft.rfftfreq if half else torch.fft.fftfreq
     return make(n, d=pixel_size, dtype=device.dtype, device=device.torch_device)
 
 
 def squared_frequencies(
-    shape: tuple[int, int], pixel_size: float = 1.0, half: bool = False
+    shape: tuple[int, int], pixel_size: float | torch.Tensor = 1.0, half: bool = False
 ) -> torch.Tensor:
     """|k|^2 [1/A^2] in FFT order, shape (ny, nx), or (ny, nx // 2 + 1) with `half`."""
     ky = frequencies(shape[0], pixel_size)
     kx = frequencies(shape[1], pixel_size, half)
     return ky[:, None] ** 2 + kx[None, :] ** 2
+
+
+def radial_frequencies(
+    shape: tuple[int, int], pixel_size: float | torch.Tensor
+) -> torch.Tensor:
+    """|k| [1/A] in FFT order, shape (ny, nx); differentiable in the pixel size, also at k = 0."""
+    if isinstance(pixel_size, torch.Tensor):  # a root has no slope at zero
+        return squared_frequencies(shape).sqrt() / as_tensor(pixel_size)
+    return squared_frequencies(shape, pixel_size).sqrt()
 
 
 def band_limit(shape: tuple[int, int]) -> torch.Tensor:
@@ -43,12 +57,24 @@ def band_limit(shape: tuple[int, int]) -> torch.Tensor:
     return 0.5 * (1 + torch.cos(math.pi * edge)) * (k <= cutoff)
 
 
-def check_pixel_size(pixel_size: float) -> float:
-    """The pixel size [A] as a float; ValueError unless positive and finite."""
-    value = number(pixel_size)
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"pixel_size={pixel_size}: must be positive [A]")
-    return value
+def check_pixel_size(pixel_size: float | torch.Tensor) -> float:
+    """The pixel size [A] as a float.
+
+    Raises:
+        ValueError: unless it is positive and finite, and no tensor that requires a gradient.
+    """
+    no_gradient("pixel_size", pixel_size, "it makes the grid")
+    return number(pixel_length(pixel_size))
+
+
+def pixel_length(pixel_size: float | torch.Tensor) -> float | torch.Tensor:
+    """The pixel size [A] where it is no more than a length: a tensor stays one.
+
+    Raises:
+        ValueError: unless it is positive and finite.
+    """
+    check_positive_number("pixel_size", pixel_size, "A")
+    return pixel_size if isinstance(pixel_size, torch.Tensor) else float(pixel_size)
 
 
 def fourier_crop(image: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:

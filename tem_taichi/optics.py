@@ -6,15 +6,34 @@ from typing import Any
 
 import torch
 
+from tem_taichi.arguments import (
+    check_amplitude_contrast,
+    check_number,
+    check_positive_number,
+    no_gradient,
+    to_field,
+)
+from tem_taichi.checks import LARGE
 from tem_taichi.coherence import Source, with_background
-from tem_taichi.device import as_tensor, present
-from tem_taichi.grid import check_pixel_size, frequencies, squared_frequencies
+from tem_taichi.device import as_tensor, number, present
+from tem_taichi.grid import frequencies, pixel_length, radial_frequencies, squared_frequencies
 from tem_taichi.physics import REST_ENERGY, Value, wavelength
+
+_RANGES: dict[str, tuple[float, float, str]] = {
+    "defocus": (-1e7, 1e7, "A"), "spherical_aberration": (-100, 100, "mm"),
+    "astigmatism": (-1e7, 1e7, "A"), "phase_shift": (-LARGE, LARGE, "deg"),
+    "beam_tilt_x": (-100, 100, "mrad"), "beam_tilt_y": (-100, 100, "mrad"),
+    "coma": (-1e8, 1e8, "A"), "trefoil": (-1e8, 1e8, "A"),
+    **{f"{name}_angle": (-LARGE, LARGE, "deg") for name in ("astigmatism", "coma", "trefoil")},
+    "chromatic_aberration": (0, 100, "mm"), "energy_spread": (0, 1e3, "eV"),
+    "convergence": (0, 100, "mrad"),
+}
+"""Least and largest value, and unit."""
 
 
 @dataclass(frozen=True)
 class Optics:
-    """Lens and source; every field is a float, or a tensor with a gradient.
+    """Lens and source; every field is a float, or a tensor with a gradient where not said else.
 
     A tensor of shape (b,) stands for a batch of b images of one exit wave.
     """
@@ -48,25 +67,18 @@ class Optics:
     convergence: Value = 0.0
     """1/e half-angle of illumination [mrad]; 0 = parallel."""
     aperture: Value | None = None
-    """Objective aperture's diameter [um]; None = open."""
+    """Objective aperture's diameter [um]; None = open. Its edge is sharp: no gradient."""
     focal_length: Value = 3.0
-    """Of the objective lens [mm]; matters only for the aperture."""
+    """Of the objective lens [mm]; matters only for the aperture and has no gradient either."""
 
     def __post_init__(self) -> None:
-        positive = ("aperture", "focal_length")
-        not_negative = ("chromatic_aberration", "energy_spread", "convergence")
-        for field in fields(self):
-            given = getattr(self, field.name)
-            if given is None:
-                continue
-            values = torch.as_tensor(given).detach()
-            shown = f"{field.name}={values.tolist()}: must be"
-            if not bool(torch.isfinite(values).all()):
-                raise ValueError(f"{shown} finite")
-            if field.name in positive and not bool((values > 0).all()):
-                raise ValueError(f"{shown} positive")
-            if field.name in not_negative and not bool((values >= 0).all()):
-                raise ValueError(f"{shown} zero or positive")
+        for name, (low, high, unit) in _RANGES.items():
+            check_number(name, getattr(self, name), unit, low, high, batch=True)
+        for name, unit in (("aperture", "um"), ("focal_length", "mm")):
+            value = getattr(self, name)
+            if value is not None or name == "focal_length":
+                check_positive_number(name, value, unit, batch=True)
+                no_gradient(name, value, "the aperture has a sharp edge")
 
 
 def _per_image(value: Value) -> torch.Tensor:
@@ -75,7 +87,7 @@ def _per_image(value: Value) -> torch.Tensor:
 
 
 def _k_squared(
-    shape: tuple[int, int], pixel_size: float
+    shape: tuple[int, int], pixel_size: Value
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """|k|^2, and |k|^2 times cos and sin of twice the azimuth, each (ny, nx) [1/A^2]."""
     ky = frequencies(shape[0], pixel_size)[:, None]
@@ -84,7 +96,7 @@ def _k_squared(
 
 
 def aberration_phase(
-    shape: tuple[int, int], pixel_size: float, voltage: Value, optics: Optics
+    shape: tuple[int, int], pixel_size: Value, voltage: Value, optics: Optics
 ) -> torch.Tensor:
     """Even part of the phase chi(k) [rad] of the lens; the image wave is F^-1[exp(-i chi) F psi].
 
@@ -113,7 +125,7 @@ def aberration_phase(
 
 
 def odd_phase(
-    shape: tuple[int, int], pixel_size: float, voltage: Value, optics: Optics
+    shape: tuple[int, int], pixel_size: Value, voltage: Value, optics: Optics
 ) -> torch.Tensor:
     """Part of chi(k) [rad] that is odd in k: it shifts what the CTF transfers, by exp(-i chi).
 
@@ -160,18 +172,19 @@ def _source(voltage: Value, optics: Optics) -> Source:
 
 
 def _opening(
-    shape: tuple[int, int], pixel_size: float, voltage: Value, optics: Optics
+    shape: tuple[int, int], pixel_size: Value, voltage: Value, optics: Optics
 ) -> torch.Tensor | float:
     """1 inside the objective aperture, 0 outside, (ny, nx); 1.0 if there is none."""
     if optics.aperture is None:
         return 1.0
-    angle = squared_frequencies(shape, pixel_size).sqrt() * _per_image(wavelength(voltage))
+    angle = squared_frequencies(shape, number(pixel_size)).sqrt() * _per_image(
+        wavelength(voltage))
     limit = _per_image(optics.aperture) * 1e-3 / (2 * _per_image(optics.focal_length))
     return (angle < limit).to(angle.dtype)
 
 
 def envelope(
-    shape: tuple[int, int], pixel_size: float, voltage: Value, optics: Optics
+    shape: tuple[int, int], pixel_size: Value, voltage: Value, optics: Optics
 ) -> torch.Tensor:
     """Damping E(k) of linear contrast by the source's angle and energy spread, times the aperture.
 
@@ -182,14 +195,14 @@ def envelope(
     Returns:
         Real tensor (ny, nx) in FFT order, 1 at k = 0.
     """
-    q = 2 * math.pi * squared_frequencies(shape, pixel_size).sqrt()
+    q = 2 * math.pi * radial_frequencies(shape, pixel_length(pixel_size))
     return (torch.exp(-_source(voltage, optics).lost(q))
             * _opening(shape, pixel_size, voltage, optics))
 
 
 def ctf(
     shape: tuple[int, int],
-    pixel_size: float,
+    pixel_size: Value,
     voltage: Value,
     optics: Optics,
     amplitude_contrast: Value = 0.0,
@@ -209,13 +222,14 @@ def ctf(
     Returns:
         Real tensor (ny, nx) in FFT order.
     """
+    check_amplitude_contrast(amplitude_contrast)
     lag = torch.asin(_per_image(amplitude_contrast))
     return envelope(shape, pixel_size, voltage, optics) * torch.sin(
         aberration_phase(shape, pixel_size, voltage, optics) - lag)
 
 
 def image_spectrum(
-    exit_wave: torch.Tensor, pixel_size: float, voltage: Value, optics: Optics
+    exit_wave: torch.Tensor, pixel_size: Value, voltage: Value, optics: Optics
 ) -> torch.Tensor:
     """Spectrum of the wave in the image plane of a coherent source: exp(-i chi) A F psi.
 
@@ -231,7 +245,7 @@ def image_spectrum(
 
 def form_image(
     exit_wave: torch.Tensor,
-    pixel_size: float,
+    pixel_size: Value,
     voltage: Value,
     optics: Optics | None = None,
     *,
@@ -244,8 +258,9 @@ def form_image(
     the electrons that no longer interfere, see `coherence`.
 
     Args:
-        exit_wave: complex (ny, nx), or (b, ny, nx); defocus is measured from its plane.
-        pixel_size: [A].
+        exit_wave: complex (ny, nx), or (b, ny, nx), also as an array; defocus is measured from
+            its plane.
+        pixel_size: [A]; differentiable.
         voltage: [kV].
         optics: lens and source.
         linear: drop the square of the scattered wave: 1 + 2 Re(psi - 1).
@@ -259,7 +274,11 @@ def form_image(
     Raises:
         ValueError: for values out of range; TypeError for an unknown parameter.
     """
-    pixel_size = check_pixel_size(pixel_size)
+    pixel_size = pixel_length(pixel_size)
+    exit_wave = to_field("exit_wave", exit_wave, "complex")
+    if exit_wave.ndim not in (2, 3):
+        raise ValueError(f"exit_wave of shape {tuple(exit_wave.shape)}: must be (ny, nx) or "
+                         "(b, ny, nx)")
     settings = {f.name: getattr(optics, f.name) for f in fields(optics)} if optics else {}
     lens = Optics(**{**settings, **parameters})
     spectrum = image_spectrum(exit_wave, pixel_size, voltage, lens)

@@ -5,7 +5,7 @@ from typing import overload
 
 import torch
 
-from tem_taichi.device import number
+from tem_taichi.arguments import check_voltage
 
 Value = float | torch.Tensor
 
@@ -26,8 +26,7 @@ _PHASE_PER_POTENTIAL = 2 * math.pi * ELECTRON_MASS * ELEMENTARY_CHARGE / PLANCK*
 
 
 def _volts(voltage: Value) -> Value:
-    if not (math.isfinite(number(voltage)) and number(voltage) > 0):
-        raise ValueError(f"voltage={number(voltage)}: must be positive [kV]")
+    check_voltage(voltage)
     return voltage * 1e3
 
 
@@ -43,7 +42,7 @@ def wavelength(voltage: Value) -> Value:
     lambda = h c / sqrt(e U (e U + 2 m0 c^2)) (Kirkland 2020, eq. 2.5).
 
     Raises:
-        ValueError: if the voltage is not positive.
+        ValueError: if the voltage is not from 10 to 3000 kV.
     """
     volts = _volts(voltage)
     return _PHOTON_ENERGY_LENGTH / (volts * (volts + 2 * REST_ENERGY)) ** 0.5
@@ -62,7 +61,7 @@ def interaction_constant(voltage: Value) -> Value:
     (Kirkland 2020, eq. 5.6).
 
     Raises:
-        ValueError: if the voltage is not positive.
+        ValueError: if the voltage is not from 10 to 3000 kV.
     """
     relativistic = 1 + _volts(voltage) / REST_ENERGY
     return _PHASE_PER_POTENTIAL * relativistic * wavelength(voltage)

@@ -5,9 +5,10 @@ import math
 import taichi as ti
 import torch
 
+from tem_taichi.arguments import VOLTAGES, check_number, check_positive_number, to_field
 from tem_taichi.bridge import differentiable
-from tem_taichi.device import as_tensor, current, number
-from tem_taichi.grid import check_pixel_size, squared_frequencies
+from tem_taichi.device import as_tensor, current
+from tem_taichi.grid import pixel_length, squared_frequencies
 from tem_taichi.physics import interaction_constant, wavelength
 
 _KEPT = 16
@@ -18,7 +19,7 @@ MODES = ("multislice", "projection", "weak_phase")
 
 def fresnel_propagator(
     shape: tuple[int, int],
-    pixel_size: float,
+    pixel_size: float | torch.Tensor,
     wavelength: float | torch.Tensor,
     distance: float | torch.Tensor,
 ) -> torch.Tensor:
@@ -33,9 +34,10 @@ def fresnel_propagator(
         distance: [A], positive downstream.
 
     Returns:
-        Complex tensor (ny, nx) in FFT order; differentiable in wavelength and distance.
+        Complex tensor (ny, nx) in FFT order; differentiable in all lengths.
     """
-    angle = -math.pi * wavelength * distance * squared_frequencies(shape, pixel_size)
+    squared = squared_frequencies(shape, pixel_length(pixel_size))
+    angle = -math.pi * wavelength * distance * squared
     return torch.polar(torch.ones_like(angle), angle)
 
 
@@ -134,7 +136,7 @@ def _band_limited(slices, absorption, incident, propagator, phase, decay, band):
 
 def multislice(
     slices: torch.Tensor,
-    pixel_size: float,
+    pixel_size: float | torch.Tensor,
     slice_thickness: float | torch.Tensor,
     voltage: float | torch.Tensor,
     *,
@@ -152,7 +154,7 @@ def multislice(
 
     Args:
         slices: projected potential [V A], shape (n_slices, ny, nx), real; or complex, whose
-            imaginary part absorbs where positive.
+            imaginary part absorbs where positive. Arrays are made tensors, here and below.
         pixel_size: [A].
         slice_thickness: distance between slices [A].
         voltage: [kV].
@@ -160,14 +162,15 @@ def multislice(
             potential, within [0, 1), beside what complex slices absorb.
         mode: "multislice"; "projection", all slices as one phase object at the exit plane;
             "weak_phase", 1 + i sigma V of it.
-        incident: wave before the first slice, complex (ny, nx); by default 1.
+        incident: wave before the first slice, complex (ny, nx), or (b, ny, nx) of b waves, which
+            pass one after another; by default 1.
         band: factor (ny, nx), in FFT order, on the spectrum of every transmission function and
             propagator, for comparison with programs that limit them, see `grid.band_limit`;
             slower, and "multislice" only.
 
     Returns:
-        Complex exit wave (ny, nx) at the end of the last slice; differentiable in every
-        continuous argument. The memory for gradients grows with the square root of the
+        Complex exit wave at the end of the last slice, of the incident one's shape; differentiable
+        in every continuous argument. The memory for gradients grows with the square root of the
         number of slices.
 
     Raises:
@@ -175,19 +178,27 @@ def multislice(
     """
     if mode not in MODES:
         raise ValueError(f"mode={mode!r}: must be one of {', '.join(MODES)}")
+    slices = to_field("slices", slices, "either")
     if slices.ndim != 3:
         raise ValueError(f"slices of shape {tuple(slices.shape)}: must be (n_slices, ny, nx)")
-    pixel_size = check_pixel_size(pixel_size)
-    if not 0 <= number(amplitude_contrast) < 1:
-        raise ValueError(f"amplitude_contrast={number(amplitude_contrast)}: must be in [0, 1)")
-    if not (math.isfinite(number(slice_thickness)) and number(slice_thickness) > 0):
-        raise ValueError(f"slice_thickness={number(slice_thickness)}: must be positive [A]")
+    pixel_size = pixel_length(pixel_size)
+    check_number("voltage", voltage, "kV", *VOLTAGES)
+    check_number("amplitude_contrast", amplitude_contrast, "1", 0.0, below=1.0)
+    check_positive_number("slice_thickness", slice_thickness, "A")
     shape = (slices.shape[1], slices.shape[2])
     dtype = current().complex_dtype
     sigma = as_tensor(interaction_constant(voltage))
     contrast = as_tensor(amplitude_contrast)
     if incident is None:
         incident = torch.ones(shape, dtype=dtype, device=slices.device)
+    incident = to_field("incident", incident, "complex")
+    if incident.ndim not in (2, 3) or tuple(incident.shape[-2:]) != shape:
+        raise ValueError(f"incident of shape {tuple(incident.shape)}: must be {shape}, or (b, "
+                         f"{shape[0]}, {shape[1]}) of b waves")
+    if incident.ndim == 3:
+        return torch.stack([
+            multislice(slices, pixel_size, slice_thickness, voltage, mode=mode, incident=wave,
+                       amplitude_contrast=amplitude_contrast, band=band) for wave in incident])
     if slices.is_complex():
         slices, absorption = slices.real, slices.imag
     else:

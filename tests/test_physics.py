@@ -32,5 +32,5 @@ def test_voltage_has_a_gradient():
 
 @pytest.mark.parametrize("voltage", [0.0, -1.0, math.nan, math.inf])
 def test_impossible_voltage(voltage):
-    with pytest.raises(ValueError, match=r"voltage=.*must be positive \[kV\]"):
+    with pytest.raises(ValueError, match=r"voltage=.*must be from 10 up to 3000 \[kV\]"):
         physics.wavelength(voltage)

@@ -12,7 +12,7 @@ from tem_taichi.device import as_tensor
 from tem_taichi.grid import band_limit
 from tem_taichi.optics import Optics, ctf
 from tem_taichi.physics import interaction_constant, wavelength
-from tem_taichi.propagation import fresnel_propagator
+from tem_taichi.propagation import MODES, fresnel_propagator
 
 SIGMA, WAVELENGTH = interaction_constant(300.0), wavelength(300.0)
 
@@ -199,6 +199,16 @@ def test_propagator_is_unitary():
     assert float((propagator.abs() - 1).abs().max()) < 1e-6
 
 
+def test_a_batch_of_incident_waves_is_the_waves_one_by_one(double):
+    generator = torch.Generator().manual_seed(2)
+    slices = 50 * torch.rand(5, 12, 16, generator=generator, dtype=torch.float64)
+    waves = torch.randn(3, 12, 16, generator=generator, dtype=torch.complex128)
+    for mode in MODES:
+        together = multislice(slices, 1.0, 10.0, 300.0, incident=waves, mode=mode)
+        alone = [multislice(slices, 1.0, 10.0, 300.0, incident=wave, mode=mode) for wave in waves]
+        assert torch.equal(together, torch.stack(alone))
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 def test_gradients(double, dtype):
     generator = torch.Generator().manual_seed(1)
@@ -227,7 +237,11 @@ def test_gradients_with_a_band_limit(double):
 @pytest.mark.parametrize(("changed", "message"), [
     ({"voltage": 0.0}, "voltage=0.0"), ({"pixel_size": -1.0}, "pixel_size=-1.0"),
     ({"slice_thickness": math.nan}, "slice_thickness=nan"),
-    ({"amplitude_contrast": 1.0}, "amplitude_contrast=1.0: must be in"),
+    ({"voltage": 300000.0}, r"voltage=300000.0: must be from 10 up to 3000 \[kV\]"),
+    ({"incident": torch.ones(4, 8)}, r"incident of shape \(4, 8\): must be \(8, 8\), or"),
+    ({"incident": torch.ones(1, 2, 8, 8)}, "incident of shape"),
+    ({"slices": torch.full((1, 8, 8), math.nan)}, "slices: must be finite"),
+    ({"amplitude_contrast": 1.0}, "amplitude_contrast=1.0: must be from 0 and below 1"),
     ({"mode": "multi"}, "mode='multi': must be one of multislice, projection, weak_phase"),
     ({"slices": torch.zeros(4, 4)}, r"slices of shape \(4, 4\)"),
 ])
