@@ -59,8 +59,8 @@ class Ice:
     ratios: Ratios | None = None
     """What elements absorb, of `absorption.Loss`; None = by inelastic scattering alone."""
     stopped: Value = 0.0
-    """Part of the loss that an aperture stops [1], 0 to 1, which comes back without an energy filter
-    no more than with it."""
+    """Part of the loss that an aperture stops [1], which comes back without an energy filter no
+    more than with it; 0 to 1."""
 
     def __post_init__(self) -> None:
         check_number("thickness", self.thickness, "A", 0.0)
