@@ -5,11 +5,15 @@ mmCIF operators are read here; those of PDB files (REMARK 350) have no products 
 """
 
 import itertools
+import math
 import re
 from dataclasses import dataclass
 
 import gemmi
 import numpy as np
+
+_MOST_OPERATORS = 100_000
+"""Of an assembly, each a product: the largest of the PDB have some thousand."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,10 @@ def _from_mmcif(block: gemmi.cif.Block, name: str) -> list[Generator]:
     for row in block.find("_pdbx_struct_assembly_gen.",
                           ["assembly_id", "oper_expression", "asym_id_list"]):
         if row.str(0) == name:
-            products = _operator_products(row.str(1))
+            try:
+                products = _operator_products(row.str(1))
+            except ValueError as error:
+                raise ValueError(f"assembly={name!r}: {error}") from error
             unknown = {one for factors in products for one in factors
                        if one not in operators or not np.isfinite(operators[one]).all()}
             if unknown:
@@ -93,11 +100,15 @@ def _operator_products(expression: str) -> list[tuple[str, ...]]:
     (1,2)(3-5) are the six products of 1 or 2 with 3, 4 or 5, the rightmost acting first
     (mmCIF dictionary, _pdbx_struct_assembly_gen.oper_expression).
     """
-    factors = []
-    for group in re.findall(r"\(([^()]*)\)", expression) or [expression]:
-        names: list[str] = []
-        for part in group.replace(" ", "").split(","):
-            span = re.fullmatch(r"(\d+)-(\d+)", part)
-            names += map(str, range(int(span[1]), int(span[2]) + 1)) if span else [part]
-        factors.append(names)
+    groups = [group.replace(" ", "").split(",")
+              for group in re.findall(r"\(([^()]*)\)", expression) or [expression]]
+    spans = [[re.fullmatch(r"(\d+)-(\d+)", part) for part in group] for group in groups]
+    # Counted before any is made.
+    count = math.prod(sum(max(int(span[2]) - int(span[1]) + 1, 0) if span else 1 for span in group)
+                      for group in spans)
+    if count > _MOST_OPERATORS:
+        raise ValueError(f"has {count:,} operators: must have at most {_MOST_OPERATORS:,}")
+    factors = [[name for part, span in zip(group, group_spans, strict=True)
+                for name in (map(str, range(int(span[1]), int(span[2]) + 1)) if span else [part])]
+               for group, group_spans in zip(groups, spans, strict=True)]
     return list(itertools.product(*factors))

@@ -3,10 +3,13 @@
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tem_taichi
+from tem_taichi.machine import duration, size
+from tem_taichi.progress import progress
 
 if TYPE_CHECKING:
     from tem_taichi.config import Scene
@@ -30,10 +33,13 @@ Without a scene, an embedded example runs: apoferritin in ice, a short tilt seri
   formats=[relion5,imod]    also write folders for other programs: relion5, warp, aretomo, imod,
                             shrec, copick, tiff
   -m dose=1,2,3             sweep: one folder in the output for each combination of values, whose
-                            number is also in the names of its files
+                            number is also in the names of its files; the same command again goes
+                            on where it was interrupted
+  force=true                run even what is foreseen to take more than a day
 
 options:
-  --check       read and check everything, say what would be computed, write nothing
+  --check       read and check everything, say what would be computed and how much memory and
+                time it takes, write nothing
   --show        print the whole scene, every key with its unit and meaning
   --list        list the shipped microscopes, detectors and specimens
   --version     print the version
@@ -60,6 +66,10 @@ metadata and a preview. Wrong input ends with one line and exit status 2, and wr
 _OPTIONS = {"--check", "--list", "--show", "--version", "--help", "-h", "-m", "--multirun"}
 
 
+_NEAR = 20.0
+"""What a run takes over the least it may take, at most; then it may be more than a day."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, 2 for wrong input."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -79,8 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = " ".join(str(error).split()) or type(error).__name__
         print(f"error: {text}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted: what was being computed is not written", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"interrupted: {error}" if str(error) else
+              "interrupted: what was being computed is not written", file=sys.stderr)
         return 130
     return 0
 
@@ -124,18 +135,42 @@ def _scenes(words: list[str], options: set[str]) -> None:
     if "--show" in options:
         print("---\n".join(map(to_yaml, scenes)), end="")
     elif "--check" in options:
+        seconds = 0.0
         for scene in scenes:
-            _describe(scene, *prepare(scene, may_exist=True))
+            seconds += _describe(scene, *prepare(scene, may_exist=True))
             try:
                 check_output(scene)
                 print(f"would write {scene.output}")
             except ValueError as error:
                 print(f"note: {error}")
+        if swept:
+            print(f"{len(scenes)} runs, about {duration(seconds)} in all")
+    elif swept:
+        _sweep(scenes)
     else:
-        for scene in scenes if swept else ():
+        run(scenes[0])
+
+
+def _sweep(scenes: "list[Scene]") -> None:
+    """Run all scenes whose output is not there yet."""
+    from tem_taichi.files.finished import is_finished
+
+    kept = [scene for scene in scenes if not scene.overwrite and is_finished(scene)]
+    for scene in scenes:
+        if scene not in kept:
             prepare(scene)  # so that nothing runs if one of them can't
-        for scene in scenes:
-            run(scene)
+    for scene in kept:
+        print(f"{scene.output}: is finished and kept; overwrite=true computes it again")
+    done = len(kept)
+    for scene in scenes:
+        if scene not in kept:
+            try:
+                run(scene)
+            except KeyboardInterrupt as error:
+                raise KeyboardInterrupt(
+                    f"{error}; {done} of {len(scenes)} runs are finished and kept, the same "
+                    "command goes on with the others") from error
+            done += 1
 
 
 def check_output(scene: "Scene") -> None:
@@ -158,6 +193,7 @@ def prepare(scene: "Scene", may_exist: bool = False) -> tuple["Plan", "Specimen"
     Raises:
         ValueError: with one line that names key, value and what is allowed.
     """
+    from tem_taichi.cost import DAY, check_memory, check_time, foreseen_time, least_time
     from tem_taichi.device import init
     from tem_taichi.pipeline import plan
     from tem_taichi.specimen import build_specimen
@@ -168,12 +204,24 @@ def prepare(scene: "Scene", may_exist: bool = False) -> tuple["Plan", "Specimen"
         init(scene.compute.arch, scene.compute.dtype)
     except ValueError as error:
         raise ValueError(f"compute.{error}") from error
-    return plan(scene), build_specimen(scene)
+    grids = plan(scene)
+    specimen = build_specimen(scene)
+    angles = grids.tilts["tilt_angle"].to_numpy()
+    memory = check_memory(scene, grids.instrument, angles, specimen)
+    seconds = least_time(scene, grids.instrument, angles, specimen.n_scatterers)
+    if DAY / _NEAR < seconds < DAY and not scene.force:
+        seconds = foreseen_time(scene, grids.instrument, grids.exposures, specimen)
+    check_time(scene, seconds, len(grids.exposures))
+    return replace(grids, memory=memory), specimen
 
 
-def _describe(scene: "Scene", grids: "Plan", specimen: "Specimen") -> None:
+def _describe(scene: "Scene", grids: "Plan", specimen: "Specimen") -> float:
+    """Say what would be done; returns the seconds that it would take."""
     from tem_taichi.config import doubts
+    from tem_taichi.cost import check_time, foreseen_time
 
+    seconds = foreseen_time(scene, grids.instrument, grids.exposures, specimen)
+    check_time(scene, seconds, len(grids.exposures))
     angles, instrument = grids.tilts["nominal_angle"], grids.instrument
     kinds = ", ".join(f"{len(pose.positions)} {kind.name}"
                       for kind, pose in zip(specimen.kinds, specimen.poses, strict=True))
@@ -186,15 +234,14 @@ def _describe(scene: "Scene", grids: "Plan", specimen: "Specimen") -> None:
           f"{grids.tilts['dose'].sum():g} e-/A^2 in all")
     print(f"waves on {instrument.wave_shape[0]} x {instrument.wave_shape[1]} pixels of "
           f"{instrument.wave_pixel:.4g} A, {scene.interaction.mode}; about "
-          f"{grids.memory / 1e9:.1f} GB of memory")
+          f"{size(grids.memory)} of memory, {duration(seconds)}")
     for doubt in found:
         print(f"warning: {doubt}")
+    return seconds
 
 
 def run(scene: "Scene") -> None:
     """Simulate a scene with a progress bar and write its output folder."""
-    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
-
     from tem_taichi.config import doubts
     from tem_taichi.files.folder import new_folder
     from tem_taichi.files.output import write_output
@@ -204,12 +251,20 @@ def run(scene: "Scene") -> None:
     grids, specimen = prepare(scene)
     for doubt in doubts(scene):
         print(f"warning: {doubt}", file=sys.stderr)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns) as bar, warnings.catch_warnings():
+    total, done = len(grids.tilts), 0
+
+    def count(images: int, _: int) -> None:
+        nonlocal done
+        done = images
+        report(done, total)
+
+    with progress(f"simulating {scene.name}", total) as report, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "detector.voltage")  # said above
-        task = bar.add_task(f"simulating {scene.name}", total=len(grids.tilts))
         try:
-            series = simulate(scene, lambda done, _: bar.update(task, completed=done), specimen)
+            series = simulate(scene, count, specimen)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt("what was being computed is not written, "
+                                    f"{done} of {total} images") from error
         except RuntimeError as error:  # torch's own kinds, for the CPU and for GPUs
             if "memory" not in str(error):
                 raise

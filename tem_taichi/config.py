@@ -185,6 +185,8 @@ class Scene:
     """folder for the results"""
     overwrite: bool = False
     """replace an earlier result in that folder"""
+    force: bool = False
+    """run even what is foreseen to take longer than a day"""
     formats: list[str] = field(default_factory=list)
     """also written, each in a subfolder: relion5, warp, aretomo, imod, shrec, copick, tiff"""
     shape: list[int] = field(default_factory=lambda: [512, 512])

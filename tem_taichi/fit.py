@@ -77,13 +77,13 @@ def _run(words: Sequence[str]) -> None:
     from dataclasses import asdict
 
     import torch
-    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
     from tem_taichi.files.folder import METADATA, PROGRAM, check_new_folder, new_folder
     from tem_taichi.files.io import write_json
     from tem_taichi.files.unfinished import remove_parts, unfinished_folder
     from tem_taichi.fits.recipe_runs import RUNS
     from tem_taichi.fits.recipes import RECIPES, read_recipe
+    from tem_taichi.progress import progress
     from tem_taichi.versions import versions
     from tem_taichi.waiting import waiting
 
@@ -94,13 +94,10 @@ def _run(words: Sequence[str]) -> None:
         check_new_folder(place, recipe.overwrite)
     except (ValueError, OSError) as error:
         raise ValueError(f"output: {error}") from error
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
     with new_folder(place, recipe.overwrite) as folder:
-        with Progress(*columns) as bar:
-            task = bar.add_task(f"fitting {name}", total=None)
+        with progress(f"fitting {name}") as report:
             try:
-                result = RUNS[type(recipe)](recipe, folder, lambda done, total: bar.update(
-                    task, completed=done, total=total))
+                result = RUNS[type(recipe)](recipe, folder, report)
             except ValueError as error:
                 raise ValueError(_with_key(str(error), vars(recipe))) from error
         write_json(folder / "results.json", result)

@@ -5,7 +5,7 @@ which slice an atom belongs to with depth "nearest") has none: a tensor there is
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from typing import TypeVar
@@ -77,9 +77,14 @@ def resolved_depth(specimen: Specimen, instrument: Instrument, exposure: Exposur
                      *tensors_in(specimen.poses))
 
 
+def group_size(n_slices: int) -> int:
+    """Slices held at once where no gradient is asked for."""
+    return max(_GROUP, math.isqrt(n_slices // 10))
+
+
 def exit_wave(
     specimen: Specimen, instrument: Instrument, exposure: Exposure,
-    stages: Stages = nullcontext,
+    stages: Stages = nullcontext, only: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor, float]:
     """Wave behind the tilted specimen, some slices at a time.
 
@@ -91,6 +96,7 @@ def exit_wave(
         instrument: grids, voltage and mode.
         exposure: tilt and shift.
         stages: for timing.
+        only: numbers of groups of slices that alone are passed, to time them; None = all.
 
     Returns:
         Complex wave (ny, nx) on the wave's grid, and the distance [A] by which the specimen's
@@ -116,13 +122,13 @@ def exit_wave(
     tensors = tensors_in(parts)
     recompute = torch.is_grad_enabled() and view.n_slices > _WHOLE
     whole = torch.is_grad_enabled() and not recompute
-    size = _WHOLE if whole else max(_GROUP, math.isqrt(view.n_slices // 10))
+    size = _WHOLE if whole else group_size(view.n_slices)
     n_groups = -(-view.n_slices // size)
     wave = torch.ones(view.shape, dtype=device.complex_dtype, device=device.torch_device)
     if recompute:
         wave = recomputed(pass_through, n_groups, wave, *tensors)
     else:
-        for n in range(n_groups):
+        for n in range(n_groups) if only is None else only:
             wave = pass_through(wave, n, *tensors)
     if instrument.mode != "multislice":
         return wave, 0.0

@@ -13,6 +13,8 @@ from tem_taichi.physics import Value
 _LENS_STEP = 0.02
 """Of the radius, over which a surface is straight along a ray: off by 1e-4 tan(tilt)^2 of what
 the ice grows from centre to edge."""
+_LEAST_STEP = 0.2
+"""[A], for what is called a hole and is smaller than an atom."""
 
 
 @dataclass(frozen=True)
@@ -139,9 +141,9 @@ def _part(
         reach = shape.thickness / (2 * slope[2].abs())
         inside = torch.minimum(middle + reach, z0 + depth) - torch.maximum(middle - reach, z0)
         return inside.clamp(min=0) / depth
-    step = _LENS_STEP * number(shape.hole_radius)
+    step = max(_LENS_STEP * number(shape.hole_radius), _LEAST_STEP)
     if _has_film(shape):
-        step = min(step, number(shape.carbon_edge) / 2)
+        step = min(step, max(number(shape.carbon_edge) / 2, _LEAST_STEP))
     n_steps = math.ceil(depth / step)
     out = torch.zeros(torch.broadcast_shapes(x.shape, y.shape), dtype=x.dtype, device=x.device)
     before: list[tuple[torch.Tensor, torch.Tensor]] = []

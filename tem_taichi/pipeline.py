@@ -1,7 +1,6 @@
 """From a scene to the tilt series that its detector records."""
 
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from scipy.fft import next_fast_len
 from tem_taichi.absorption import amplitude_contrast_of_protein
 from tem_taichi.cameras import detector_from_config
 from tem_taichi.config import Scene, doubts
+from tem_taichi.cost import check_memory, check_time, least_time
 from tem_taichi.detector import detect
 from tem_taichi.device import current, init
 from tem_taichi.forward import Exposure, Instrument, exit_wave
@@ -29,17 +29,6 @@ from tem_taichi.specimen import Specimen, build_specimen
 
 _MAX_WAVE = 32768
 """Pixels along a side; beyond it one wave fills a large GPU."""
-_BASE, _PER_PIXEL = 0.5e9, 250.0
-"""Memory of the program itself [bytes], and of each pixel of the wave in single precision: that of
-six slices in work, measured on waves of 1000^2 to 3400^2 pixels."""
-
-
-def _machine() -> float:
-    """Memory of this machine [bytes]; infinite where the system does not tell."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        return math.inf
 
 
 @dataclass(frozen=True)
@@ -89,7 +78,8 @@ def plan(scene: Scene) -> Plan:
 
     Raises:
         ValueError: as `tilt_table` and `detector_from_config`, or if the machine has too little
-            memory, which its system would otherwise answer by killing the program.
+            memory, which its system would otherwise answer by killing the program, or it takes
+            more than a day and the scene does not say force.
     """
     tilts = tilt_table(scene)
     try:
@@ -123,6 +113,9 @@ def plan(scene: Scene) -> Plan:
         scene.optics.amplitude_contrast, settings.mode, settings.slice_thickness, settings.depth,
         detector, scene.optics.magnification_anisotropy, scene.optics.magnification_angle,
         microscope.energy_filter, scene.specimen.damage)
+    angles = tilts["tilt_angle"].to_numpy()
+    memory = check_memory(scene, instrument, angles)
+    check_time(scene, least_time(scene, instrument, angles), len(angles))
     lens = {name: getattr(microscope, name) for name in (
         "spherical_aberration", "chromatic_aberration", "energy_spread", "convergence",
         "aperture", "focal_length")}
@@ -136,21 +129,7 @@ def plan(scene: Scene) -> Plan:
             t.tilt_angle, t.axis_angle, t.shift_x, t.shift_y, t.dose, t.prior_dose,
             int(t.acquisition_index) * scene.movie.frames)
         for t in tilts.itertuples()]
-    memory = _memory(scene, (wy, wx), len(tilts))
-    if memory > (machine := _machine()) and current().torch_device.type == "cpu":
-        raise ValueError(
-            f"shape={list(scene.shape)}: {len(tilts)} images and waves of {wy} x {wx} pixels need "
-            f"about {memory / 1e9:.0f} GB of memory, the machine has {machine / 1e9:.0f}: lower "
-            "shape, movie.frames, the number of tilts, interaction.margin or oversampling")
     return Plan(instrument, exposures, tilts, memory)
-
-
-def _memory(scene: Scene, wave: tuple[int, int], images: int) -> float:
-    number = 8 if scene.compute.dtype == "float64" else 4
-    halves, frames = scene.detector.halves, scene.movie.frames
-    copies = 2 + halves + (frames if frames > 1 else 0)
-    return (_BASE + math.prod(wave) * _PER_PIXEL * number / 4
-            + images * math.prod(scene.shape) * copies * number)
 
 
 class _Timer:

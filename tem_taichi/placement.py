@@ -13,10 +13,14 @@ from tem_taichi.arguments import check_array, to_tensor
 from tem_taichi.config import Particle, Scene
 from tem_taichi.filaments import along_filaments, helix, random_filaments
 from tem_taichi.files.particle_files import read_placements
+from tem_taichi.machine import check_memory
 from tem_taichi.poses import euler_to_matrix, matrix_to_euler, random_rotations
 
 _STREAM = 1 << 33
 """Random streams of placement, apart from those of noise and tilts."""
+
+_PER_COPY = 500.0
+"""Memory of a copy while it is placed [bytes]."""
 
 _ROUNDS = 200
 """Rounds of random proposals before a specimen counts as full."""
@@ -141,6 +145,8 @@ def _listed(name: str, particle: Particle) -> Poses:
 
 def _lattice(name: str, particle: Particle, radius: float, rng: np.random.Generator) -> Poses:
     spacing = particle.spacing or [2.2 * radius] * 3
+    check_memory(f"specimen.particles.{name}.copies={list(particle.copies)}",
+                 _PER_COPY * math.prod(particle.copies), "lower them")
     axes = [(np.arange(n) - (n - 1) / 2) * step
             for n, step in zip(particle.copies, spacing, strict=True)]
     positions = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -172,6 +178,8 @@ def _random_filaments(
             f"specimen.particles.{name}, {2 * radius:.0f} A, to place it at random")
     x, y = _field(scene)
     heights, _ = _subunits(particle)
+    check_memory(f"specimen.particles.{name}.count={particle.count}: {len(heights):,} copies each",
+                 _PER_COPY * particle.count * len(heights), "lower it or length")
     middles, rotations = random_filaments(
         particle.count, np.array([x / 2, y / 2, thickness / 2 - radius]), heights,
         [(points, radius + other + particle.gap) for points, other in taken],
@@ -216,6 +224,8 @@ def _random(
             f"specimen.particles.{name}.count={particle.count}: only {room / sphere:.0f} of radius "
             f"{radius:.0f} A would fill {size[0]:g} x {size[1]:g} x {thickness:g} A; lower the "
             "count or enlarge specimen.size or specimen.ice.thickness")
+    check_memory(f"specimen.particles.{name}.count={particle.count}",
+                 _PER_COPY * particle.count, "lower it")
     half = np.array([size[0] / 2, size[1] / 2, thickness / 2 - radius])
     accepted = np.empty((0, 3))
     for _ in range(_ROUNDS):

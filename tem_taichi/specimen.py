@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import fft
 
 from tem_taichi.absorption import (
     Loss,
@@ -25,6 +26,7 @@ from tem_taichi.ice import mean_potential
 from tem_taichi.ice_shape import IceShape
 from tem_taichi.kinds import Kind as Kind
 from tem_taichi.kinds import kind_of as kind_of
+from tem_taichi.machine import check_memory
 from tem_taichi.membranes import membrane_kind, vesicle_kind
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL, Value, wavelength
 from tem_taichi.placement import Poses, place
@@ -36,6 +38,9 @@ BATCH = 1_000_000
 
 _VOXEL_GAUSSIAN = 14.0
 """exp(-14 |k|^2), k in cycles/voxel: the Gaussian that stands for a voxel of a map."""
+
+_PER_VOXEL = 100.0
+"""Memory for each voxel of a map of which all are kept [bytes]."""
 
 
 @dataclass(frozen=True)
@@ -122,27 +127,63 @@ def map_gaussians(volume: np.ndarray, voxel_size: float) -> tuple[torch.Tensor, 
     Returns:
         Positions (n, 3) [A] from the centre, and the Gaussians there.
     """
+    check_memory(f"a map of {' x '.join(map(str, volume.shape))} voxels",
+                 _PER_VOXEL * volume.size, "crop it, or bin it")
     coarse = volume.shape
     fine = tuple(2 * math.ceil(0.75 * n) for n in coarse)
-    spectrum = np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(volume.astype(np.float64))))
-    pad = [(f // 2 - c // 2, f - f // 2 - (c - c // 2)) for f, c in zip(fine, coarse, strict=True)]
-    spectrum = np.pad(spectrum, pad)
-    k = np.meshgrid(*(np.fft.fftshift(np.fft.fftfreq(n)) for n in fine), indexing="ij")
-    spectrum *= np.exp(_VOXEL_GAUSSIAN * sum(axis**2 for axis in k))
-    weights = np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(spectrum)).real)
+    weights = _deconvolved(np.asarray(volume, dtype=as_tensor(0.0).cpu().numpy().dtype), fine)
     # f voxels span the length of c: the values keep their scale by f / c along each axis, and a
     # voxel stands for its volume, so that together the factor is that of the coarse voxel.
-    weights *= voxel_size**3
-    z, y, x = np.nonzero(np.abs(weights) > 1e-4 * np.abs(weights).max(initial=1e-300))
+    weights *= voxel_size**3 / SCATTERING_TO_POTENTIAL
+    least = 1e-4 * max(weights.max(), -weights.min(), 1e-300)
+    count = sum(int(np.count_nonzero(np.abs(plane) > least)) for plane in weights)
+    positions, weight = as_tensor(np.empty((count, 3))), as_tensor(np.empty(count))
     steps = [voxel_size * c / f for f, c in zip(fine, coarse, strict=True)]
-    positions = np.stack([(x - fine[2] // 2) * steps[2], (y - fine[1] // 2) * steps[1],
-                          (z - fine[0] // 2) * steps[0]], axis=1)
-    weight = as_tensor(weights[z, y, x] / SCATTERING_TO_POTENTIAL)
-    width = _VOXEL_GAUSSIAN * max(steps) ** 2
-    return as_tensor(positions), Gaussians(
-        weight, torch.full_like(weight, width),
-        torch.zeros(len(weight), dtype=torch.int64, device=weight.device),
+    done = 0
+    for z, plane in enumerate(weights):  # one by one, since there are many voxels
+        y, x = np.nonzero(np.abs(plane) > least)
+        here = slice(done, done + len(x))
+        weight[here] = as_tensor(plane[y, x])
+        for axis, index in enumerate((x, y, np.full(len(x), z))):
+            n, step = fine[2 - axis], steps[2 - axis]
+            positions[here, axis] = as_tensor((index - n // 2) * step)
+        done += len(x)
+    width = as_tensor(_VOXEL_GAUSSIAN * max(steps) ** 2)
+    return positions, Gaussians(  # what is the same for all takes no memory for each
+        weight, width.expand(count),
+        torch.zeros(1, dtype=torch.int64, device=weight.device).expand(count),
         as_tensor([[[1.0], [0.0]]]))
+
+
+def _deconvolved(volume: np.ndarray, fine: tuple[int, ...]) -> np.ndarray:
+    """A map on more voxels, divided by the transform of the Gaussian of a voxel."""
+    coarse = volume.shape
+    spectrum = fft.rfftn(fft.ifftshift(volume))
+    out = np.zeros((fine[0], fine[1], fine[2] // 2 + 1), spectrum.dtype)
+    half = coarse[2] // 2 + 1
+    for z in _both_ends(coarse[0]):
+        for y in _both_ends(coarse[1]):
+            out[z, y, :half] = spectrum[z, y]
+    del spectrum
+    # The map's Nyquist frequency is both, the positive and the negative, where there is more room.
+    for axis, n in enumerate(coarse):
+        ends = np.moveaxis(out, axis, 0)
+        if n % 2 == 0 and axis < 2:
+            ends[n // 2] = ends[-(n // 2)]
+            ends[-(n // 2)] *= 0.5
+        if n % 2 == 0:
+            ends[n // 2] *= 0.5
+    for axis, n in enumerate(fine):
+        k = (fft.rfftfreq(n) if axis == 2 else fft.fftfreq(n)).astype(volume.dtype)
+        shape = [1, 1, 1]
+        shape[axis] = -1
+        out *= np.exp(_VOXEL_GAUSSIAN * k**2).reshape(shape)
+    return fft.fftshift(fft.irfftn(out, s=fine, overwrite_x=True))
+
+
+def _both_ends(n: int) -> tuple[slice, slice]:
+    """Frequencies of a transform of n values from 0, and the negative ones at its end."""
+    return slice(0, n - n // 2), slice(-(n // 2), None) if n > 1 else slice(0, 0)
 
 
 def load_kind(name: str, particle: Particle, ratios: Ratios | None = None) -> Kind:
@@ -221,7 +262,7 @@ def build_specimen(scene: Scene) -> Specimen:
             more copies than fit without overlap.
     """
     names = list(scene.specimen.particles)
-    ice = _ice(scene)
+    ice = ice_of(scene)
     kinds = tuple(load_kind(name, scene.specimen.particles[name], ice.ratios) for name in names)
     poses = place(scene, {kind.name: kind.radius for kind in kinds})
     for kind, pose in zip(kinds, poses, strict=True):
@@ -229,7 +270,8 @@ def build_specimen(scene: Scene) -> Specimen:
     return Specimen(kinds, poses, ice)
 
 
-def _ice(scene: Scene) -> Ice:
+def ice_of(scene: Scene) -> Ice:
+    """The ice of a scene."""
     ice = scene.specimen.ice
     path, stronger, loss = None, 1.0, None
     if ice.mean_free_path is not None:

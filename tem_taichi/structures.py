@@ -13,9 +13,13 @@ from tem_taichi.arguments import check_array, to_tensor
 from tem_taichi.assemblies import Generator, assembly_generators
 from tem_taichi.files.pdb_files import find_structure, parse_structure
 from tem_taichi.hydrogens import bonded_hydrogens
+from tem_taichi.machine import check_memory
 
 _MAX_NUMBER = 98
 """Heaviest element (Cf) of the scattering-factor tables."""
+
+_PER_ATOM = 400.0
+"""Memory while an assembly is built [bytes]."""
 
 # gemmi keeps three letters of a residue name in PDB files: TIP3 becomes TIP.
 _WATERS = b"HOH DOD WAT SOL H2O SPC TIP TIP3 TIP4 TP3 TP4 T3P T4P".split()
@@ -316,9 +320,14 @@ def _with_hydrogens(table: _Table) -> _Table:
 def _assemble(table: _Table, generators: list[Generator]) -> _Table:
     """Copies of the table's chains under the operators of a biological assembly."""
     rows, positions = [], []
+    copied = []
     for generator in generators:
         labels = table.subchains if generator.by_label else table.chains
-        inside = np.flatnonzero(np.isin(labels, [chain.encode() for chain in generator.chains]))
+        copied.append(np.flatnonzero(np.isin(labels, [name.encode() for name in generator.chains])))
+    atoms = sum(len(inside) * len(generator.rotations)
+                for inside, generator in zip(copied, generators, strict=True))
+    check_memory(f"assembly: {atoms:,} atoms", _PER_ATOM * atoms, "choose another")
+    for inside, generator in zip(copied, generators, strict=True):
         for rotation, shift in zip(generator.rotations, generator.shifts, strict=True):
             rows.append(inside)
             positions.append(table.positions[inside] @ rotation.T + shift)

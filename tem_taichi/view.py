@@ -188,11 +188,13 @@ def _in_slices(
     rotations = view.rotation @ as_tensor(pose.rotations)
     at_once = max(1, BATCH // len(kind.positions))
     for copies in seen.split(at_once):
-        placed = (torch.einsum("cij,nj->cni", rotations[copies], kind.positions)
-                  + centres[copies, None, :]).reshape(-1, 3)
-        pixels = placed / scale + origin
-        inside = torch.nonzero((pixels[:, 0] > -0.5) & (pixels[:, 0] < nx - 0.5)
-                               & (pixels[:, 1] > -0.5) & (pixels[:, 1] < ny - 0.5)
-                               & (pixels[:, 2] > first - 1)
-                               & (pixels[:, 2] < first + count + 1)).flatten()
-        yield inside.remainder(len(kind.positions)), pixels[inside]
+        for begin in range(0, len(kind.positions), BATCH):
+            part = kind.positions[begin:begin + BATCH]
+            placed = (torch.einsum("cij,nj->cni", rotations[copies], part)
+                      + centres[copies, None, :]).reshape(-1, 3)
+            pixels = placed / scale + origin
+            inside = torch.nonzero((pixels[:, 0] > -0.5) & (pixels[:, 0] < nx - 0.5)
+                                   & (pixels[:, 1] > -0.5) & (pixels[:, 1] < ny - 0.5)
+                                   & (pixels[:, 2] > first - 1)
+                                   & (pixels[:, 2] < first + count + 1)).flatten()
+            yield inside.remainder(len(part)) + begin, pixels[inside]

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mrcfile
@@ -16,8 +17,9 @@ import pytest
 import starfile
 
 import tem_taichi
-from tem_taichi import pipeline
+from tem_taichi import cli, pipeline
 from tem_taichi.cli import main
+from tem_taichi.progress import progress
 from tem_taichi.scene import load_scene
 
 ATOMS = [(0, 0, 0), (8, 0, 0), (0, 8, 0), (0, 0, 8), (8, 8, 8)]
@@ -239,6 +241,60 @@ def test_particles_outside_the_field_are_said_and_marked(here, capsys):
     assert len(json.loads(picks.read_text())["points"]) == 2
 
 
+def test_interrupted_sweep_goes_on(here, capsys, monkeypatch):
+    """Stopped in the second of three: the first is kept, and made again only where it differs."""
+    words = ["-m", "scene.yaml", "dose=1,2,3"]
+    run, seen = cli.run, []
+
+    def stopped(scene):
+        seen.append(scene.dose)
+        if len(seen) == 2:
+            raise KeyboardInterrupt("what was being computed is not written, 1 of 3 images")
+        run(scene)
+
+    monkeypatch.setattr(cli, "run", stopped)
+    assert main(words) == 130
+    assert capsys.readouterr().err == (
+        "interrupted: what was being computed is not written, 1 of 3 images; 1 of 3 runs are "
+        "finished and kept, the same command goes on with the others\n")
+    first = next(Path("out").iterdir())
+    made = files(first)
+    assert main(words) == 0
+    assert "is finished and kept" in capsys.readouterr().out
+    assert seen == [1, 2, 2, 3] and files(first) == made
+    # Another scene, other files or another version in the same place are not the same run.
+    assert main([*words, "seed=5"]) == 2
+    Path("p.pdb").write_text(PDB.replace("20.00", "30.00"))
+    assert main(words) == 2
+    assert "exists already" in capsys.readouterr().err
+    Path("p.pdb").write_text(PDB)
+    monkeypatch.setattr(tem_taichi, "__version__", "other")
+    assert main(words) == 2
+    assert seen == [1, 2, 2, 3]
+
+
+def test_time_and_memory_are_foreseen(here, capsys):
+    """As said by --check: of a sweep also in all; the figures' accuracy is in test_pipeline."""
+    assert main(["-m", "scene.yaml", "dose=1,2", "--check"]) == 0
+    out = capsys.readouterr().out
+    assert len(re.findall(r"about 0\.5 GB of memory, [0-9.]+ (s|min)\n", out)) == 2
+    assert re.search(r"\n2 runs, about [0-9.]+ (s|min) in all\n$", out)
+
+
+def test_log_has_lines_while_a_run_goes_on(capsys):
+    """Without a terminal: at every beat, also while nothing gets done; and what is left."""
+    with progress("simulating x", 4, every=0.05) as report:
+        time.sleep(0.15)
+        report(1, 4)
+        time.sleep(0.15)
+        report(4, 4)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("simulating x 0/4 after ") and "left" not in lines[0]
+    assert any(re.fullmatch(r"simulating x 1/4 after .* s, about .* s left", line)
+               for line in lines)
+    assert re.fullmatch("simulating x 4/4 after .* s", lines[-1])
+
+
 BROKEN = {
     "bad.pdb": "hello\n", "bad.cif": "data_x\nloop_\n_a\n", "bad.mrc": "", "bad.star": "data_\n",
     "nan.csv": "x,y,z\n1,2,nan\n", "nan.txt": "0 1\n0.1 nan\n0.5 0.3\n", "notes.txt": "a b\n",
@@ -340,7 +396,9 @@ def test_interruption_leaves_everything_as_it_was(here, capsys, monkeypatch, whe
     monkeypatch.setattr(where, interrupt)
     before = files(here)
     assert main(words) == 130
-    assert capsys.readouterr().err == "interrupted: what was being computed is not written\n"
+    said = capsys.readouterr().err
+    assert said.startswith("interrupted: what was being computed is not written")
+    assert ("0 of 3 images" in said) == (where == "tem_taichi.pipeline.exit_wave")
     assert files(here) == before
 
 
@@ -365,7 +423,8 @@ def test_ctrl_c(here):
         run.send_signal(signal.SIGINT)
         _, err = run.communicate(timeout=60)
     assert run.returncode == 130
-    assert err == "interrupted: what was being computed is not written\n"
+    assert re.fullmatch("interrupted: what was being computed is not written, [2-9] of 61 images\n",
+                        err)
     assert set(files(here)) == {"p.pdb", "scene.yaml"}
 
 

@@ -1,6 +1,8 @@
 import math
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +21,10 @@ from tem_taichi.config import (
     Tilts,
 )
 from tem_taichi.config import Specimen as SpecimenConfig
+from tem_taichi.cost import foreseen_time
 from tem_taichi.geometry import tilt_rotation
 from tem_taichi.pipeline import plan
+from tem_taichi.specimen import build_specimen
 
 
 @pytest.fixture
@@ -177,3 +181,18 @@ def test_memory_is_foreseen_within_a_third():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     foreseen, peak = map(float, done.stdout.split()[-2:])
     assert foreseen == pytest.approx(peak, rel=0.35)
+
+
+def test_time_is_foreseen(atom):
+    """Within a factor of 2, on a machine whose other programs come and go; 1.4 of an idle one."""
+    scene = scene_of(atom, shape=[256, 256], tilts=Tilts(scheme="listed", angles=[0, 40, 60]))
+    scene.specimen.ice.granularity = 1.0
+    planned, specimen = plan(scene), build_specimen(scene)
+    simulate(replace(scene, shape=[64, 64]))  # compiles
+    ratios = []
+    for _ in range(3):  # the machine may be busier in one of the two
+        begun = time.perf_counter()
+        simulate(scene, specimen=specimen)
+        spent = time.perf_counter() - begun
+        ratios.append(foreseen_time(scene, planned.instrument, planned.exposures, specimen) / spent)
+    assert 0.5 < np.median(ratios) < 2

@@ -1,19 +1,25 @@
 """MRC files of images and volumes (MRC2014, Cheng et al. 2015)."""
 
+import bz2
+import gzip
 import struct
 import warnings
 import zlib
 from pathlib import Path
 from typing import Any
 
-import mrcfile
+import mrcfile.bzip2mrcfile
+import mrcfile.gzipmrcfile
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tem_taichi import __version__
+from tem_taichi.machine import check_memory
 
 _MODES = {"float32": 2, "int16": 1, "uint16": 6, "int8": 0}
 _READ_MODES = (0, 1, 2, 6, 12)
+_LARGEST_VALUE, _PER_VALUE = 8, 12
+"""Bytes of a value in a file, and memory to read one: as it is, a copy, and single precision."""
 
 
 def mrc_mode(dtype: np.dtype) -> int:
@@ -127,6 +133,7 @@ def _read(path: Path) -> tuple[np.recarray, NDArray[Any]]:
         with warnings.catch_warnings():
             # mrcfile only warns of data that do not fit the header.
             warnings.simplefilter("error", RuntimeWarning)
+            _check_size(path)
             with mrcfile.open(path, permissive=False) as mrc:
                 header, data = mrc.header.copy(), np.array(mrc.data)
     except (OSError, EOFError, ValueError, RuntimeWarning, zlib.error, MemoryError,
@@ -137,6 +144,26 @@ def _read(path: Path) -> tuple[np.recarray, NDArray[Any]]:
     if int(header.mode) == 0 and _unsigned_bytes(header):
         data = data.view(np.uint8)
     return header, data
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a file before it is read, or unpacked, if its data have no room in the memory."""
+    with mrcfile.open(path, permissive=False, header_only=True) as mrc:
+        shape = [float(n) for n in (mrc.header.nx, mrc.header.ny, mrc.header.nz)]
+        values = float(np.prod(np.maximum(shape, 0)))
+        whole = 1024 + int(mrc.header.nsymbt) + values * _LARGEST_VALUE
+        unpack: Any = {mrcfile.gzipmrcfile.GzipMrcFile: gzip.open,
+                       mrcfile.bzip2mrcfile.Bzip2MrcFile: bz2.open}.get(type(mrc))
+    check_memory(" x ".join(f"{n:.0f}" for n in shape) + " values", _PER_VALUE * values,
+                 "take a smaller one")
+    if unpack is None:
+        return
+    total = 0
+    with unpack(path) as stream:  # mrcfile unpacks at once whatever comes behind the data
+        while piece := stream.read(1 << 20):
+            total += len(piece)
+            if total > whole + (1 << 20):
+                raise ValueError("unpacks to more data than its header says")
 
 
 def _finite(path: Path, data: NDArray[Any]) -> NDArray[np.float32]:

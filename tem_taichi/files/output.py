@@ -8,6 +8,7 @@ import torch
 from tem_taichi.config import Scene, doubts
 from tem_taichi.device import current
 from tem_taichi.files import io
+from tem_taichi.files.finished import digests
 from tem_taichi.files.folder import METADATA, PROGRAM
 from tem_taichi.files.formats import write_formats
 from tem_taichi.files.mrc_files import smallest_type
@@ -67,6 +68,7 @@ def write_output(folder: Path, scene: Scene, series: TiltSeries,
     io.write_json(folder / METADATA, {
         "program": PROGRAM,
         "versions": versions(),
+        "inputs": digests(scene),
         "seed": scene.seed,
         "warnings": doubts(scene),
         "device": current().arch,

@@ -6,7 +6,6 @@ files, where Biopython builds a Python object for every atom (4V5D, 148,020 atom
 """
 
 import contextlib
-import gzip
 import io
 import os
 import re
@@ -18,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gemmi
+
+from tem_taichi.files.packed import content_of
 
 _FORMATS = {
     ".pdb": gemmi.CoorFormat.Pdb,
@@ -102,9 +103,7 @@ def parse_structure(path: Path) -> tuple[gemmi.Structure, gemmi.cif.Document]:
     if kind not in _FORMATS:
         raise ValueError(f"{path}: the name must end in one of {', '.join(_SUFFIXES)}")
     try:
-        content = path.read_bytes()
-        if packed:
-            content = gzip.decompress(content)
+        content = content_of(path, packed)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from error
     if not content.strip():

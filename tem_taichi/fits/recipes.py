@@ -115,6 +115,7 @@ class CtfRecipe(Recipe):
         checks.within("amplitude_contrast", self.amplitude_contrast, 0, 0.99, "1")
         for key in ("defocus", "resolution"):
             checks.positives(key, getattr(self, key), 2, "A")
+        checks.within("astigmatism", self.astigmatism, 0, 1e5, "A")
         checks.check(self.angles is None or (len(self.input) == 1 and not self.spectrum), "angles",
                      self.angles, "null, or the input one stack of images")
         checks.check(self.axis_angle is None or self.angles is not None, "axis_angle",

@@ -1,0 +1,50 @@
+"""Which outputs are there already, so that an interrupted sweep goes on where it was."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import yaml
+
+import tem_taichi
+from tem_taichi.config import Scene
+from tem_taichi.files.folder import METADATA, PROGRAM
+from tem_taichi.scene_yaml import to_yaml
+
+_NO_MATTER = ("output", "overwrite", "force")
+"""Keys that say where and whether a scene runs, not what comes out."""
+
+
+def digests(scene: Scene) -> dict[str, str]:
+    """What a scene's files hold, by their names, as BLAKE2b in hexadecimals."""
+    camera = scene.detector
+    names = [camera.mtf_file, camera.dqe_file]
+    for particle in scene.specimen.particles.values():
+        names += [particle.structure, particle.map, particle.file]
+    found = {}
+    for name in names:
+        if name and Path(name).is_file():
+            with open(name, "rb") as file:
+                digest = hashlib.blake2b(digest_size=16)
+                while piece := file.read(1 << 20):
+                    digest.update(piece)
+            found[name] = digest.hexdigest()
+    return found
+
+
+def is_finished(scene: Scene) -> bool:
+    """Whether a scene's output is there: of the same scene, files and version of the program.
+
+    Then running it again would give the same bytes.
+    """
+    folder = Path(scene.output)
+    try:
+        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        before = yaml.safe_load((folder / "scene.yaml").read_text(encoding="utf-8"))
+        now = yaml.safe_load(to_yaml(scene))
+        return (metadata["program"] == PROGRAM
+                and metadata["versions"]["tem_taichi"] == tem_taichi.__version__
+                and metadata["inputs"] == digests(scene)
+                and all(before.get(key) == now.get(key) for key in {*before, *now} - {*_NO_MATTER}))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        return False
