@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from tem_taichi.checks import shown
 from tem_taichi.config import Scene
 from tem_taichi.references import hidden
+from tem_taichi.typed import check_mappings
 from tem_taichi.yaml_files import read_yaml
 
 CONFIG_FOLDER = Path(str(import_module("tem_taichi.conf").__file__)).resolve().parent
@@ -62,6 +63,10 @@ class SceneFiles(ConfigRepository):
                 raise ValueError(f"{file}: must be a mapping of keys")
             for item in _listed(content, "the scene" if name == STORED else name):
                 _check_default(item)
+            group = name.rpartition("/")[0]
+            kind = get_type_hints(Scene).get(group) if group else Scene
+            if kind and not header["package"]:
+                check_mappings(kind, content, group)
             config = OmegaConf.create(hidden(content))
             defaults = self._create_defaults_list(name, self._extract_defaults_list(name, config))
             self._read[name] = ConfigResult("scene", name, config, header, defaults, True)

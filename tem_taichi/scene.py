@@ -112,7 +112,7 @@ def parse_overrides(overrides: Sequence[str], files: Any = None) -> list[Overrid
     """
     parsed = []
     for line in overrides:
-        with _hydra(f"{shown(line)}: is nested too deeply"):
+        with _hydra(f"{_cut(line)}: is nested too deeply"):
             parsed += OverridesParser.create(files).parse_overrides([line])
         if parsed[-1].is_hydra_override():
             raise ValueError(f"{line}: Hydra's own settings have no effect here")
@@ -182,7 +182,11 @@ def apply(override: Override, config: DictConfig) -> None:
     key = override.key_or_group
     if not override.is_delete():
         value = hidden(override.value())  # {} empties a mapping, into which others are merged
-        OmegaConf.update(config, key, value, merge=value != {}, force_add=True)
+        try:
+            OmegaConf.update(config, key, value, merge=isinstance(value, dict) and value != {},
+                             force_add=True)
+        except (OmegaConfBaseException, ValueError, TypeError, IndexError, AttributeError) as error:
+            raise ValueError(f"{_cut(override.input_line)}: {_first_line(error)}") from error
         return
     above, _, name = key.rpartition(".")
     holder = OmegaConf.select(config, above) if above else config
@@ -195,7 +199,8 @@ def _with_absolute_files(scene: Scene, folder: Path) -> Scene:
     """File names that exist, in the scene's folder or else in the working folder, made absolute."""
     def found(name: str | None) -> str | None:
         places = [where / os.path.expanduser(name) for where in (folder, Path.cwd()) if name]
-        return next((os.path.abspath(place) for place in places if place.is_file()), name)
+        return next((os.path.abspath(place) for place in places if os.path.isfile(place)),
+                    name)
 
     particles = {name: replace(p, structure=found(p.structure), map=found(p.map),
                                file=found(p.file))
@@ -212,7 +217,7 @@ def explain(error: BaseException) -> str:
         group, _, name = str(error.missing_cfg_file).partition("/")
         return f"{group}={name}: must be one of {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: must be KEY=VALUE in Hydra's grammar ({_first_line(error)})"
+        return f"{_cut(error.override)}: must be KEY=VALUE in Hydra's grammar ({_first_line(error)})"
     chain: list[BaseException] = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
@@ -224,4 +229,8 @@ def explain(error: BaseException) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0].strip()
+    return _cut((str(error).splitlines() or [type(error).__name__])[0].strip(), 200)
+
+
+def _cut(text: object, length: int = 100) -> str:
+    return str(text) if len(str(text)) <= length else str(text)[:length] + "..."

@@ -1,6 +1,7 @@
 """Plain data, as YAML gives it, into dataclasses; unknown keys and wrong types are refused."""
 
 import difflib
+import json
 from dataclasses import is_dataclass
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -33,13 +34,46 @@ def from_plain(kind: type[T], content: Any, key: str = "") -> T:
         raise ValueError(f"{key}={shown(content)}: must be a mapping of {', '.join(hints)}")
     values = {}
     for name, value in content.items():
-        place = f"{key}.{name}" if key else str(name)
+        place = below(key, name)
         if name not in hints:
             near = difflib.get_close_matches(str(name), hints, 1)
             allowed = f"did you mean {near[0]}?" if near else "must be one of " + ", ".join(hints)
             raise ValueError(f"{place}={shown(value)}: no such key; {allowed}")
         values[name] = _value(hints[name], value, place)
     return kind(**values)
+
+
+def below(key: str, name: object) -> str:
+    """A key's full name, cut to a readable length."""
+    text = str(name) if str(name).isprintable() else json.dumps(str(name))
+    text = text if len(text) <= 60 else text[:60] + "..."
+    return f"{key}.{text}" if key else text
+
+
+def check_mappings(kind: Any, content: Any, key: str = "") -> None:
+    """Refuse a mapping where a dataclass has none, and the reverse, before files are merged.
+
+    Args:
+        kind: type of the content, as `from_plain` knows them.
+        content: plain data, of which parts may be missing.
+        key: where it stands.
+
+    Raises:
+        ValueError: with one line that names key, value and what is allowed.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if NoneType in inner:
+        check_mappings(inner[0], content, key)
+        return
+    holds = is_dataclass(kind) or origin is dict
+    if isinstance(content, dict) and holds:
+        hints = {} if origin is dict else get_type_hints(kind)
+        for name, value in content.items():
+            if origin is dict or name in hints:
+                check_mappings(inner[1] if origin is dict else hints[name], value, below(key, name))
+    elif isinstance(content, dict) or (isinstance(content, list) and holds):
+        allowed = "a mapping" if holds else _NAMES[origin or kind]
+        raise ValueError(f"{key}={shown(content)}: must be {allowed}")
 
 
 def _value(kind: Any, value: Any, key: str) -> Any:
@@ -51,13 +85,18 @@ def _value(kind: Any, value: Any, key: str) -> Any:
     if origin is list and isinstance(value, list):
         return [_value(inner[0], item, f"{key}[{n}]") for n, item in enumerate(value)]
     if origin is dict and isinstance(value, dict):
-        return {str(name): _value(inner[1], item, f"{key}.{name}") for name, item in value.items()}
+        return {str(name): _value(inner[1], item, below(key, name))
+                for name, item in value.items()}
     if isinstance(value, bool):  # which is an int to Python
         if kind is bool:
             return value
     elif kind is float and isinstance(value, int | float):
-        return float(value)
-    elif kind is int and isinstance(value, int | float) and float(value).is_integer():
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{key}={shown(value)}: must be a finite number") from None
+    elif kind is int and (isinstance(value, int) or (isinstance(value, float)
+                                                     and value.is_integer())):
         return int(value)
     elif kind is str and isinstance(value, str | int):
         return str(value)

@@ -375,7 +375,20 @@ def test_real_tilt_series(here, shared, capsys):
     (["recipe=thickness", "input=flat.mrc", "angles=series.rawtlt"],
      "angles=series.rawtlt: has 21 rows: must have one tilt angle for each of the 6 images"),
     (["recipe=thickness", "input=series.mrc", "angles=none.tlt"], "angles: none.tlt"),
-    (["recipe=thickness", "input=series.mrc", "angles=words.csv"], "angles=words.csv"),
+    (["recipe=thickness", "input=series.mrc", "angles=words.csv"],
+     "angles: row 1, column tilt_angle: 'steep' must be a number"),
+    (["recipe=thickness", "input=series.mrc", "angles=cell.tsv"],
+     "angles: row 3, column defocus_um: 'auto' must be a number"),
+    (["recipe=thickness", "input=series.mrc", "angles=twice.csv"],
+     "angles: column angle: there is another of tilt_angle"),
+    (["recipe=thickness", "input=series.mrc", "angles=blank.csv"],
+     "angles=blank.csv: row 2, tilt_angle=nan: must be within 90 of 0 [deg]"),
+    (["recipe=thickness", "input=series.mrc", "angles=wide.csv"],
+     "angles: wide.csv: rows have more cells than there are names of columns"),
+    (["recipe=detector", "input=signed.mrc", "method=focal_loss"],
+     "electrons=null: the images' mean is -"),
+    (["recipe=detector", "input=flat.mrc", "method=focal_loss", "gain=1e-6"],
+     "electrons=2.2"),
     (["recipe=thickness", "input=few.mrc", "angles=few.tlt"], "at least 4 tilts"),
     (["recipe=twin", "input=series.mrc"], "dose and prior_dose are both missing"),
     (["recipe=twin", "input=series.mrc", "masses=[-1]"], "masses=[-1.0]"),
@@ -396,7 +409,15 @@ def test_wrong_input_is_one_line_and_writes_nothing(here, capsys, words, said):
         file.voxel_size = 0.0
     Path("broken.mrc").write_bytes(Path("flat.mrc").read_bytes()[:2000])
     shutil.copy("flat.mrc", "a b.mrc")
+    signed = np.random.default_rng(0).normal(-50, 1, (2, 64, 64))
+    write_mrc(Path("signed.mrc"), signed.astype(np.float32), 1.0)
     Path("words.csv").write_text("tilt_angle\n" + "\n".join(["steep"] * len(TILTS)))
+    rows = [[f"{angle}", "3.0"] for angle in TILTS]
+    rows[2][1] = "auto"
+    Path("cell.tsv").write_text("tilt_angle\tdefocus_um\n" + "\n".join(map("\t".join, rows)))
+    Path("twice.csv").write_text("tilt_angle,angle\n1,2\n")
+    Path("blank.csv").write_text("tilt_angle,dose\n1,2\n,2\n")
+    Path("wide.csv").write_text("tilt_angle,dose\n1,2,3\n2,3,4\n")
     write_mrc(Path("few.mrc"), np.random.default_rng(0).poisson(9, (3, 64, 64)).astype("f4"), 1.0)
     write_rawtlt(Path("few.tlt"), [-30, 0, 30])
     before = names(here)

@@ -12,6 +12,9 @@ from tem_taichi.curves import mtf_parametric, radial_frequency
 from tem_taichi.device import as_tensor
 from tem_taichi.fits.fitting import Fit, Values, fit
 
+_MOST = 1e7
+"""Electrons a pixel; in single precision the noise of more would be lost in the scaling."""
+
 
 def focal_frequency_loss(predicted: Tensor, target: Tensor, gamma: float = 1.0) -> Tensor:
     """Mean of v |D|^2, D the difference of the orthonormal transforms (Jiang et al. 2021).
@@ -54,8 +57,16 @@ def mtf_by_focal_loss(crops: Tensor, electrons: float, *, gamma: float = 0.5, st
 
     Returns:
         Its values["mtf"] are the five parameters.
+
+    Raises:
+        ValueError: if electrons is no rate of Poisson noise, or a crop is constant.
     """
+    if not 0 < electrons <= _MOST:
+        raise ValueError(f"electrons={electrons:g}: must be above 0, up to {_MOST:g} a pixel")
     crops = as_tensor(crops)
+    constant = crops.amax((-2, -1)) == crops.amin((-2, -1))
+    if constant.any():
+        raise ValueError(f"crops[{int(constant.int().argmax())}]: is constant, must hold noise")
     target = unit_range(crops)
     w = radial_frequency(*crops.shape[-2:])
     generator = torch.Generator(crops.device).manual_seed(seed)

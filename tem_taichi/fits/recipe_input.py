@@ -16,6 +16,10 @@ _SAME = 0.01
 _UNITS = {"deg": 1.0, "e_per_A2": 1.0, "A": 1.0, "nm": 10.0, "um": 1e4}
 """Endings of a table's columns, and what makes them degrees, A and e-/A^2."""
 
+_NUMBERS = ("tilt_angle", "axis_angle", "dose", "prior_dose", "acquisition_index", "shift_x",
+            "shift_y", "defocus", "defocus_u", "defocus_v", "target_defocus", "astigmatism_angle")
+"""Columns that are used."""
+
 
 def images_of(recipe: Recipe,
               need_pixel_size: bool = True) -> Iterator[tuple[str, NDArray, float]]:
@@ -72,11 +76,15 @@ def series_table(recipe: SeriesRecipe | CtfRecipe, stack: str, count: int) -> pd
             table = pd.DataFrame({"tilt_angle": read_rawtlt(file)})
         else:
             table = pd.read_csv(file, sep="\t" if file.suffix == ".tsv" else ",")
+            if not table.index.equals(pd.RangeIndex(len(table))):  # pandas shifts the names then
+                raise ValueError(f"{file}: rows have more cells than there are names of columns")
             table = _in_our_units(table)
     except (ValueError, OSError) as error:
         raise ValueError(f"angles: {error}") from error
-    if "tilt_angle" in table and table["tilt_angle"].dtype.kind not in "iuf":
-        raise ValueError(f"angles={file}: the column tilt_angle must hold numbers [deg]")
+    if "tilt_angle" in table and not (table["tilt_angle"].abs() <= 90).all():
+        row = (table["tilt_angle"].abs() <= 90).to_numpy().argmin()
+        raise ValueError(f"angles={file}: row {row + 1}, tilt_angle="
+                         f"{table['tilt_angle'].iloc[row]}: must be within 90 of 0 [deg]")
     if "tilt_angle" not in table or len(table) != count:
         raise ValueError(f"angles={file}: has {len(table)} rows"
                          f"{'' if 'tilt_angle' in table else ' and no column tilt_angle'}: must "
@@ -90,7 +98,17 @@ def _in_our_units(table: pd.DataFrame) -> pd.DataFrame:
     for name, values in table.items():
         plain = str(name).strip("# ")
         unit = next((unit for unit in _UNITS if plain.endswith(f"_{unit}")), None)
-        factor = _UNITS[unit] if unit else 1.0
-        columns[plain[:-len(unit) - 1] if unit else plain] = (
-            values * factor if factor != 1 else values)
-    return pd.DataFrame(columns).rename(columns={"angle": "tilt_angle"})
+        ours = plain[:-len(unit) - 1] if unit else plain
+        ours = "tilt_angle" if ours == "angle" else ours
+        if ours in columns:
+            raise ValueError(f"column {name}: there is another of {ours}")
+        if ours in _NUMBERS or unit:
+            numbers = pd.to_numeric(values, errors="coerce")
+            odd = (numbers.isna() & values.notna()).to_numpy()
+            if odd.any() or values.dtype.kind == "b":
+                row = odd.argmax()
+                raise ValueError(f"row {row + 1}, column {name}: {values.iloc[row]!r} must be a "
+                                 "number")
+            values = numbers * (_UNITS[unit] if unit else 1.0)
+        columns[ours] = values
+    return pd.DataFrame(columns)

@@ -80,8 +80,12 @@ def _curves_of(recipe: DetectorRecipe, crops: list[NDArray]) -> tuple[
                  "parameters": edge.parameters, "assumptions": list(edge.assumptions)}
         return found, config, {"MTF": edge.mtf}, None
     if recipe.method == "focal_loss":
-        electrons = recipe.electrons or float(np.mean(crops)) / (recipe.gain or 1.0)
-        fitted = mtf_by_focal_loss(as_tensor(plain("images", crops)), electrons)
+        counts = plain("images", crops)
+        electrons = recipe.electrons or float(np.mean(counts)) / (recipe.gain or 1.0)
+        if electrons <= 0:
+            raise ValueError(f"electrons=null: the images' mean is {np.mean(counts):.4g} counts: "
+                             "must be given [e-/pixel], or the offset taken off the images")
+        fitted = mtf_by_focal_loss(as_tensor(counts), electrons)
         found = {"parameters": fitted.values["mtf"].tolist(), "loss": fitted.loss, "assumptions": [
             "pixel-wise distances of independent noise do not converge to the truth"]}
         return found, None, {}, None

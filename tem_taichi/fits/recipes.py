@@ -1,5 +1,6 @@
 """The recipes of `python -m tem_taichi.fit`: their settings, checked, from YAML and overrides."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tem_taichi import checks
 from tem_taichi.references import hidden, resolved
 from tem_taichi.specimen_config import Particle
-from tem_taichi.typed import from_plain
+from tem_taichi.typed import check_mappings, from_plain
 from tem_taichi.yaml_files import read_yaml
 
 
@@ -200,7 +201,7 @@ def read_recipe(overrides: Sequence[str]) -> Recipe:
     Raises:
         ValueError: for anything wrong, with one line that names key, value and what is allowed.
     """
-    from tem_taichi.scene import CONFIG_FOLDER, explain, parse_overrides
+    from tem_taichi.scene import CONFIG_FOLDER, apply, explain, parse_overrides
 
     parsed = parse_overrides(overrides)
     for one in parsed:
@@ -210,18 +211,20 @@ def read_recipe(overrides: Sequence[str]) -> Recipe:
     name = str(chosen.pop("recipe", None))
     content: dict[Any, Any] = {}
     if name.endswith((".yaml", ".yml")):
-        if not Path(name).is_file():
+        if not os.path.isfile(name):
             raise ValueError(f"recipe={name}: no such file")
         content = _with_files(_mapping(Path(name)), Path(name).parent)
         name = str(content.pop("recipe", None))
     if name not in RECIPES:
         raise ValueError(f"recipe={name}: must be one of {', '.join(RECIPES)}, or a YAML file "
                          "whose `recipe` is")
+    check_mappings(RECIPES[name], content)
     try:
         merged = OmegaConf.merge(hidden(_mapping(CONFIG_FOLDER / "recipe" / f"{name}.yaml")),
                                  hidden(content))
-        for key, value in chosen.items():
-            OmegaConf.update(merged, key, hidden(value), force_add=True)
+        for one in parsed:
+            if one.key_or_group in chosen:
+                apply(one, merged)
         plain = OmegaConf.to_container(merged, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ValueError(explain(error)) from error
@@ -238,7 +241,7 @@ def _with_files(content: dict[Any, Any], folder: Path) -> dict[Any, Any]:
         if isinstance(name, list):
             return [found(one) for one in name]
         beside = folder / str(name)
-        return str(beside) if isinstance(name, str) and name and beside.is_file() else name
+        return str(beside) if isinstance(name, str) and name and os.path.isfile(beside) else name
 
     return {key: found(value) if key in ("input", "angles") else value
             for key, value in content.items()}
