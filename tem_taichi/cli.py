@@ -179,8 +179,10 @@ def check_output(scene: "Scene") -> None:
 
     try:
         check_new_folder(Path(scene.output), scene.overwrite)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise ValueError(f"output: {error}") from error
+    except OSError as error:
+        raise ValueError(f"output: {error.strerror or error}: {scene.output[:100]}") from error
 
 
 def prepare(scene: "Scene", may_exist: bool = False) -> tuple["Plan", "Specimen"]:

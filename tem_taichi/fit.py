@@ -92,8 +92,10 @@ def _run(words: Sequence[str]) -> None:
     place = Path(recipe.output)
     try:
         check_new_folder(place, recipe.overwrite)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise ValueError(f"output: {error}") from error
+    except OSError as error:
+        raise ValueError(f"output: {error.strerror or error}: {recipe.output[:100]}") from error
     with new_folder(place, recipe.overwrite) as folder:
         with progress(f"fitting {name}") as report:
             try:

@@ -56,8 +56,8 @@ def load_scene(path: str | Path | None = None, overrides: Sequence[str] = ()) ->
         parsed = parse_overrides(overrides)
         for override in parsed:
             if override.is_sweep_override():
-                raise ValueError(f"{override.input_line}: write a list as [1,2]; to sweep over "
-                                 "values add -m")
+                raise ValueError(f"{_cut(override.input_line)}: write a list as [1,2]; to sweep "
+                                 "over values add -m")
         plain = OmegaConf.to_container(_composed(files, parsed), throw_on_missing=True)
     assert isinstance(plain, dict)
     return _with_absolute_files(from_plain(Scene, resolved(plain)), folder)
@@ -88,7 +88,7 @@ def load_sweep(path: str | Path | None, overrides: Sequence[str]) -> list[Scene]
             key = override.get_key_element()
             swept.append([f"{key}={value}" for value in override.sweep_string_iterator()])
         else:
-            raise ValueError(f"{override.input_line}: must list its values, as dose=1,2,3")
+            raise ValueError(f"{_cut(override.input_line)}: must list its values, as dose=1,2,3")
     scenes = []
     for number, chosen in enumerate(itertools.product(*swept)):
         scene = load_scene(path, [*fixed, *chosen])
@@ -165,13 +165,13 @@ def _composed(files: SceneFiles, overrides: list[Override]) -> DictConfig:
               or (o.key_or_group in _SECTIONS and isinstance(o.value(), str | list))]
     for override in chosen:
         if not isinstance(override.value(), str) or "${" in str(override.value()):
-            raise ValueError(f"{override.input_line}: must be one name")
+            raise ValueError(f"{_cut(override.input_line)}: must be one name")
     config, others = compose(files, chosen)
     if any(field.name not in config for field in fields(Scene)):
         raise ValueError(f"defaults: a scene {_BEGIN}")
     for override in overrides:
         if override in others and override.package is not None:
-            raise ValueError(f"{override.input_line}: there are no files of this kind to choose")
+            raise ValueError(f"{_cut(override.input_line)}: there are no such files to choose")
         if override not in chosen or override in others:
             apply(override, config)
     return config
@@ -217,7 +217,8 @@ def explain(error: BaseException) -> str:
         group, _, name = str(error.missing_cfg_file).partition("/")
         return f"{group}={name}: must be one of {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
-        return f"{_cut(error.override)}: must be KEY=VALUE in Hydra's grammar ({_first_line(error)})"
+        return (f"{_cut(error.override)}: must be KEY=VALUE in Hydra's grammar "
+                f"({_first_line(error)})")
     chain: list[BaseException] = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)

@@ -206,7 +206,8 @@ def read_recipe(overrides: Sequence[str]) -> Recipe:
     parsed = parse_overrides(overrides)
     for one in parsed:
         if one.is_delete() or one.is_sweep_override():
-            raise ValueError(f"{one.input_line}: must be KEY=VALUE with one value; a list is [1,2]")
+            raise ValueError(f"{str(one.input_line)[:99]}: must be KEY=VALUE with one value; a "
+                             "list is [1,2]")
     chosen = {one.key_or_group: one.value() for one in parsed}
     name = str(chosen.pop("recipe", None))
     content: dict[Any, Any] = {}
@@ -220,8 +221,8 @@ def read_recipe(overrides: Sequence[str]) -> Recipe:
                          "whose `recipe` is")
     check_mappings(RECIPES[name], content)
     try:
-        merged = OmegaConf.merge(hidden(_mapping(CONFIG_FOLDER / "recipe" / f"{name}.yaml")),
-                                 hidden(content))
+        merged = OmegaConf.create(hidden(_mapping(CONFIG_FOLDER / "recipe" / f"{name}.yaml")))
+        merged.merge_with(hidden(content))
         for one in parsed:
             if one.key_or_group in chosen:
                 apply(one, merged)
