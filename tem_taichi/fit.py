@@ -123,6 +123,9 @@ def _summary(result: dict) -> list[str]:
     lines = []
     fits = result.get("fits", [])
     for fit in fits[:_SHOWN]:
+        if "failed" in fit:
+            lines.append(f"{fit['name']}: FAILED: {fit['failed']}")
+            continue
         doubt = "" if fit["reliable"] else f"  UNRELIABLE: {'; '.join(fit['doubts'])}"
         rings = f"rings to {fit['resolution']:.1f} A" if fit["resolution"] else "no rings"
         lines.append(f"{fit['name']}: defocus {fit['defocus_u']:.0f} {fit['defocus_v']:.0f} A at "

@@ -240,8 +240,50 @@ def test_ctf_of_noise_is_not_reliable(here, capsys):
     result, folder = run("recipe=ctf", "input=noise.mrc")
     assert not result["fits"][0]["reliable"] and result["fits"][0]["doubts"]
     assert "UNRELIABLE" in capsys.readouterr().out
-    star = starfile.read(folder / "micrographs_ctf.star")["micrographs"]
+    assert not (folder / "micrographs_ctf.star").exists()
+    star = starfile.read(folder / "micrographs_ctf_doubtful.star")["micrographs"]
     assert np.isfinite(star["rlnCtfMaxResolution"][0])
+
+
+def test_bad_images_do_not_end_a_batch(here, capsys):
+    """They are listed with their reason, and only good fits are in the star file."""
+    good = micrographs(12000)[0]
+    nan = good.copy()
+    nan[3, 4] = np.nan
+    for name, image in (("a", good), ("b", np.ones_like(good))):
+        write_mrc(Path(f"{name}.mrc"), image, 1.35)
+    write_mrc(Path("c.mrc"), good, 1.35)
+    with mrcfile.open("c.mrc", "r+") as file:
+        file.data[:] = nan
+    result, folder = run("recipe=ctf", "input=[b.mrc,c.mrc,a.mrc]")
+    blank, spoiled, fine = result["fits"]
+    assert "every value is 1" in blank["failed"] and "not finite" in spoiled["failed"]
+    assert blank["defocus_u"] is None and not blank["reliable"] and "failed" not in fine
+    assert any("2 of 3 images could not be fitted" in text for text in result["warnings"])
+    assert "b.mrc: FAILED" in capsys.readouterr().out
+    star = starfile.read(folder / "micrographs_ctf.star")["micrographs"]
+    assert list(star["rlnMicrographName"]) == ["a.mrc"]
+    assert not (folder / "micrographs_ctf_doubtful.star").exists()
+
+
+def test_ctf_of_particles(here):
+    """One row for the stack, whose images are those of one micrograph."""
+    boxes = micrographs(12000)[0][:288, :288].reshape(3, 96, 3, 96).swapaxes(1, 2)
+    write_mrc(Path("boxes.mrcs"), boxes.reshape(-1, 96, 96).copy(), 1.35)
+    result, _ = run("recipe=ctf", "input=boxes.mrcs", "average=true")
+    fit, = result["fits"]
+    assert fit["name"] == "boxes.mrcs"
+    assert abs((fit["defocus_u"] + fit["defocus_v"]) / 2 / 12000 - 1) < 0.03
+
+
+def test_large_pixels_have_a_range_of_their_own(here, capsys):
+    """10 A: 30 to 4 A would leave too few rings, which the message says where it is asked for."""
+    noise = np.random.default_rng(0).normal(100, 10, (256, 256)).astype(np.float32)
+    write_mrc(Path("coarse.mrc"), noise, 10.0)
+    result, _ = run("recipe=ctf", "input=coarse.mrc")
+    assert "failed" not in result["fits"][0]
+    assert main(["recipe=ctf", "input=coarse.mrc", "resolution=[30,4]", "output=b"]) == 2
+    assert "resolution=[60,20]" in capsys.readouterr().err
 
 
 def test_ctf_of_a_spectrum(here):

@@ -21,12 +21,13 @@ from tem_taichi.files.tilt_files import write_rawtlt as write_rawtlt
 from tem_taichi.files.tilt_files import write_tilt_table as write_tilt_table
 
 
-def read_images(path: Path) -> tuple[NDArray[np.float32], float | None]:
+def read_images(path: Path, finite: bool = True) -> tuple[NDArray[np.float32], float | None]:
     """Read images from an MRC file (also by the name of .st, .ali or .mrcs) or a TIFF file.
 
     Args:
         path: MRC of mode 0, 1, 2, 6 or 12, also compressed by gzip; TIFF if it ends in .tif or
             .tiff.
+        finite: whether to refuse values that are not finite.
 
     Returns:
         Values, shape (n, ny, nx), row 0 at the bottom, and pixel size [A] or None if unknown.
@@ -38,8 +39,8 @@ def read_images(path: Path) -> tuple[NDArray[np.float32], float | None]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     if path.suffix.lower() in (".tif", ".tiff"):
-        return read_tiff(path)
-    return read_image_stack(path)
+        return read_tiff(path, finite)
+    return read_image_stack(path, finite)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -104,11 +104,13 @@ def read_volume(path: Path, voxel_size: float | None = None) -> tuple[NDArray[np
     return values, _voxel_size(path, header, voxel_size)
 
 
-def read_image_stack(path: Path) -> tuple[NDArray[np.float32], float | None]:
+def read_image_stack(path: Path,
+                     finite: bool = True) -> tuple[NDArray[np.float32], float | None]:
     """Read images from an MRC file, also compressed by gzip.
 
     Args:
         path: file of mode 0, 1, 2, 6 or 12; a stack, one image or the slices of a volume.
+        finite: whether to refuse values that are not finite.
 
     Returns:
         Values, shape (n, ny, nx), and the pixel size [A]; None where the header has none, or
@@ -124,8 +126,9 @@ def read_image_stack(path: Path) -> tuple[NDArray[np.float32], float | None]:
         (header.cella["x"], header.cella["y"]), (header.mx, header.my)))
     x, y = np.divide(cell, count, out=np.zeros(2), where=count > 0)
     known = np.isfinite(x) and np.isfinite(y) and 0 < max(x, y) <= 1.01 * min(x, y)
-    return (_finite(path, data.reshape(-1, *data.shape[-2:])),
-            float((x + y) / 2) if known else None)
+    images = data.reshape(-1, *data.shape[-2:])
+    values = _finite(path, images) if finite else np.ascontiguousarray(images, dtype=np.float32)
+    return values, float((x + y) / 2) if known else None
 
 
 def _read(path: Path) -> tuple[np.recarray, NDArray[Any]]:

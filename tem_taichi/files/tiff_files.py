@@ -46,8 +46,10 @@ def write_tiff(path: Path, images: ArrayLike, pixel_size: float) -> None:
                      resolution=(_PER_CENTIMETRE / pixel_size,) * 2)
 
 
-def read_tiff(path: Path) -> tuple[NDArray[np.float32], float | None]:
+def read_tiff(path: Path, finite: bool = True) -> tuple[NDArray[np.float32], float | None]:
     """Read all pages of a TIFF file.
+
+    `finite` refuses values that are not.
 
     Returns:
         Values, shape (n, ny, nx), row 0 at the bottom, and pixel size [A]; None where the file
@@ -69,7 +71,7 @@ def read_tiff(path: Path) -> tuple[NDArray[np.float32], float | None]:
         lines = str(error).splitlines() or [type(error).__name__]
         raise ValueError(f"{path}: can't be read as TIFF ({lines[0]})") from error
     values = np.ascontiguousarray(data[:, ::-1], dtype=np.float32)
-    if not np.all(np.isfinite(values)):
+    if finite and not np.all(np.isfinite(values)):
         raise ValueError(f"{path}: {np.sum(~np.isfinite(values))} values are not finite")
     return values, pixel_size
 

@@ -1,5 +1,6 @@
 """A spectrum divided by its smooth mean, and which of its elements to fit."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,6 +10,9 @@ from tem_taichi.fits import ctf_model, spectra
 from tem_taichi.fits.ctf_model import Basis, Elements, Lens
 
 _ANNULI = 12  # of equal width, each with its own scatter
+_ROUNDING = 1e-7  # of the strongest frequency in the band: no camera sees less
+_ZERO = 1e-10  # of the mean, in place of elements that are zero
+_RINGS = 20  # least number of elements' rings in a band
 _CLIP = 5.0  # deviations beyond which an element's excess counts no more
 
 
@@ -44,10 +48,12 @@ def make_band(values: Tensor, pixel_size: float, coarse: float, fine: float) -> 
     k, twice = torch.hypot(kx, ky), 2 * torch.atan2(ky, kx)
     step = 1 / (min(ny, nx) * pixel_size)
     low, high = max(1 / coarse, 3 * step), min(1 / fine, 0.475 / pixel_size)
-    if high - low < 20 * step:
+    if high - low < _RINGS * step:
         raise ValueError(
             f"pixel_size={pixel_size:.4g}: leaves {max(high - low, 0) / step:.0f} rings of elements"
-            f" between {coarse:g} and {fine:g} A; must be 20 or more")
+            f" between {coarse:g} and {fine:g} A; must be 20 or more, as resolution="
+            f"[{max(30, 6 * pixel_size):.3g},{max(4, 2 * pixel_size):.3g}] may leave")
+    high = _above_rounding(values, k, low, high, step)
     # The axes carry the lines and edges of detectors.
     inside = (k >= low) & (k <= high) & (ky > step / 2) & (kx.abs() > step / 2)
     elements = Elements(*(x.reshape(-1) for x in (
@@ -58,6 +64,22 @@ def make_band(values: Tensor, pixel_size: float, coarse: float, fine: float) -> 
                  1 / (max(ny, nx) * pixel_size))
 
 
+def _above_rounding(values: Tensor, k: Tensor, low: float, high: float, step: float) -> float:
+    """Highest frequency to use, below where a blurred image has nothing but rounding errors.
+
+    There the spectrum bends suddenly, which splines follow with swings that look like rings.
+    """
+    ring = (k / step).long().view(-1)
+    count = torch.bincount(ring)
+    mean = torch.bincount(ring, values.double().view(-1)) / count.clamp(min=1)
+    first, last = math.ceil(low / step), math.floor(high / step)
+    used = mean[first:last + 1]
+    lost = torch.nonzero(used < _ROUNDING * used.max()).flatten()
+    if not len(lost):
+        return high
+    return max((first + int(lost[0])) * step, low + _RINGS * step)
+
+
 def _take(elements: Elements, which: Tensor) -> Elements:
     return Elements(elements.power[which], elements.k[which], elements.cosine[which],
                     elements.sine[which], elements.weight[which])
@@ -65,7 +87,7 @@ def _take(elements: Elements, which: Tensor) -> Elements:
 
 def _flatten(elements: Elements, inside: Tensor, basis: Basis) -> Elements:
     """The spectrum over the smooth mean that explains it best without rings."""
-    least = 1e-6 * elements.power[inside].mean()
+    least = _ZERO * elements.power[inside].mean()
     if not float(least) > 0:
         raise ValueError("spectrum: is zero in the band that is searched")
     elements = replace(elements, power=elements.power.clamp(min=float(least)))

@@ -14,23 +14,26 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from tem_taichi.device import as_tensor
-from tem_taichi.fits import ctf_curves, ctf_model, ctf_search, spectra
+from tem_taichi.fits import ctf_checks, ctf_curves, ctf_model, ctf_search, spectra
 from tem_taichi.fits.ctf_band import Band, make_band
 from tem_taichi.fits.ctf_curves import CtfCurves
 from tem_taichi.fits.ctf_model import Lens, Rings
-from tem_taichi.fits.ctf_search import CtfSearch
+from tem_taichi.fits.ctf_search import CtfSearch, default_search
 from tem_taichi.grid import check_pixel_size
 
 _CANDIDATES = 4
 _SIGNIFICANT = 5.0  # standard errors that tell two values apart
 _LEAD = 10.0  # log-likelihood by which the best defocus must lead
-_HALF_RINGS = 3  # least number that must be seen
+_HALF_RINGS = 4  # least number that must be seen: with fewer anything with minima would do
 _EXPLAINED = 0.8  # of the variance of equal-phase averages: a ring that is no ring leaves more
 _FEW = 18.0  # half rings, below which the wider band is fitted
 RINGS = 30.0
 """Log-likelihood above which rings are no chance among the hypotheses searched."""
 SHOWN = 0.7
 """Of the finest resolution fitted, which the curves reach."""
+
+
+_UNKNOWN = (math.nan,) * 4
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class CtfFit:
     phase_shift: float
     """Of a phase plate [deg], in [0, 180); 0 if not fitted."""
     errors: tuple[float, float, float, float]
-    """Standard errors of defocus_u, defocus_v [A], angle, phase_shift [deg]."""
+    """Standard errors of defocus_u, defocus_v [A], angle, phase_shift [deg]: those of the two
+    kinds below, squares added."""
     resolution: float
     """To which the rings follow the model [A]; inf if nowhere."""
     gain: float
@@ -64,6 +68,14 @@ class CtfFit:
     """Measured power over M, likewise."""
     pixel_size: float
     """That the spectra reach to: Nyquist is 1 / (2 pixel_size) [A]."""
+    statistical_errors: tuple[float, float, float, float] = _UNKNOWN
+    """Of the noise."""
+    model_errors: tuple[float, float, float, float] = _UNKNOWN
+    """Of the model: what the values move by, beyond noise, with the highest frequency used."""
+    spherical_aberration: float = math.nan
+    """That the rings want if it and a constant phase are free [mm]."""
+    spherical_error: float = math.nan
+    """Its standard error [mm]."""
     hand_gain: float = math.nan
     """Of a tilted specimen: log-likelihood over that of the opposite tilt."""
 
@@ -108,6 +120,28 @@ def fit_micrograph(image: ArrayLike | Tensor, pixel_size: float, voltage: float,
                         search)
 
 
+def fit_particles(images: ArrayLike | Tensor, pixel_size: float, voltage: float,
+                  spherical_aberration: float, amplitude_contrast: float = 0.07,
+                  search: CtfSearch | None = None) -> CtfFit:
+    """Fit the average of the periodograms of images that share one CTF.
+
+    Args:
+        images: (n, ny, nx), boxes of one micrograph say; those without contrast or with values
+            that are not finite are left out.
+        pixel_size: [A].
+        voltage: [kV].
+        spherical_aberration: Cs [mm].
+        amplitude_contrast: Q, within [0, 1).
+        search: where to look.
+
+    Raises:
+        ValueError: if no image is left, or they are too small.
+    """
+    check_pixel_size(pixel_size)
+    return fit_spectrum(spectra.stack_periodogram(images, pixel_size), pixel_size, voltage,
+                        spherical_aberration, amplitude_contrast, search)
+
+
 def fit_spectrum(spectrum: ArrayLike | Tensor, pixel_size: float, voltage: float,
                  spherical_aberration: float, amplitude_contrast: float = 0.07,
                  search: CtfSearch | None = None) -> CtfFit:
@@ -126,7 +160,7 @@ def fit_spectrum(spectrum: ArrayLike | Tensor, pixel_size: float, voltage: float
             finite, or a pixel size that leaves too little of the search's resolutions.
     """
     check_pixel_size(pixel_size)
-    search = search or CtfSearch()
+    search = search or default_search(pixel_size)
     lens = ctf_model.make_lens(voltage, spherical_aberration, amplitude_contrast)
     values = spectra.check_image(spectrum, "spectrum")
     if bool((values < 0).any()):
@@ -145,10 +179,21 @@ def fit_spectrum(spectrum: ArrayLike | Tensor, pixel_size: float, voltage: float
     model = ctf_model.relative_power(shown.flat, wide, lens, shown.basis).view(values.shape)
     measured = (shown.flat.power / mean).view(values.shape)
     both = torch.stack([measured[band.inside], model[band.inside]])
-    return CtfFit(*_principal(best), ctf_curves.resolution(curves), best.gain,
+    resolution = ctf_curves.resolution(curves)
+    checks = ctf_checks.examine(
+        ctf_search.bin_sectors(shown), best.rings,
+        best.covariance.diagonal()[:4].tolist(), lens, shown.basis, best.free, best.noise, fine,
+        resolution)
+    u, v, angle, shift, statistics = _principal(best)
+    systematic = _principal(replace(best, covariance=torch.diag(
+        torch.tensor([*checks.shares, 0.0], dtype=torch.float64)**2)))[-1]
+    first, second, third, fourth = map(math.hypot, statistics, systematic)
+    doubts = _doubts(best, curves, lens, search) + ctf_checks.doubts(
+        checks, lens, (u + v) / 2, statistics[0])
+    return CtfFit(u, v, angle, shift, (first, second, third, fourth), resolution, best.gain,
                   float(torch.corrcoef(both)[0, 1]),
-                  tuple(_doubts(best, curves, lens, search) + _contradiction(band, best, lens)),
-                  curves, model.cpu().numpy(), measured.cpu().numpy(), pixel_size)
+                  tuple(doubts), curves, model.cpu().numpy(), measured.cpu().numpy(), pixel_size,
+                  statistics, systematic, checks.spherical_aberration, checks.spherical_error)
 
 
 @dataclass(frozen=True)
@@ -220,26 +265,6 @@ def _doubts(best: _Best, curves: CtfCurves, lens: Lens, search: CtfSearch) -> li
          not low <= defocus <= high),
         (f"astigmatism {astigmatism:.0f} A is far beyond {search.astigmatism:g} A",
          astigmatism > 1.5 * search.astigmatism + 100)) if found]
-
-
-def _contradiction(band: Band, best: _Best, lens: Lens) -> list[str]:
-    """Whether the rings want another spherical aberration, as they do if the pixel size is wrong.
-
-    A pixel size too large by a factor s asks for Cs s^4; other things with minima, such as the
-    transform of a disk, do not follow the lens's phase at all.
-    """
-    free = (*best.free, 4)
-    rings = replace(ctf_model.start(band.basis, contrast=0.1), lens=best.rings.lens)
-    for some in ((), free):  # the splines first, which may have been fitted in another band
-        rings = ctf_model.maximise(band.chosen, rings, lens, band.basis, some)[0]
-    covariance = ctf_model.covariance(band.chosen, rings, lens, band.basis, free, band.inside)[0]
-    error = max(float(covariance[4, 4]), 0) ** 0.5
-    given, change = lens.spherical_aberration / 1e7, float(rings.lens[4])
-    # Real lenses and fits of the rings at low resolution differ by as much as the second limit.
-    if abs(change) < max(_SIGNIFICANT * error, 0.3 + 0.25 * given):
-        return []
-    return [f"the rings want a spherical aberration of {given + change:.2f} +- {error:.2f} mm "
-            "(is the pixel size right?)"]
 
 
 def _principal(best: _Best) -> tuple[

@@ -24,6 +24,7 @@ _TABLE = 2048  # points at which the splines are tabulated
 _PIECE = 0.045  # of the mean's spline [1/A]: wider than most rings
 _CONTRAST_PIECES = 5
 _LEAST = 1e-3  # information of a parameter, for splines where nothing depends on them
+_DAMPING = 0.03  # of the first step, relative to the information
 _CONVERGED = 1e-4  # gain in log-likelihood of one periodogram; rounding of its sum is 3e-5
 UNIT = 1000.0
 """Of defocus [A], so that all parameters are of order 1."""
@@ -105,9 +106,9 @@ class Basis:
         return torch.cat([self.mean[index], direction], dim=1), self.contrast[index]
 
 
-def make_basis(lowest: float, highest: float) -> Basis:
-    """Splines from the lowest to the highest frequency [1/A]."""
-    pieces = max(3, round((highest - lowest) / _PIECE))
+def make_basis(lowest: float, highest: float, finer: int = 1) -> Basis:
+    """Splines from the lowest to the highest frequency [1/A], of the mean with finer pieces."""
+    pieces = finer * max(3, round((highest - lowest) / _PIECE))
     return Basis(lowest, highest, _splines(pieces), _splines(_CONTRAST_PIECES))
 
 
@@ -168,14 +169,15 @@ def maximise(elements: Elements, rings: Rings, lens: Lens, basis: Basis,
     """
     columns = basis.at(elements)
     likelihood = float(log_likelihood(elements, rings, lens, columns))
-    damping = 10.0
+    damping = _DAMPING
     for _ in range(steps):
         derivative, power = _derivative(elements, rings, lens, columns, free, contrast)
         score = (derivative.T @ (elements.weight * (elements.power / power - 1))).double()
         information = _information(derivative, elements.weight)
         for _ in range(6):  # Levenberg's: shorter and steeper steps until one gains
-            step = torch.linalg.solve(information + damping * torch.eye(
-                len(score), dtype=score.dtype, device=score.device), score)
+            # In units of each parameter's own information: weak ones move from the first step on.
+            step = torch.linalg.solve(
+                information + damping * torch.diag(information.diagonal()), score)
             trial = _moved(rings, step, free, contrast)
             gained = float(log_likelihood(elements, trial, lens, columns)) - likelihood
             if gained > 0:
@@ -232,6 +234,16 @@ def covariance(elements: Elements, rings: Rings, lens: Lens, basis: Basis, free:
     chosen = torch.tensor(list(free))
     full[chosen[:, None], chosen] = sandwich
     return full * scale[:, None] * scale, max(total, variance)
+
+
+def standard_errors(elements: Elements, rings: Rings, lens: Lens, basis: Basis,
+                    free: Sequence[int], noise: float) -> Tensor:
+    """Of the lens's parameters [A, A, A, rad, mm], (5,), for a noise that `covariance` found."""
+    derivative, _ = _derivative(elements, rings, lens, basis.at(elements), free, True)
+    inverse = torch.linalg.inv(_information(derivative, elements.weight)).diagonal()
+    errors = torch.zeros(5, dtype=torch.float64, device=inverse.device)
+    errors[list(free)] = (noise * inverse[-len(free):].clamp(min=0)).sqrt()
+    return errors.cpu() * torch.tensor([UNIT, UNIT, UNIT, 1.0, 1.0], dtype=torch.float64)
 
 
 def start(basis: Basis, defocus: float = 0.0, cosine: float = 0.0, sine: float = 0.0,

@@ -69,6 +69,12 @@ class CtfSearch:
                              "fall [A]")
 
 
+def default_search(pixel_size: float) -> CtfSearch:
+    """The search with resolutions that pixels of this size [A] leave rings between."""
+    coarse, fine = CtfSearch.resolution
+    return CtfSearch(resolution=(max(coarse, 6 * pixel_size), max(fine, 2 * pixel_size)))
+
+
 class Sectors(NamedTuple):
     """Spectrum averaged over bins of direction and radius."""
 

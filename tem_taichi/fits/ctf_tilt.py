@@ -20,7 +20,7 @@ from tem_taichi.fits.ctf_band import make_band
 from tem_taichi.fits.ctf_curves import equal_phase
 from tem_taichi.fits.ctf_fit import CtfFit
 from tem_taichi.fits.ctf_model import Lens
-from tem_taichi.fits.ctf_search import CtfSearch
+from tem_taichi.fits.ctf_search import CtfSearch, default_search
 from tem_taichi.grid import check_pixel_size
 
 _STRIPS = 3  # to a tile's width: within a strip heights differ less than within its tiles
@@ -60,7 +60,7 @@ def fit_tilted_micrograph(image: ArrayLike | Tensor, pixel_size: float,
     angle, axis = (math.radians(one) for one in tilt)
     if not (abs(tilt[0]) < 80 and math.isfinite(axis)):
         raise ValueError(f"tilt={tilt}: must be an angle below 80 degrees, and that of the axis")
-    search = search or CtfSearch()
+    search = search or default_search(pixel_size)
     lens = ctf_model.make_lens(voltage, spherical_aberration, amplitude_contrast)
     pixels = spectra.check_image(image)
     shape = (pixels.shape[0], pixels.shape[1])

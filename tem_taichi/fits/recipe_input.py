@@ -21,9 +21,11 @@ _NUMBERS = ("tilt_angle", "axis_angle", "dose", "prior_dose", "acquisition_index
 """Columns that are used."""
 
 
-def images_of(recipe: Recipe,
-              need_pixel_size: bool = True) -> Iterator[tuple[str, NDArray, float]]:
+def images_of(recipe: Recipe, need_pixel_size: bool = True,
+              finite: bool = True) -> Iterator[tuple[str, NDArray, float]]:
     """Name, images (n, ny, nx) and pixel size [A] of each input file, read one by one.
+
+    `finite` refuses values that are not.
 
     Raises:
         ValueError: if a file cannot be read, has no pixel size where one is needed, or one that
@@ -34,7 +36,7 @@ def images_of(recipe: Recipe,
     first: tuple[str, float] | None = None
     for name in recipe.input:
         try:
-            images, own = read_images(Path(name))
+            images, own = read_images(Path(name), finite)
         except (ValueError, OSError) as error:
             raise ValueError(f"input: {error}") from error
         given = recipe.pixel_size

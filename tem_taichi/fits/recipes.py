@@ -86,6 +86,8 @@ class CtfRecipe(Recipe):
 
     spectrum: bool = False
     """whether the input holds power spectra (zero frequency in the middle) instead of images"""
+    average: bool = False
+    """whether all images of a file share one CTF, as particles of a micrograph do: one fit each"""
     voltage: float = 300.0
     """[kV]"""
     spherical_aberration: float = 2.7
@@ -96,8 +98,8 @@ class CtfRecipe(Recipe):
     """lowest and highest looked for [A], positive = underfocus"""
     astigmatism: float = 1200.0
     """largest U - V looked for [A]"""
-    resolution: list[float] = field(default_factory=lambda: [30.0, 4.0])
-    """lowest and highest used [A]"""
+    resolution: list[float] | None = None
+    """lowest and highest used [A]; null = 30 to 4 A, coarser for pixels beyond 2 A"""
     phase_shift: bool = False
     """whether to look for a phase plate's shift"""
     angles: str | None = None
@@ -114,8 +116,11 @@ class CtfRecipe(Recipe):
         checks.within("voltage", self.voltage, 10, 3000, "kV")
         checks.within("spherical_aberration", self.spherical_aberration, -100, 100, "mm")
         checks.within("amplitude_contrast", self.amplitude_contrast, 0, 0.99, "1")
-        for key in ("defocus", "resolution"):
-            checks.positives(key, getattr(self, key), 2, "A")
+        checks.positives("defocus", self.defocus, 2, "A")
+        if self.resolution is not None:
+            checks.positives("resolution", self.resolution, 2, "A")
+        checks.check(not (self.average and (self.spectrum or self.angles)), "average", True,
+                     "false for spectra and tilt series")
         checks.within("astigmatism", self.astigmatism, 0, 1e5, "A")
         checks.check(self.angles is None or (len(self.input) == 1 and not self.spectrum), "angles",
                      self.angles, "null, or the input one stack of images")

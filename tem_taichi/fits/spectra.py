@@ -52,6 +52,38 @@ def average_periodogram(image: ArrayLike | Tensor, tile: int) -> Tensor:
     return _averaged(tiles)
 
 
+def stack_periodogram(images: ArrayLike | Tensor, pixel_size: float) -> Tensor:
+    """`average_periodogram` of the tiles of many images of one specimen and lens.
+
+    Args:
+        images: (n, ny, nx); those without contrast or with values that are not finite are left
+            out.
+        pixel_size: [A].
+
+    Raises:
+        ValueError: if no image is left or they are too small.
+    """
+    stack = images if isinstance(images, Tensor) else np.asarray(images)
+    shape = tuple(stack.shape)
+    if len(shape) != 3:
+        raise ValueError(f"images: shape {shape} must be (n, ny, nx)")
+    side = min(tile_size((shape[1], shape[2]), pixel_size), min(shape[1:]) // 2 * 2)
+    # Boxes are their own tiles: what half of one would lose no neighbour adds.
+    side = min(shape[1:]) // 2 * 2 if min(shape[1:]) * pixel_size < 2 * _LENGTH else side
+    tiles, corners, reason = [], [], ""
+    for image in stack:
+        try:
+            found = _tiles(check_image(image), side)
+        except ValueError as error:
+            reason = reason or str(error)
+            continue
+        tiles += found[0]
+        corners.append(found[1])
+    if not tiles:
+        raise ValueError(f"none of {shape[0]} images can be used, the first since {reason}")
+    return _averaged(_typical(tiles, torch.cat(corners))[0])
+
+
 def strip_periodograms(image: ArrayLike | Tensor, tile: int, direction: tuple[float, float],
                        width: float) -> list[tuple[float, int, Tensor]]:
     """`average_periodogram` of strips across a direction, as an image of a tilted plane needs.
