@@ -131,8 +131,8 @@ def test_verdict_of_metadata():
     assert ctf_pool.verdict(Pooled(2.72, 0.05, 9), 2.7, 1.1, 300.0) is None
     for pooled, stated in ((Pooled(0.0, 0.05, 9), 0.0), (Pooled(2.0, 1.0, 9), 2.7)):
         assert ctf_pool.verdict(pooled, stated, 1.1, 300.0) is None
-        assert "cannot check them" in ctf_pool.unknown(pooled, stated)
-    assert ctf_pool.unknown(Pooled(2.72, 0.05, 9), 2.7) is None
+        assert "cannot check them" in ctf_pool.assumption(pooled, stated)
+    assert ctf_pool.assumption(Pooled(2.72, 0.05, 9), 2.7).endswith("within 0.5%")
     wave = ctf_pool.wavelength(200.0) / ctf_pool.wavelength(300.0)
     text = ctf_pool.verdict(Pooled(2.7 * wave**3, 0.05, 9), 2.7, 1.1, 300.0)
     assert "voltage is 200 kV instead of 300" in text

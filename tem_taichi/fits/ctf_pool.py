@@ -78,14 +78,16 @@ def verdict(pooled: Pooled, stated: float, pixel_size: float, voltage: float) ->
             + _causes(pooled, stated, pixel_size, voltage))
 
 
-def unknown(pooled: Pooled, stated: float) -> str | None:
-    """What must be assumed, where rings could not tell a pixel size 10 % off; else None."""
+def assumption(pooled: Pooled, stated: float) -> str:
+    """What the fits rest on: metadata that the rings can check only together, or not at all."""
     if pooled.pixel_error(stated) > _TOLD:
         known = "" if stated <= 0 else f" and tell it within {pooled.pixel_error(stated):.0%} only"
         return ("pixel size and voltage are as stated: the rings cannot check them, which want a "
                 f"spherical aberration of {pooled.value:.2f} +- {pooled.error:.2f} mm{known}; "
                 "defoci go with the square of the pixel size")
-    return None
+    return (f"the lens has Cs = {stated:g} mm: only then do rings that want {pooled.value:.2f} +- "
+            f"{pooled.error:.2f} mm tell pixel size and voltage, the former within "
+            f"{pooled.pixel_error(stated):.1%}")
 
 
 def _causes(pooled: Pooled, stated: float, pixel_size: float, voltage: float) -> str:

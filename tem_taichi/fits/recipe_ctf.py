@@ -16,7 +16,7 @@ from tem_taichi.files.unfinished import load_part, part_key, save_part, unfinish
 from tem_taichi.fits.ctf_curves import CtfCurves
 from tem_taichi.fits.ctf_figure import write_ctf_figure, write_ctf_star
 from tem_taichi.fits.ctf_fit import CtfFit, fit_micrograph, fit_particles, fit_spectrum
-from tem_taichi.fits.ctf_pool import contradicts, pool, unknown, verdict
+from tem_taichi.fits.ctf_pool import assumption, contradicts, pool, verdict
 from tem_taichi.fits.ctf_search import CtfSearch, default_search
 from tem_taichi.fits.ctf_tilt import common_astigmatism, fit_tilted_micrograph
 from tem_taichi.fits.recipe_input import images_of, series_table
@@ -108,8 +108,7 @@ def _judged(recipe: CtfRecipe, rows: list[dict[str, Any]], pixel_size: float, fo
                   "spherical_aberration_error_mm": pooled.error}
         text = verdict(pooled, stated, pixel_size, recipe.voltage)
         warnings = [*warnings, text] if text else warnings
-        assumed = unknown(pooled, stated)
-        result |= {"assumptions": [assumed]} if assumed else {}
+        result["assumptions"] = [assumption(pooled, stated)]
         if contradicts(pooled, stated):
             _doubt(rows, "the rings of all fits together contradict pixel size, voltage or Cs")
             for scene in folder.glob("*.yaml"):
