@@ -199,6 +199,16 @@ def test_detector_by_focal_loss_and_picking(here):
     assert "picked.png" in names(folder)
 
 
+def test_a_tilt_series_is_no_flat_field(here, capsys):
+    result, _ = run("recipe=detector", "input=series.mrc", "periodic=true")
+    told = capsys.readouterr().out
+    for doubt in ("tilt angles beside it (series.rawtlt)", "means run from"):
+        assert any(doubt in line for line in result["warnings"])
+        assert doubt in told
+    result, _ = run("recipe=detector", "input=flat.mrc", "periodic=true", "output=flat")
+    assert result["warnings"] == []
+
+
 def test_counts_without_scale_make_no_camera(here):
     """Images of mean 0 have a noise spectrum, but no electrons."""
     with mrcfile.open("flat.mrc") as file:
@@ -208,7 +218,7 @@ def test_counts_without_scale_make_no_camera(here):
     assert not (folder / "detector").exists() and (folder / "detector.png").is_file()
     result, folder = run("recipe=detector", "input=zero.mrc", "output=b", "gain=10",
                          "electrons=22")
-    assert (folder / "detector/fitted.yaml").is_file() and "warnings" not in result
+    assert (folder / "detector/fitted.yaml").is_file() and result["warnings"] == []
 
 
 def test_ctf(micrograph, capsys):
@@ -411,6 +421,7 @@ def test_real_tilt_series(here, shared, capsys):
     (["recipe=detector", "input=flat.mrc", "method=edge", "highest=0.1"], "highest=0.1"),
     (["recipe=detector", "input=flat.mrc", "kind=cmos"], 'kind="cmos"'),
     (["recipe=detector", "input=flat.mrc", "dqe=2"], "dqe=2"),
+    (["recipe=detector", "input=edge.mrc", "method=edge", "dqe=-1"], "dqe=-1"),
     (["recipe=detector", "input=flat.mrc", "gain=0"], "gain=0"),
     (["recipe=thickness", "input=[series.mrc,flat.mrc]"], "must be one stack of a tilt series"),
     (["recipe=thickness", "input=flat.mrc"], "angles=null: there is no .mdoc"),

@@ -1,11 +1,15 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 
 from tem_taichi.cameras import detector_from_config
 from tem_taichi.curves import evaluate, numbers
 from tem_taichi.detector import Detector, detect, noise_power_spectrum
 from tem_taichi.device import as_tensor
 from tem_taichi.fits.crops import pick_background, ring_spectrum
+from tem_taichi.fits.flatness import doubts_of_flatness
 from tem_taichi.fits.focal_loss import focal_frequency_loss, unit_range
 from tem_taichi.fits.noise_fit import FREQUENCIES, Known, estimate_noise
 from tem_taichi.fits.power_curves import power_curve
@@ -116,7 +120,7 @@ def test_free_curve_falls_and_follows_the_truth():
     assert np.abs(fit.mtf.values - at(table))[RESOLVED].max() < 0.02
     misfitting = estimate_noise(flat(camera, 3, margin=32), KNOWN, form="parametric")
     assert misfitting.misfit < 1e-6
-    assert "does not fit" in misfitting.assumptions[-1]
+    assert "does not fit" in misfitting.warnings[-1]
     assert inside(misfitting.mtf, at(table)) > 0.8  # not confident although wrong
 
 
@@ -198,6 +202,74 @@ def test_the_configuration_has_the_measured_noise(detector, known):
     # that has been made to fall may differ from the plain curve by a percent or two.
     np.testing.assert_allclose(again[low], fit.nps.values[low], rtol=0.12)
     np.testing.assert_allclose(again[low], spectrum(detector)[low], rtol=0.2)
+
+
+# --- what is not flat ---
+
+def specimen(kind, seed=0, n=4, side=256):
+    """Poisson images of 20 e-/pixel through something that is no flat field."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side]
+    scene = np.ones((n, side, side))
+    if kind == "holes":  # a film that takes a fifth, holes of 64 pixels
+        scene[:] = np.where(np.hypot(x % 128 - 64, y % 128 - 64) < 32, 1, 0.8)
+        scene = np.stack([np.roll(one, 37 * i) for i, one in enumerate(scene)])
+    elif kind == "corner":  # particles of 20 % contrast in a quarter of the field
+        for image in scene:
+            for row, column in generator.integers(10, side // 2 - 10, (4, 2)):
+                image -= 0.2 * (np.hypot(x - column, y - row) < 8)
+    elif kind == "particles":  # on a tenth of the field
+        for image in scene:
+            for row, column in generator.integers(20, side - 20, (12, 2)):
+                image -= 0.05 * (np.hypot(x - column, y - row) < 12)
+    elif kind == "tilts":
+        scene *= np.exp(-0.5 / np.cos(np.linspace(0, np.pi / 3, n)))[:, None, None]
+    elif kind == "waves":  # everywhere alike, 3 % of slow variation
+        slow = np.fft.rfft2(generator.standard_normal(scene.shape))
+        w = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side))
+        slow = np.fft.irfft2(slow * (w < 0.02), s=(side, side))
+        scene += 0.03 * slow / slow.std()
+    return generator.poisson(20 * scene).astype(float)
+
+
+@pytest.mark.parametrize(("kind", "said"), [
+    ("holes", "Slow variations have"), ("holes", "from place to place"),
+    ("corner", "from place to place"), ("particles", "Slow variations have"),
+    ("tilts", "means run from"), ("waves", "Slow variations have"),
+])
+def test_what_is_no_flat_field_is_doubted(kind, said):
+    crops = specimen(kind)
+    warnings = doubts_of_flatness(crops, ring_spectrum(crops))
+    assert any(said in line for line in warnings), warnings
+
+
+def test_a_dqe_of_next_to_nothing_is_doubted():
+    few = specimen("flat", side=64)
+    (said,) = estimate_noise(few, Known("counting", gain=1.0, electrons=0.2)).warnings
+    assert "the DQE would be 0.0" in said  # 0.01
+    holes = estimate_noise(specimen("holes"), Known("counting", gain=1.0)).warnings
+    assert len(holes) >= 2  # what it is, and the DQE that comes of it
+
+
+def widest_curve():
+    """Falcon 2's, the widest of all that are shipped."""
+    folder = Path(__file__).parent.parent / "conf" / "detector"
+    rows = yaml.safe_load((folder / "falcon2_300kv.yaml").read_text("utf-8"))["mtf_table"]
+    return tuple(np.transpose(rows))
+
+
+@pytest.mark.parametrize("size", [(6, 64), (2, 256), (12, 128)])
+def test_flat_fields_are_not_doubted(size):
+    """Of 24 sets none, with beam drift, gain errors, blur by the widest measured point spread."""
+    count, side = size
+    generator = np.random.default_rng(3)
+    for camera in (COUNTING, INTEGRATING, Detector("integrating", mtf=widest_curve(), dqe=0.6)):
+        for seed in range(2 if side > 64 else 4):
+            gain = 1 + 0.01 * generator.standard_normal((side, side))
+            drift = 1 + 0.02 * generator.standard_normal((count, 1, 1))
+            crops = flat(camera, seed, count=count, side=side, margin=32)
+            crops = crops * gain * drift * (1 + np.linspace(-0.02, 0.02, side))
+            assert doubts_of_flatness(crops, ring_spectrum(crops)) == ()
 
 
 # --- errors ---

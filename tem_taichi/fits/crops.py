@@ -84,7 +84,7 @@ def pick_background(micrograph: np.ndarray | Tensor, *, size: int = 256,
     windows = np.lib.stride_tricks.sliding_window_view(image, (size, size))[::step, ::step]
     blocks = windows.reshape(*windows.shape[:2], size // _BLOCK, _BLOCK, size // _BLOCK, _BLOCK
                              ).mean(axis=(-3, -1))
-    slow = np.log(_without_plane(blocks).var(axis=(-2, -1)) + 1e-30)
+    slow = np.log(without_plane(blocks).var(axis=(-2, -1)) + 1e-30)
     # Scatter of a log-variance from so many independent blocks.
     error = np.sqrt(2 / (size // _BLOCK) ** 2)
     # The lowest tenth of pure noise lies 1.28 errors below its middle.
@@ -232,7 +232,8 @@ def _tukey(n: int, fraction: float) -> np.ndarray:
     return 0.5 - 0.5 * np.cos(np.pi * rise)
 
 
-def _without_plane(blocks: np.ndarray) -> np.ndarray:
+def without_plane(blocks: np.ndarray) -> np.ndarray:
+    """Images (..., ny, nx) without their mean and slope."""
     basis = _polynomials(blocks.shape[-2], blocks.shape[-1], 1)
     return blocks - np.tensordot(np.tensordot(blocks, basis, ([-2, -1], [1, 2])), basis, 1)
 

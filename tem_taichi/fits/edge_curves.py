@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from scipy.interpolate import CubicSpline
 from scipy.optimize import least_squares
+from scipy.special import chdtrc
 
 from tem_taichi.fits.noise_curves import EXPECTED, mixture, shaped_mtf
 
@@ -38,6 +39,17 @@ class EdgeLikelihood:
     def covariance(self, posterior: np.ndarray) -> np.ndarray:
         """Posterior covariance (n, n), its part that is due to noise as the scatter has it."""
         return posterior + posterior @ (self.scatter - self.precision) @ posterior
+
+
+    def misfit(self, at_knots: np.ndarray) -> float:
+        """Probability of data so far from a curve of four free numbers if it were right."""
+        values, vectors = np.linalg.eigh(self.precision)
+        kept = values > 1e-6 * values[-1]  # the pixels may leave a direction of the knots open
+        values, vectors = values[kept], vectors[:, kept]
+        away = vectors.T @ at_knots[1:] - vectors.T @ self.pull / values
+        # The scatter says how far the weights are from the noise.
+        noise = np.einsum("ik,ij,jk->k", vectors, self.scatter, vectors) / values
+        return float(chdtrc(len(values) - 4, (values * away**2).sum() / noise.mean()))
 
 
 @dataclass(frozen=True, eq=False)

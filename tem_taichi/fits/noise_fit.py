@@ -16,7 +16,8 @@ from torch import Tensor
 from tem_taichi.curves import Curve, check_positive, evaluate, is_scalar, numbers
 from tem_taichi.detector import Detector
 from tem_taichi.device import as_tensor
-from tem_taichi.fits.crops import RingSpectrum, ring_spectrum
+from tem_taichi.fits.crops import RingSpectrum, plain, ring_spectrum
+from tem_taichi.fits.flatness import doubts_of_flatness
 from tem_taichi.fits.noise_curves import (
     FiveParameters,
     LogCurve,
@@ -33,6 +34,8 @@ _WIDER = 1.2
 """Bands of a free curve: they hold 0.90 of a curve that bends more in one place than in others,
 and 0.95 when widened so (100 simulated sets of 6 crops of 64^2)."""
 _SUSPECT = 0.01
+_CREDIBLE = 0.05, 1.1
+"""Range of a camera's DQE at low frequency, with 10 % for a gain that is not quite known."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ class NoiseFit:
         misfit: probability of data so far from the five-parameter form if it held; None for a
             free curve. Below 0.01 the bands enclose the free curve's too.
         assumptions: what the result rests on, one sentence each.
+        warnings: what speaks against it, one sentence each.
         rings: the measured spectrum, for a picture.
         known: what was known.
     """
@@ -123,6 +127,7 @@ class NoiseFit:
     parameters: tuple[float, ...] | None
     misfit: float | None
     assumptions: tuple[str, ...]
+    warnings: tuple[str, ...]
     rings: RingSpectrum = field(repr=False)
     known: Known = field(repr=False)
 
@@ -208,7 +213,8 @@ def estimate_noise(crops: np.ndarray | Tensor | Sequence[np.ndarray], known: Kno
         dqe = _inverse(nps, known.gain * _signal(rings, known) * _at(known.mtf, nps.w) ** 2)
     return NoiseFit(nps, mtf, dqe, None if fitted is None or mtf is None else fitted.parameters,
                     None if fitted is None else fitted.misfit,
-                    _assumptions(rings, known, fitted), rings, known)
+                    _assumptions(rings, known, fitted), _warnings(crops, rings, known, fitted),
+                    rings, known)
 
 
 def _signal(rings: RingSpectrum, known: Known) -> float:
@@ -287,7 +293,22 @@ def _assumptions(rings: RingSpectrum, known: Known,
     if rings.dispersion.max() > 1:
         lines.append("The crops differ more than equal noise would; bands are widened by up to "
                      f"{np.sqrt(rings.dispersion.max()):.1f}.")
+    return tuple(lines)
+
+
+def _warnings(crops: np.ndarray | Tensor | Sequence[np.ndarray], rings: RingSpectrum, known: Known,
+              fitted: FiveParameters | None) -> tuple[str, ...]:
+    """What speaks against the fit."""
+    lines = list(doubts_of_flatness(plain("crops", crops), rings))
     if fitted is not None and fitted.misfit < _SUSPECT:
         lines.append("The five-parameter form does not fit (p = "
                      f"{fitted.misfit:.0e}): use form=free.")
+    if known.gain is not None and known.route != "mtf":
+        slow = rings.w < 0.1
+        efficiency = known.gain * _signal(rings, known) / np.average(
+            rings.power[slow], weights=rings.weight[slow])
+        if not _CREDIBLE[0] < efficiency < _CREDIBLE[1]:
+            lines.append(f"Below 0.1 cycles/pixel the DQE would be {efficiency:.2g}, which no "
+                         "camera has: gain and electrons are not those of these crops, or they are "
+                         "not flat.")
     return tuple(lines)

@@ -53,6 +53,12 @@ def images_of(recipe: Recipe, need_pixel_size: bool = True,
         yield name, images, pixel_size or 1.0
 
 
+def angles_beside(stack: Path) -> list[Path]:
+    """Files of tilt angles that belong to a stack by name."""
+    return [one for one in (Path(f"{stack}.mdoc"), *(
+        stack.with_suffix(end) for end in (".mdoc", ".rawtlt", ".tlt"))) if one.is_file()]
+
+
 def series_table(recipe: SeriesRecipe | CtfRecipe, stack: str, count: int) -> pd.DataFrame:
     """Angles, and what else is known, of the images of a stack, in its order.
 
@@ -64,10 +70,9 @@ def series_table(recipe: SeriesRecipe | CtfRecipe, stack: str, count: int) -> pd
         ValueError: if no file of angles is found or it has another number of images.
     """
     path = Path(stack)
-    beside = [Path(f"{path}.mdoc"), *(path.with_suffix(end) for end in (
-        ".mdoc", ".rawtlt", ".tlt", ".tsv", ".csv"))]
-    file = Path(recipe.angles) if recipe.angles else next(
-        (one for one in beside if one.is_file()), None)
+    beside = angles_beside(path) + [one for one in (path.with_suffix(".tsv"),
+                                                    path.with_suffix(".csv")) if one.is_file()]
+    file = Path(recipe.angles) if recipe.angles else next(iter(beside), None)
     if file is None:
         raise ValueError(f"angles=null: there is no .mdoc, .rawtlt, .tlt, .tsv or .csv beside "
                          f"{path.name}: must be given")

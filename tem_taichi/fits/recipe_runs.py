@@ -1,7 +1,7 @@
 """What each recipe does: read, fit, and write results, figures and configurations."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tem_taichi.fits.edge_fit import estimate_mtf_from_edge
 from tem_taichi.fits.focal_loss import mtf_by_focal_loss
 from tem_taichi.fits.noise_fit import Band, Known, estimate_noise
 from tem_taichi.fits.recipe_ctf import fit_ctf
-from tem_taichi.fits.recipe_input import images_of, series_table
+from tem_taichi.fits.recipe_input import angles_beside, images_of, series_table
 from tem_taichi.fits.recipe_scene import thickness_scene, write_scene
 from tem_taichi.fits.recipes import CtfRecipe, DetectorRecipe, Recipe, ThicknessRecipe, TwinRecipe
 from tem_taichi.fits.thickness_fit import fit_thickness, mean_intensities, write_thickness_figure
@@ -40,15 +40,25 @@ def fit_detector(recipe: DetectorRecipe, folder: Path, progress: Progress) -> Re
         crops = [crop for background in picked for crop in background.crops]
     progress(1, 2)
     result, config, curves, rings = _curves_of(recipe, crops)
+    if not recipe.pick and recipe.method != "edge":
+        result["warnings"] += _tilted(recipe.input)
     write_detector_figure(folder / "detector.png", curves, rings)
     result |= {"images": len(images), "crops": len(crops)}
     if config is not None and not 1e-6 <= config["gain"] <= 1e6:
-        result["warnings"] = ["no configuration is written: the counts do not tell their scale "
-                              f"(gain {config['gain']:.3g}); give gain and electrons"]
+        result["warnings"].append("no configuration is written: the counts do not tell their scale "
+                                  f"(gain {config['gain']:.3g}); give gain and electrons")
     elif config is not None:
         _write_config(folder / "detector", config, len(images))
     progress(2, 2)
     return result
+
+
+def _tilted(names: Sequence[str]) -> list[str]:
+    """A doubt about each stack that has the angles of a tilt series beside it."""
+    found = {name: next(iter(angles_beside(Path(name))), None) for name in names}
+    return [f"{name} has tilt angles beside it ({file.name}): a specimen's tilt series is no flat "
+            "field; take images without a specimen, or pick=true" for name, file in found.items()
+            if file is not None]
 
 
 def _picked(image: NDArray, number: int, recipe: DetectorRecipe) -> Background:
@@ -77,7 +87,8 @@ def _curves_of(recipe: DetectorRecipe, crops: list[NDArray]) -> tuple[
         config = edge.to_config(kind=recipe.kind or "counting", gain=recipe.gain or 1.0,
                                 dqe=recipe.dqe)
         found = {"mtf": _rows(edge.mtf), "edge_angle_deg": edge.angle, "misfit": edge.misfit,
-                 "parameters": edge.parameters, "assumptions": list(edge.assumptions)}
+                 "parameters": edge.parameters, "assumptions": list(edge.assumptions),
+                 "warnings": list(edge.warnings)}
         return found, config, {"MTF": edge.mtf}, None
     if recipe.method == "focal_loss":
         counts = plain("images", crops)
@@ -87,7 +98,8 @@ def _curves_of(recipe: DetectorRecipe, crops: list[NDArray]) -> tuple[
                              "must be given [e-/pixel], or the offset taken off the images")
         fitted = mtf_by_focal_loss(as_tensor(counts), electrons)
         found = {"parameters": fitted.values["mtf"].tolist(), "loss": fitted.loss, "assumptions": [
-            "pixel-wise distances of independent noise do not converge to the truth"]}
+            "pixel-wise distances of independent noise do not converge to the truth"],
+            "warnings": []}
         return found, None, {}, None
     known = Known(recipe.kind, recipe.gain, recipe.electrons, recipe.dqe)
     noise = estimate_noise(crops, known, form=recipe.form, taper=0.0 if recipe.periodic else 0.1,
@@ -96,7 +108,8 @@ def _curves_of(recipe: DetectorRecipe, crops: list[NDArray]) -> tuple[
     curves = {name: curve for name, curve in every.items() if curve is not None}
     return ({name.lower(): _rows(curve) for name, curve in curves.items()}
             | {"parameters": noise.parameters, "misfit": noise.misfit,
-               "assumptions": list(noise.assumptions)}, noise.to_config(), curves, noise.rings)
+               "assumptions": list(noise.assumptions), "warnings": list(noise.warnings)},
+            noise.to_config(), curves, noise.rings)
 
 
 def fit_series_thickness(recipe: ThicknessRecipe, folder: Path, progress: Progress) -> Result:

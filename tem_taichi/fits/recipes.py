@@ -75,6 +75,9 @@ class DetectorRecipe(Recipe):
                      "integrating, counting or null")
         checks.positive("gain", self.gain, "counts per electron")
         checks.positive("electrons", self.electrons, "e-/pixel")
+        checks.check(self.dqe is None or 1e-4 <= self.dqe <= 1, "dqe", self.dqe,
+                     "from 0.0001 to 1, or null")
+        checks.within("highest", self.highest, 0.5, 2, "cycles/pixel")
         checks.check(32 <= self.size <= 4096 and self.size % 8 == 0, "size", self.size,
                      "a multiple of 8 from 32 to 4096")
         checks.whole("count", self.count, 1, 1000)
