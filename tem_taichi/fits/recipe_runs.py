@@ -31,7 +31,8 @@ Result = dict[str, Any]
 
 def fit_detector(recipe: DetectorRecipe, folder: Path, progress: Progress) -> Result:
     """Noise spectrum, and MTF as far as the assumptions go; the camera as a configuration."""
-    images = [image for _, stack, _ in images_of(recipe, need_pixel_size=False) for image in stack]
+    stacks = list(images_of(recipe, need_pixel_size=False))
+    images = [image for _, stack, _ in stacks for image in stack]
     progress(0, 2)
     crops = images
     if recipe.pick:
@@ -41,7 +42,7 @@ def fit_detector(recipe: DetectorRecipe, folder: Path, progress: Progress) -> Re
     progress(1, 2)
     result, config, curves, rings = _curves_of(recipe, crops)
     if not recipe.pick and recipe.method != "edge":
-        result["warnings"] += _tilted(recipe.input)
+        result["warnings"] += _tilted([name for name, stack, _ in stacks if len(stack) > 1])
     write_detector_figure(folder / "detector.png", curves, rings)
     result |= {"images": len(images), "crops": len(crops)}
     if config is not None and not 1e-6 <= config["gain"] <= 1e6:
