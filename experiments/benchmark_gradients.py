@@ -92,20 +92,28 @@ def in_new_process(case: dict[str, int], repeats: int) -> dict[str, float]:
 def plot(rows: list[dict], file: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    for ax, (name, values) in zip(figure.subplots(1, 3), GROWTH.items(), strict=True):
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it is not there
+    from experiments.panels import WIDTH, letter, save
+
+    figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
+    panels = figure.subplots(2, 3, sharex="col", sharey="row")
+    for (above, below), (name, values) in zip(panels.T, GROWTH.items(), strict=True):
         mine = [row for row in rows if row["varied"] == name]
-        ax.loglog(values[:len(mine)], [r["gradient"] for r in mine], "o-", label="gradient [s]")
-        ax.loglog(values[:len(mine)], [r["forward"] for r in mine], "s--", label="forward [s]")
-        ax.loglog(values[:len(mine)], [r["memory"] / 1024 for r in mine], "^:",
-                  label="peak memory [GB]")
-        ax.set_xlabel({"slices": "slices", "atoms": "atoms", "pixels": "pixels a side"}[name])
-        ax.set_xticks(values, [f"{value:,}" for value in values])
-        ax.minorticks_off()
-        ax.grid(True, alpha=0.3)
-    figure.axes[0].legend()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=80)
+        at = values[:len(mine)]
+        above.loglog(at, [r["gradient"] for r in mine], "o-", markersize=4, label="gradient")
+        above.loglog(at, [r["forward"] for r in mine], "s--", markersize=4, label="forward")
+        below.semilogx(at, [r["memory"] / 1024 for r in mine], "^:", color="C2", markersize=4)
+        below.set_xlabel({"slices": "slices", "atoms": "atoms", "pixels": "pixels a side"}[name])
+        below.set_xticks(values, [f"{value:,}" for value in values])
+        for ax in (above, below):
+            ax.minorticks_off()
+            ax.grid(True, alpha=0.3)
+            ax.tick_params(labelsize=7)
+    panels[0, 0].legend(fontsize=7)
+    panels[0, 0].set_ylabel("time [s]")
+    panels[1, 0].set(ylabel="peak memory [GB]", ylim=(0, None))
+    letter(panels.ravel())
+    save(figure, file)
 
 
 def main() -> None:

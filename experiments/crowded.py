@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from rich.progress import track
-from scipy.ndimage import gaussian_filter
 
 import tem_taichi as tt
+from experiments.panels import WIDTH, in_nanometres, letter, save
+from tem_taichi.files.preview import block_mean
 
 FIGURE = Path(__file__).parent / "figures" / "crowded.png"
 PRIOR = (0.0, 120.0)  # e-/A^2
@@ -30,19 +31,23 @@ def main() -> None:
     scene = tt.load_scene(None, SCENE)
     series = [tt.simulate(replace(scene, tilts=replace(scene.tilts, prior_dose=prior)))
               for prior in track(PRIOR, "simulating")]
-    figure = Figure(figsize=(12.4, 6.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
     axes = figure.subplots(2, 4)
+    pixel = scene.pixel_size / 10  # [nm]
     for row, prior, one in zip(axes, PRIOR, series, strict=True):
         for n, angle in enumerate(one.tilt_angles):
             noisy, clean = one.images[n].numpy(), one.noise_free[n].numpy()
-            for ax, image, what in ((row[2 * n], gaussian_filter(noisy, 1.0), "3 e$^-$/Å$^2$"),
-                                    (row[2 * n + 1], clean[160:352, 160:352], "no noise, centre")):
+            for ax, image, what, size in (
+                    (row[2 * n], block_mean(noisy, 171), "3 e$^-$/Å$^2$", 3 * pixel),
+                    (row[2 * n + 1], clean[176:336, 176:336], "no noise, centre", pixel)):
                 low, high = np.percentile(image, (0.5, 99.5))
-                ax.imshow(image, cmap="gray", vmin=low, vmax=high, origin="lower")
-                ax.set_title(f"{angle:g}°, after {prior:g} e$^-$/Å$^2$: {what}", fontsize=8)
-                ax.set_axis_off()
-    FIGURE.parent.mkdir(exist_ok=True)
-    figure.savefig(FIGURE, dpi=75)
+                half = len(image) * size / 2
+                ax.imshow(image, cmap="gray", vmin=low, vmax=high, origin="lower",
+                          extent=np.array([-1, 1, -1, 1]) * half, interpolation="nearest")
+                ax.set_title(f"{angle:g}°, after {prior:g} e$^-$/Å$^2$:\n{what}", fontsize=7)
+                in_nanometres(ax, half)
+    letter(axes.ravel())
+    save(figure, FIGURE)
 
 
 if __name__ == "__main__":

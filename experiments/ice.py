@@ -14,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.panels import WIDTH, in_nanometres, letter, save, small
 from tem_taichi import read_structure, slice_potential
 from tem_taichi.device import as_tensor, init
 from tem_taichi.grid import fourier_crop
@@ -78,8 +79,8 @@ def draw_spectra(axes: Axes, granular: torch.Tensor) -> None:
     if BOX.exists():
         axes.plot(*box_of_water(), "o", ms=4, color="tab:red", label="liquid, atoms (TIP3P)")
     axes.plot(k, 100 * structure_factor(k), ":", color="gray", label="100 S(k)")
-    axes.set(xlim=(0, 0.7), ylim=(0, None), xlabel="k [1/Å]", ylabel="power per volume [V² Å³]")
-    axes.legend(fontsize=8)
+    axes.set(xlim=(0, 0.7), ylim=(0, 700), xlabel="k [1/Å]", ylabel="power per volume [V² Å³]")
+    axes.legend(fontsize=6)
 
 
 def draw_rings(axes: Axes, images: list[torch.Tensor]) -> None:
@@ -92,8 +93,9 @@ def draw_rings(axes: Axes, images: list[torch.Tensor]) -> None:
     model = 4 * interaction_constant(VOLTAGE) ** 2 * THICKNESS * volume
     axes.plot(*rings(squared * model + 1 / DOSE, radius(SHAPE, PIXEL), 2e-3), "k", lw=0.6,
               label="CTF² ice + shot noise")
-    axes.set(yscale="log", xlabel="k [1/Å]", ylabel="power of the image [Å²]", xlim=(0, 0.36))
-    axes.legend(fontsize=8)
+    axes.set(yscale="log", xlabel="k [1/Å]", ylabel="power of the image [Å²]", xlim=(0, 0.36),
+             ylim=(0.015, 2))
+    axes.legend(fontsize=6)
 
 
 def main() -> None:
@@ -108,26 +110,28 @@ def main() -> None:
     for stack in (continuum + granular, continuum):
         counts = rng.poisson(image(stack).double().numpy() * DOSE * PIXEL**2)
         images.append(torch.from_numpy(counts / (DOSE * PIXEL**2)))
-    figure = Figure(figsize=(12, 7.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.5), layout="constrained")
     axes = figure.subplots(2, 3)
     draw_spectra(axes[0, 0], granular)
     draw_rings(axes[1, 0], images)
     for column, (shown, name) in enumerate(zip(images, ("granular", "continuum"), strict=True), 1):
         low, high = np.percentile(images[0], [1, 99])
+        half = 150 * PIXEL / 20
         axes[0, column].imshow(shown[:150, :150], cmap="gray", vmin=low, vmax=high, origin="lower",
-                               interpolation="nearest")
-        axes[0, column].set_title(f"50 nm of {name} ice", fontsize=11)
+                               interpolation="nearest", extent=np.array([-1, 1, -1, 1]) * half)
+        axes[0, column].set_title(f"50 nm of {name} ice", fontsize=8)
+        in_nanometres(axes[0, column], half)
         spectrum = power(shown, PIXEL).reshape(128, 4, 128, 4).mean((1, 3))
         edge = 0.5 / PIXEL
         axes[1, column].imshow(np.log(spectrum), cmap="gray", vmin=np.log(0.6 / DOSE),
                                vmax=np.log(6 / DOSE), interpolation="nearest",
                                extent=(-edge, edge, -edge, edge))
-        axes[1, column].set_title(f"power spectrum, {name}", fontsize=11)
-        axes[0, column].set(xticks=[], yticks=[])
-        axes[1, column].set(xlabel="k [1/Å]")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=70)
-    print(f"wrote {file}")
+        axes[1, column].set_title(f"power spectrum, {name}", fontsize=8)
+        axes[1, column].set(xlabel="kx [1/Å]", ylabel="ky [1/Å]")
+    for ax in axes.ravel():
+        small(ax)
+    letter(axes.ravel())
+    save(figure, file)
 
 
 if __name__ == "__main__":

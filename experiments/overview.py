@@ -11,7 +11,9 @@ import torch
 from matplotlib.figure import Figure
 
 import tem_taichi as tt
+from experiments.panels import WIDTH, in_nanometres, letter, save
 from tem_taichi.device import init
+from tem_taichi.files.preview import block_mean
 from tem_taichi.forward import exit_wave, view_of
 from tem_taichi.pipeline import plan
 from tem_taichi.specimen import build_specimen
@@ -23,8 +25,8 @@ DEFOCI = (6000.0, 25000.0)
 
 def scene_at(defocus: float) -> tt.Scene:
     return tt.load_scene(overrides=[
-        f"optics.defocus={defocus}", "shape=[400,400]", "pixel_size=1.2", "dose=25",
-        "specimen.particles.apoferritin.count=7", "seed=4", "interaction.slice_thickness=10",
+        f"optics.defocus={defocus}", "shape=[160,160]", "pixel_size=2.4", "dose=25",
+        "specimen.particles.apoferritin.count=5", "seed=4", "interaction.slice_thickness=10",
         "tilts.scheme=listed", "tilts.angles=[0]", "tilts.minimum=0", "tilts.maximum=0"])
 
 
@@ -45,28 +47,33 @@ def main() -> None:
         potential = slices(specimen, view, 0, view.n_slices).real.sum(0)
         wave, _ = exit_wave(*seen)
     field = tuple(round(n * scene.pixel_size / view.pixel_size) for n in scene.shape)
-    panels = [("projected potential minus ice [V Å]", centre(potential, field), "viridis"),
-              ("exit wave, phase [rad]", centre(torch.angle(wave), field), "viridis")]
+    panels = [(title, unit, block_mean(centre(image, field), scene.shape[0]), "viridis")
+              for title, unit, image in (("projected potential minus ice", "V Å", potential),
+                                         ("exit wave", "phase [rad]", torch.angle(wave)))]
     for defocus in DEFOCI:
         series = tt.simulate(scene_at(defocus), specimen=specimen)
         for name, images in (("expected", series.noise_free), ("recorded", series.images)):
-            panels.append((f"{defocus / 1e4:g} µm underfocus, {name} [e⁻]", images[0].numpy(),
-                           "gray"))
-    figure = Figure(figsize=(12, 7.4), layout="constrained")
-    for axes, column in zip(figure.subplots(2, 3).T, (0, 2, 4), strict=True):
-        for ax, (title, image, colours) in zip(axes, panels[column:column + 2], strict=True):
-            low, high = np.percentile(image, [0.5, 99.5])
-            drawn = ax.imshow(image, cmap=colours, vmin=low, vmax=high, origin="lower",
-                              extent=np.array([-1, 1, -1, 1]) * scene.shape[0]
-                              * scene.pixel_size / 20)
-            ax.set_title(title, fontsize=11)
-            figure.colorbar(drawn, ax=ax, shrink=0.8)
-    for ax in figure.axes[:6]:
-        ax.set_xticks([-20, 0, 20], ["-20", "0", "20 nm"])
-        ax.set_yticks([])
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=80)
-    print(f"wrote {file}")
+            panels.append((f"{defocus / 1e4:g} µm under focus, {name}", "e⁻ per pixel",
+                           images[0].numpy(), "gray"))
+    draw(panels, scene.shape[0] * scene.pixel_size / 20, file)
+
+
+def draw(panels: list[tuple[str, str, np.ndarray, str]], half: float, file: Path) -> None:
+    """Two rows of three panels: title, unit, image and colours; half is of the field [nm]."""
+    figure = Figure(figsize=(WIDTH, 4.1), layout="constrained")
+    axes = figure.subplots(2, 3, sharex=True, sharey=True).T.ravel()
+    for ax, (title, unit, image, colours) in zip(axes, panels, strict=True):
+        low, high = np.percentile(image, [0.5, 99.5])
+        drawn = ax.imshow(image, cmap=colours, vmin=low, vmax=high, origin="lower",
+                          extent=np.array([-1, 1, -1, 1]) * half, interpolation="nearest")
+        ax.set_title(title, fontsize=7)
+        in_nanometres(ax, half)
+        ax.label_outer()
+        bar = figure.colorbar(drawn, ax=ax, shrink=0.7, pad=0.03)
+        bar.set_label(unit, fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+    letter(axes)
+    save(figure, file)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,15 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from scipy.ndimage import gaussian_filter
 
-from tem_taichi.files.preview import block_mean, scale_bar_length, spread, write_preview
+from tem_taichi.files.preview import (
+    block_mean,
+    filter_width,
+    scale_bar_length,
+    spread,
+    write_preview,
+)
 
 
 def series(n: int, ny: int, nx: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -100,3 +107,29 @@ def test_block_mean_keeps_mean_and_reduces_noise():
 @pytest.mark.parametrize(("width", "length"), [(256, 50), (300, 100), (14.9, 2), (15, 5), (2, 0.5)])
 def test_scale_bar_is_a_round_number(width, length):
     assert scale_bar_length(width) == pytest.approx(length, rel=1e-12)
+
+
+def test_the_specimen_is_seen_through_the_noise(tmp_path):
+    """At 0.3 electrons a pixel the disc cannot be seen; the picture shows it."""
+    images, mean, angles = series(1, 400, 400)
+    mean = mean / 100
+    images = np.random.default_rng(0).poisson(mean).astype(np.float32)
+    write_preview(tmp_path / "preview.png", images, mean, angles, 2.0)
+    noisy, clean = panels(imread(tmp_path / "preview.png"))
+    height, width = clean.shape
+    part = np.s_[int(0.18 * height):int(0.32 * height), int(0.18 * width):int(0.32 * width)]
+    other = np.s_[int(0.6 * height):int(0.9 * height), int(0.6 * width):int(0.9 * width)]
+    # Without a filter the deviation is some four times the difference.
+    assert noisy[other].mean() - noisy[part].mean() > noisy[other].std()
+
+
+def test_the_filter_leaves_as_much_noise_as_specimen():
+    rng = np.random.default_rng(0)
+    clean = np.tile(5 + np.sin(np.arange(600) / 30), (600, 1))[None]
+    noisy = clean + rng.normal(0, 6, clean.shape)
+    width = filter_width(noisy, clean)
+    left = gaussian_filter(noisy[0] - clean[0], width)
+    # 600^2 / (4 pi width^2) independent values: some 2 %.
+    assert left.std() == pytest.approx(np.std(clean), rel=0.06)
+    assert filter_width(clean + rng.normal(0, 0.1, clean.shape), clean) == 0
+    assert filter_width(noisy, np.full_like(clean, 5.0)) == 0

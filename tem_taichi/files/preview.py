@@ -8,19 +8,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import gaussian_filter
 
 _MOST_TILTS = 5
 _MOST_PIXELS = 256  # along the longer side of a panel, so that noise stays a small file
 _PANEL_INCHES = 2.4
 _NANOMETRE = 10.0  # [A]
+_HALF = math.pi * math.sqrt(2 / math.log(2))
+"""Wavelength over the width of the Gaussian that halves its amplitude."""
 
 
 def write_preview(path: Path, images: ArrayLike, noise_free: ArrayLike, tilt_angles: ArrayLike,
                   pixel_size: float) -> None:
     """Write a PNG of up to five tilts, the noisy images above the noise-free ones.
 
-    Row 0 of an array is at the bottom; few electrons (protein) are dark. Every panel runs from
-    its own 1st to 99th percentile; large images are averaged over blocks of pixels.
+    Row 0 of an array is at the bottom; few electrons (protein) are dark. Noisy images are
+    low-passed, by as much as their label says, until their noise is no stronger than the specimen.
+    Every panel runs from its own 1st to 99th percentile; large images are averaged over blocks of
+    pixels.
 
     Args:
         path: file to write.
@@ -47,15 +52,38 @@ def write_preview(path: Path, images: ArrayLike, noise_free: ArrayLike, tilt_ang
     figure = Figure(figsize=(width * len(chosen) + 0.5, 2 * height + 0.6), dpi=100,
                     layout="constrained")
     panels = figure.subplots(2, len(chosen), squeeze=False)
-    for row, name, stack in zip(panels, ("noisy", "noise-free"), (noisy, clean), strict=True):
-        for axes, tilt in zip(row, chosen, strict=True):
-            _show(axes, stack[tilt], pixel_size)
-        row[0].set_ylabel(name)
+    sigma = filter_width(noisy[chosen], clean[chosen])
+    smooth = np.stack([gaussian_filter(image.astype(np.float64), sigma, mode="nearest")
+                       for image in noisy[chosen]])
+    name = f"noisy, low-passed at {sigma * pixel_size * _HALF:.2g} Å" if sigma else "noisy"
+    for row, label, stack in zip(panels, (name, "noise-free"), (smooth, clean[chosen]),
+                                 strict=True):
+        for axes, image in zip(row, stack, strict=True):
+            _show(axes, image, pixel_size)
+        row[0].set_ylabel(label)
     for axes, tilt in zip(panels[0], chosen, strict=True):
         axes.set_title(f"{angles[tilt].round(1) + 0.0:.1f}°")
     _scale_bar(panels[0, 0], nx * pixel_size / _NANOMETRE, ny * pixel_size / _NANOMETRE)
     # No version of matplotlib in the file: the same images give the same bytes.
     figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def filter_width(noisy: NDArray, clean: NDArray) -> float:
+    """Standard deviation of the Gaussian after which noise is as strong as the specimen [pixel].
+
+    White noise of deviation s has s / (2 sqrt(pi) width) left after it. 0 where there is less
+    noise, or nothing to see; at most a fortieth of the image, and 0 below half a pixel.
+
+    Args:
+        noisy: counts (n, ny, nx).
+        clean: their expectation, same shape.
+    """
+    noise = float(np.std(noisy.astype(np.float64) - clean))
+    contrast = float(np.std(clean - clean.mean(axis=(1, 2), keepdims=True), dtype=np.float64))
+    if contrast <= 1e-9 * abs(float(clean.mean())):
+        return 0.0
+    width = min(noise / contrast / (2 * math.sqrt(math.pi)), min(clean.shape[1:]) / 40)
+    return width if width >= 0.5 else 0.0
 
 
 def spread(n: int, most: int) -> list[int]:
