@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from PIL import Image
@@ -80,9 +81,10 @@ def run(path: Path) -> list[Mapping[str, Any]]:
         notebook = nbformat.read(path, as_version=4)
         environment = {**os.environ, "PYTHONPATH": str(ROOT),
                        "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-        nbclient.NotebookClient(notebook, timeout=1800, kernel_name="python3",
-                                resources={"metadata": {"path": str(path.parent)}},
-                                ).execute(env=environment)
+        with TemporaryDirectory() as folder:  # where it may write
+            nbclient.NotebookClient(notebook, timeout=1800, kernel_name="python3",
+                                    resources={"metadata": {"path": folder}},
+                                    ).execute(env=environment)
     return list(notebook.cells)
 
 
