@@ -114,8 +114,9 @@ def compose(files: SceneFiles, chosen: Sequence[Override]) -> tuple[DictConfig, 
 
 
 def _inside(name: str) -> bool:
-    """Whether a name stays in the folder it is looked for in, on every system."""
-    return not any(part in ("", ".", "..") or set(part) & set("\\:\0") for part in name.split("/"))
+    """Whether a name stays in the folder it is looked for in, and can be one, on every system."""
+    return not any(part in ("", ".", "..") or set(part) & set("\\:\0")
+                   or len(part.encode("utf-8", "replace")) > 250 for part in name.split("/"))
 
 
 def _listed(content: dict[Any, Any], name: str) -> list[Any]:

@@ -191,7 +191,7 @@ def apply(override: Override, config: DictConfig) -> None:
     above, _, name = key.rpartition(".")
     holder = OmegaConf.select(config, above) if above else config
     if not isinstance(holder, DictConfig) or name not in holder:
-        raise ValueError(f"~{key}: no such key")
+        raise ValueError(f"{_cut(f'~{key}')}: no such key")
     del holder[name]
 
 
@@ -215,7 +215,7 @@ def explain(error: BaseException) -> str:
     """One line that says what is wrong with a configuration."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).partition("/")
-        return f"{group}={name}: must be one of {', '.join(error.options)}"
+        return f"{_cut(f'{group}={name}')}: must be one of {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
         return (f"{_cut(error.override)}: must be KEY=VALUE in Hydra's grammar "
                 f"({_first_line(error)})")
