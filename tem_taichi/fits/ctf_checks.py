@@ -20,10 +20,11 @@ from tem_taichi.fits.ctf_search import Sectors
 _PHASE, _SPHERICAL = 3, 4  # places among the lens's parameters
 _RANGES = (0.7, 0.8, 1.0, 1.25, 1.6, 2.0)  # finest resolutions, of the one asked for
 _SIGNIFICANT = 4.0  # standard errors by which two values differ
-_KNOWN, _TURNED = 15.0, 14.0  # [deg]; amplitude contrasts off by 0.2 turn the rings by 12
+_KNOWN, _TURNED = 10.0, 14.0  # [deg]; amplitude contrasts off by 0.2 turn the rings by 12
 _LEAD = 5.0  # log-likelihood
 _FACTORS, _SLACK = (0.55, 1.36), 0.1  # of Cs, and [mm]: single real spectra want 0.61 of the stated
 _MOVED = 0.03  # of the defocus
+_SMOOTH = 0.05  # of the rings' own gain
 _FINER = 2  # pieces of a smooth spectrum in place of one, which follow three rings or less
 _PHASES, _STARTS = 12, 2  # phases to begin with, and places that are refined
 _LEAST_RINGS = 3.5  # half rings within a range that is tried
@@ -184,7 +185,8 @@ def _upto(cells: Elements, highest: float) -> Elements:
                     cells.sine[inside], cells.weight[inside])
 
 
-def doubts(checks: Checks, lens: Lens, defocus: float, error: float) -> list[str]:
+def doubts(checks: Checks, lens: Lens, defocus: float, error: float,
+           gain: float) -> list[str]:
     """Reasons not to trust a fit.
 
     Args:
@@ -192,6 +194,7 @@ def doubts(checks: Checks, lens: Lens, defocus: float, error: float) -> list[str
         lens: as stated.
         defocus: the fit's mean [A].
         error: its statistical standard error [A].
+        gain: log-likelihood of its rings over none.
     """
     given, wanted = lens.spherical_aberration / 1e7, checks.spherical_aberration
     low, high = (factor * given + sign * _SLACK for factor, sign in zip(
@@ -199,7 +202,7 @@ def doubts(checks: Checks, lens: Lens, defocus: float, error: float) -> list[str
     moved = checks.shares[0]
     return [text for text, found in (
         (f"a smooth spectrum that bends twice as often explains as much, {checks.smooth:+.0f} in "
-         "log-likelihood", checks.smooth > -2 * _LEAD),
+         "log-likelihood", checks.smooth > -max(2 * _LEAD, _SMOOTH * gain)),
         (f"the phase of the rings is known within {checks.phase_error:.0f} deg only: they are too "
          f"few or too weak to tell a CTF", not checks.phase_error < _KNOWN),
         (f"the rings are turned by {checks.phase:.0f} +- {checks.phase_error:.0f} deg in phase (a "

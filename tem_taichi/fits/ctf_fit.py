@@ -24,7 +24,7 @@ from tem_taichi.grid import check_pixel_size
 _CANDIDATES = 4
 _SIGNIFICANT = 5.0  # standard errors that tell two values apart
 _LEAD = 10.0  # log-likelihood by which the best defocus must lead
-_HALF_RINGS = 4  # least number that must be seen: with fewer anything with minima would do
+_HALF_RINGS = 5  # least number that must be seen: with fewer anything with minima would do
 _EXPLAINED = 0.8  # of the variance of equal-phase averages: a ring that is no ring leaves more
 _FEW = 18.0  # half rings, below which the wider band is fitted
 RINGS = 30.0
@@ -189,7 +189,7 @@ def fit_spectrum(spectrum: ArrayLike | Tensor, pixel_size: float, voltage: float
         torch.tensor([*checks.shares, 0.0], dtype=torch.float64)**2)))[-1]
     first, second, third, fourth = map(math.hypot, statistics, systematic)
     doubts = _doubts(best, curves, lens, search) + ctf_checks.doubts(
-        checks, lens, (u + v) / 2, statistics[0])
+        checks, lens, (u + v) / 2, statistics[0], best.gain)
     return CtfFit(u, v, angle, shift, (first, second, third, fourth), resolution, best.gain,
                   float(torch.corrcoef(both)[0, 1]),
                   tuple(doubts), curves, model.cpu().numpy(), measured.cpu().numpy(), pixel_size,
