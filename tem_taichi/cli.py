@@ -261,7 +261,7 @@ def run(scene: "Scene") -> None:
         report(done, total)
 
     with progress(f"simulating {scene.name}", total) as report, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "detector.voltage")  # said above
+        warnings.filterwarnings("ignore", r"detector\.(voltage|gain)")  # said above
         try:
             series = simulate(scene, count, specimen)
         except KeyboardInterrupt as error:

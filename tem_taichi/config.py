@@ -234,4 +234,9 @@ def doubts(scene: Scene) -> list[str]:
         found.append(f"detector.voltage={camera.voltage:g}: MTF and DQE of {camera.name} are not "
                      f"those at microscope.voltage={scene.microscope.voltage:g} [kV]; choose "
                      "another detector (--list), or detector.voltage=null to keep its curves")
+    least = min(scene.tilts.doses or [scene.dose]) / scene.movie.frames
+    counts = camera.gain * least * scene.pixel_size**2
+    if camera.integer and max(counts, camera.gain) < 0.5:
+        found.append(f"detector.gain={camera.gain:g}: {counts:.2g} counts a pixel, rounded to "
+                     "whole numbers by detector.integer=true, leave next to nothing of the images")
     return found

@@ -78,6 +78,14 @@ def test_a_beam_of_another_voltage_is_doubted():
         assert doubts(load_scene(overrides=[*overrides, good])) == []
 
 
+def test_counts_that_round_to_nothing_are_doubted():
+    small = ["detector.integer=true", "detector.gain=0.01"]  # 12 electrons a pixel
+    (doubt,) = doubts(load_scene(overrides=small))
+    assert "detector.gain=0.01: 0.12 counts a pixel" in doubt
+    assert doubts(load_scene(overrides=[*small, "dose=20"])) == []  # 0.8 counts
+    assert doubts(load_scene(overrides=["detector.integer=true", "dose=0.05"])) == []  # 0 or 1
+
+
 def test_curves_come_from_files_and_objects_too(tmp_path):
     path = tmp_path / "curve.txt"
     path.write_text("0 1\n0.5 0.25\n")
