@@ -55,7 +55,8 @@ A scene is a YAML file. It begins with its defaults, then sets what it wants to 
 
 Leave out "override specimen: empty" to keep the example's apoferritins. A microscope or detector
 of your own is a file microscope/NAME.yaml beside the scene. File names in a scene are relative to
-the scene, or else to the working folder.
+the scene, or else to the working folder. A value may be that of another key, as ${optics.defocus};
+nothing else can stand in ${}.
 
 Lengths are in A, angles in degrees, voltage in kV, spherical aberration in mm; positive defocus
 is underfocus. The output folder holds the tilt series with and without noise (MRC), tilt angles
