@@ -13,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from scipy.interpolate import BSpline
 from scipy.optimize import nnls
 from scipy.stats import norm
 
+from experiments.panels import WIDTH, letter, save, small
 from tem_taichi.cameras import detector_from_config
 from tem_taichi.curves import evaluate, mtf_parametric, numbers, read_mtf
 from tem_taichi.detector import Detector, detect
@@ -244,18 +246,22 @@ def rival_odds(curve, apart=0.03, count=10, side=256):
 
 
 def plot(bands, measured, path):
-    from matplotlib import pyplot as plt
-    plt.switch_backend("Agg")
-    figure, axes = plt.subplots(3, 5, figsize=(16, 8), sharex="all", sharey="all", layout="tight")
+    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+    axes = figure.subplots(3, 5, sharex="all", sharey="all")
     for axis, (name, band) in zip(axes.flat, bands.items(), strict=False):
         truth = numbers(evaluate(measured.get(name, TMV), as_tensor(band.w)))
         axis.fill_between(band.w, band.lower, band.upper, alpha=0.4)
         axis.plot(band.w, band.values, lw=1, label="estimate, 95 %")
         axis.plot(band.w, truth, "k:", lw=1, label="truth")
-        axis.set(title=name if name in measured else f"{name}", xlim=(0, 0.5), ylim=(0, 1.05))
-    axes[0, 0].legend()
-    figure.supxlabel("frequency [cycles/pixel], MTF upwards; TMV where no camera is named")
-    figure.savefig(path, dpi=80)
+        axis.set(xlim=(0, 0.5), ylim=(0, 1.05))
+        title = name if name in measured else f"TMV, {name}".replace(" edge, ", "\nedge, ")
+        axis.set_title(title, fontsize=6)
+        small(axis)
+    axes[0, 0].legend(fontsize=6)
+    figure.supxlabel("frequency [cycles/pixel]", fontsize=8)
+    figure.supylabel("MTF", fontsize=8)
+    letter(list(axes.flat)[:len(bands)])
+    save(figure, Path(path))
 
 
 if __name__ == "__main__":
