@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tem_taichi
+from tem_taichi.command import expand_home, guarded
 from tem_taichi.machine import duration, size
 from tem_taichi.progress import progress
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from tem_taichi.config import Scene
     from tem_taichi.pipeline import Plan
     from tem_taichi.specimen import Specimen
+
+COMMAND = "simulate"
+"""What wrote an output, in its metadata."""
 
 HELP = """\
 Simulate the micrographs that a transmission electron microscope records of a specimen.
@@ -73,28 +77,22 @@ _NEAR = 20.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, 2 for wrong input."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = [expand_home(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    return guarded(lambda: _main(words), "what was being computed is not written")
+
+
+def _main(words: list[str]) -> None:
     options = {word for word in words if word.startswith("-")}
-    try:
-        if options - _OPTIONS:
-            raise ValueError(f"{min(options - _OPTIONS)}: no such option; see --help")
-        if options & {"--help", "-h"}:
-            print(HELP, end="")
-        elif "--version" in options:
-            print(f"tem_taichi {tem_taichi.__version__}")
-        elif "--list" in options:
-            _list()
-        else:
-            _scenes([word for word in words if word not in options], options)
-    except (ValueError, OSError, OverflowError, MemoryError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        print(f"error: {text}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as error:
-        print(f"interrupted: {error}" if str(error) else
-              "interrupted: what was being computed is not written", file=sys.stderr)
-        return 130
-    return 0
+    if options - _OPTIONS:
+        raise ValueError(f"{min(options - _OPTIONS)}: no such option; see --help")
+    if options & {"--help", "-h"}:
+        print(HELP, end="")
+    elif "--version" in options:
+        print(f"tem_taichi {tem_taichi.__version__}")
+    elif "--list" in options:
+        _list()
+    else:
+        _scenes([word for word in words if word not in options], options)
 
 
 def _list() -> None:
@@ -131,6 +129,7 @@ def _scenes(words: list[str], options: set[str]) -> None:
     if odd:
         raise ValueError(f"{odd[0]}: must be one scene file ending in .yaml, then KEY=VALUE")
     path = files[0] if files else None
+    read = [path] if path else []
     swept = bool(options & {"-m", "--multirun"})
     scenes = load_sweep(path, overrides) if swept else [load_scene(path, overrides)]
     if "--show" in options:
@@ -138,35 +137,38 @@ def _scenes(words: list[str], options: set[str]) -> None:
     elif "--check" in options:
         seconds = 0.0
         for scene in scenes:
-            seconds += _describe(scene, *prepare(scene, may_exist=True))
+            seconds += _describe(scene, *prepare(scene, read, may_exist=True))
             try:
-                check_output(scene)
+                check_output(scene, read)
                 print(f"would write {scene.output}")
             except ValueError as error:
                 print(f"note: {error}")
         if swept:
             print(f"{len(scenes)} runs, about {duration(seconds)} in all")
     elif swept:
-        _sweep(scenes)
+        _sweep(scenes, read)
     else:
-        run(scenes[0])
+        _tidy(scenes[0].output)
+        run(scenes[0], read)
 
 
-def _sweep(scenes: "list[Scene]") -> None:
+def _sweep(scenes: "list[Scene]", read: Sequence[str]) -> None:
     """Run all scenes whose output is not there yet."""
     from tem_taichi.files.finished import is_finished
 
+    for scene in scenes:
+        _tidy(scene.output)
     kept = [scene for scene in scenes if not scene.overwrite and is_finished(scene)]
     for scene in scenes:
         if scene not in kept:
-            prepare(scene)  # so that nothing runs if one of them can't
+            prepare(scene, read)  # so that nothing runs if one of them can't
     for scene in kept:
         print(f"{scene.output}: is finished and kept; overwrite=true computes it again")
     done = len(kept)
     for scene in scenes:
         if scene not in kept:
             try:
-                run(scene)
+                run(scene, read)
             except KeyboardInterrupt as error:
                 raise KeyboardInterrupt(
                     f"{error}; {done} of {len(scenes)} runs are finished and kept, the same "
@@ -174,23 +176,29 @@ def _sweep(scenes: "list[Scene]") -> None:
             done += 1
 
 
-def check_output(scene: "Scene") -> None:
-    """Raise a ValueError if a run could not write its folder."""
-    from tem_taichi.files.folder import check_new_folder
+def _tidy(output: str) -> None:
+    from tem_taichi.files.folder import said_of_output
+    from tem_taichi.files.workplace import clear_leftovers
 
-    try:
-        check_new_folder(Path(scene.output), scene.overwrite)
-    except ValueError as error:
-        raise ValueError(f"output: {error}") from error
-    except OSError as error:
-        raise ValueError(f"output: {error.strerror or error}: {scene.output[:100]}") from error
+    with said_of_output(output):
+        clear_leftovers(output)
 
 
-def prepare(scene: "Scene", may_exist: bool = False) -> tuple["Plan", "Specimen"]:
+def check_output(scene: "Scene", read: Sequence[str] = ()) -> None:
+    """Raise a ValueError if a run could not write its folder; `read` as in `prepare`."""
+    from tem_taichi.files.folder import check_new_folder, said_of_output
+
+    with said_of_output(scene.output):
+        check_new_folder(scene.output, COMMAND, scene.overwrite, _inputs(scene, read))
+
+
+def prepare(scene: "Scene", read: Sequence[str] = (),
+            may_exist: bool = False) -> tuple["Plan", "Specimen"]:
     """What a run needs; finds whatever is wrong with a scene before the long computation.
 
     Args:
         scene: from `load_scene`.
+        read: files that it was read from, which are never overwritten.
         may_exist: whether to let a folder pass that is there already.
 
     Raises:
@@ -201,8 +209,8 @@ def prepare(scene: "Scene", may_exist: bool = False) -> tuple["Plan", "Specimen"
     from tem_taichi.pipeline import plan
     from tem_taichi.specimen import build_specimen
 
-    if not (may_exist and Path(scene.output).is_dir()):
-        check_output(scene)
+    if not (may_exist and Path(scene.output).expanduser().is_dir()):
+        check_output(scene, read)
     try:
         init(scene.compute.arch, scene.compute.dtype)
     except ValueError as error:
@@ -243,15 +251,23 @@ def _describe(scene: "Scene", grids: "Plan", specimen: "Specimen") -> float:
     return seconds
 
 
-def run(scene: "Scene") -> None:
-    """Simulate a scene with a progress bar and write its output folder."""
+def _inputs(scene: "Scene", read: Sequence[str]) -> list[str]:
+    """Every file that a run reads."""
+    from tem_taichi.files.finished import files_read
+
+    return [*read, *files_read(scene)]
+
+
+def run(scene: "Scene", read: Sequence[str] = ()) -> None:
+    """Simulate a scene with a progress bar and write its output folder; as `prepare`."""
     from tem_taichi.config import doubts
     from tem_taichi.files.folder import new_folder
     from tem_taichi.files.output import write_output
     from tem_taichi.files.visibility import in_field
+    from tem_taichi.files.workplace import output_folder
     from tem_taichi.pipeline import simulate
 
-    grids, specimen = prepare(scene)
+    grids, specimen = prepare(scene, read)
     for doubt in doubts(scene):
         print(f"warning: {doubt}", file=sys.stderr)
     total, done = len(grids.tilts), 0
@@ -273,8 +289,8 @@ def run(scene: "Scene") -> None:
                 raise
             raise MemoryError(f"shape={scene.shape}: needs more memory than there is; lower it, "
                               "interaction.margin or interaction.oversampling") from error
-    with new_folder(Path(scene.output), scene.overwrite) as place:
-        files = write_output(place, scene, series, specimen, Path(scene.output))
+    with new_folder(scene.output, COMMAND, scene.overwrite, _inputs(scene, read)) as place:
+        files = write_output(place, scene, series, specimen, output_folder(scene.output))
     kinds = series.particles["kind"].value_counts(sort=False)
     print(f"{len(series.images)} images of "
           + (", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "no particles")

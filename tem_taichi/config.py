@@ -12,7 +12,7 @@ from tem_taichi import checks
 from tem_taichi.instrument_config import Camera as Camera
 from tem_taichi.instrument_config import Imaging as Imaging
 from tem_taichi.instrument_config import Microscope as Microscope
-from tem_taichi.specimen_config import NAME
+from tem_taichi.specimen_config import NAME, NAME_SAYS, copick_name
 from tem_taichi.specimen_config import Ice as Ice
 from tem_taichi.specimen_config import Particle as Particle
 from tem_taichi.specimen_config import Specimen as Specimen
@@ -207,12 +207,17 @@ class Scene:
 
     def __post_init__(self) -> None:
         checks.check(bool(re.fullmatch(NAME, self.name)), "name", self.name,
-                     "letters, digits, '_', '-' and '.'")
+                     NAME_SAYS)
         checks.whole("seed", self.seed, 0, 2**63 - 1)
         checks.check(bool(self.output.strip()), "output", self.output, "the name of a folder")
         for n, name in enumerate(self.formats):
             checks.one_of(f"formats[{n}]", name, FORMATS)
             checks.check(name not in self.formats[:n], f"formats[{n}]", name, "given only once")
+        same: dict[str, str] = {}
+        for kind in self.specimen.particles if "copick" in self.formats else ():
+            other = same.setdefault(copick_name(kind), kind)
+            checks.check(other == kind, "specimen.particles", kind, "named differently from "
+                         f"{other} for formats: [copick], which takes '_' and '-' for the same")
         checks.check(len(self.shape) == 2 and 16 <= min(self.shape) and max(self.shape) <= 16384,
                      "shape", self.shape, "two whole numbers from 16 to 16384 [pixel]")
         checks.check(self.stack.box is None or self.stack.box <= min(self.shape), "stack.box",

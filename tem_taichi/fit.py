@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Collection, Sequence
-from pathlib import Path
+
+from tem_taichi.command import expand_home, guarded
 
 _SHOWN = 20
 """Fits of which a line is printed."""
@@ -34,26 +35,21 @@ the output, for the same run to go on with. Wrong input ends with one line and e
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, 2 for wrong input."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        options = {word for word in words if word.startswith("-")}
-        if options - {"--help", "-h", "--show"}:
-            raise ValueError(f"{min(options - {'--help', '-h', '--show'})}: no such option; see "
-                             "--help")
-        if options & {"--help", "-h"} or not words:
-            print(HELP, end="")
-        elif "--show" in options:
-            _show([word for word in words if word not in options])
-        else:
-            _run(words)
-    except (ValueError, OSError, MemoryError) as error:
-        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: no output is written; run the same again to go on with the CTF fits "
-              "that are done", file=sys.stderr)
-        return 130
-    return 0
+    words = [expand_home(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    return guarded(lambda: _main(words), "no output is written; run the same again to go on with "
+                   "the CTF fits that are done")
+
+
+def _main(words: list[str]) -> None:
+    options = {word for word in words if word.startswith("-")}
+    if options - {"--help", "-h", "--show"}:
+        raise ValueError(f"{min(options - {'--help', '-h', '--show'})}: no such option; see --help")
+    if options & {"--help", "-h"} or not words:
+        print(HELP, end="")
+    elif "--show" in options:
+        _show([word for word in words if word not in options])
+    else:
+        _run(words)
 
 
 def _show(words: Sequence[str]) -> None:
@@ -78,9 +74,12 @@ def _run(words: Sequence[str]) -> None:
 
     import torch
 
-    from tem_taichi.files.folder import METADATA, PROGRAM, check_new_folder, new_folder
+    from tem_taichi.files.folder import check_new_folder, new_folder, said_of_output
     from tem_taichi.files.io import write_json
+    from tem_taichi.files.manifest import METADATA, PROGRAM
     from tem_taichi.files.unfinished import remove_parts, unfinished_folder
+    from tem_taichi.files.workplace import clear_leftovers
+    from tem_taichi.fits.recipe_input import files_of
     from tem_taichi.fits.recipe_runs import RUNS
     from tem_taichi.fits.recipes import RECIPES, read_recipe
     from tem_taichi.progress import progress
@@ -89,14 +88,11 @@ def _run(words: Sequence[str]) -> None:
 
     recipe = read_recipe(words)
     name = next(name for name, kind in RECIPES.items() if kind is type(recipe))
-    place = Path(recipe.output)
-    try:
-        check_new_folder(place, recipe.overwrite)
-    except ValueError as error:
-        raise ValueError(f"output: {error}") from error
-    except OSError as error:
-        raise ValueError(f"output: {error.strerror or error}: {recipe.output[:100]}") from error
-    with new_folder(place, recipe.overwrite) as folder:
+    command, inputs = f"fit recipe={name}", files_of(recipe, words)
+    with said_of_output(recipe.output):
+        clear_leftovers(recipe.output)
+        check_new_folder(recipe.output, command, recipe.overwrite, inputs)
+    with new_folder(recipe.output, command, recipe.overwrite, inputs) as folder:
         with progress(f"fitting {name}") as report:
             try:
                 result = RUNS[type(recipe)](recipe, folder, report)
@@ -107,7 +103,7 @@ def _run(words: Sequence[str]) -> None:
                                        "threads": {"torch": torch.get_num_threads(), **waiting()},
                                        "settings": asdict(recipe)})
         files = sorted(file.name for file in folder.iterdir())
-    remove_parts(unfinished_folder(place))
+    remove_parts(unfinished_folder(recipe.output))
     for line in _summary(result):
         print(line)
     print(f"wrote {recipe.output}/: " + ", ".join(files))

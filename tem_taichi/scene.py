@@ -86,7 +86,11 @@ def load_sweep(path: str | Path | None, overrides: Sequence[str]) -> list[Scene]
             fixed.append(str(override.input_line))
         elif override.is_discrete_sweep():
             key = override.get_key_element()
-            swept.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+            values = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            if not values:
+                raise ValueError(f"{override.input_line}: matches nothing; must list its values, "
+                                 "as dose=1,2,3")
+            swept.append(values)
         else:
             raise ValueError(f"{_cut(override.input_line)}: must list its values, as dose=1,2,3")
     scenes = []

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 
 from tem_taichi import checks
 
-NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 """What may become part of a file's name or a word in a table."""
+
+NAME_SAYS = "letters, digits, '_', '-' and '.', at most 100 in all"
 
 SOURCES = ("structure", "map", "fiducial", "globule", "vesicle", "membrane")
 """What a kind of particle can be made from."""
@@ -147,9 +149,14 @@ class Specimen:
         checks.positives("specimen.size", self.size, 2, "A")
         for name, particle in self.particles.items():
             checks.check(bool(re.fullmatch(NAME, name)), "specimen.particles", name,
-                         "names of letters, digits, '_', '-' and '.'")
+                         f"names of {NAME_SAYS}")
             _check_kind(f"specimen.particles.{name}", particle)
             _check_placement(f"specimen.particles.{name}", particle)
+
+
+def copick_name(kind: str) -> str:
+    """A kind's name as copick allows it: without "_", which parts the names of its files."""
+    return re.sub("_+", "-", kind).strip("-") or "object"
 
 
 def _check_kind(key: str, particle: Particle) -> None:

@@ -246,11 +246,11 @@ def test_interrupted_sweep_goes_on(here, capsys, monkeypatch):
     words = ["-m", "scene.yaml", "dose=1,2,3"]
     run, seen = cli.run, []
 
-    def stopped(scene):
+    def stopped(scene, *read):
         seen.append(scene.dose)
         if len(seen) == 2:
             raise KeyboardInterrupt("what was being computed is not written, 1 of 3 images")
-        run(scene)
+        run(scene, *read)
 
     monkeypatch.setattr(cli, "run", stopped)
     assert main(words) == 130
@@ -337,18 +337,23 @@ P = "specimen.particles.p"
     (["output=."], "output: "), (["output=p.pdb"], "output: "), (["output=p.pdb/x"], "output: "),
     (["output=kept"], "exists already; choose another folder or use overwrite=true"),
     (["output=kept", "overwrite=true"], "is no output of tem_taichi"),
-    (["output=" + "x" * 300], "output: "),
+    (["output=" + "x" * 300], "output: "), (["output=" + "x" * 250], "is too long for the file"),
+    (["output=circle"], "output: "), (["output=circle/x"], "output: "),
+    (["output='~nobody_of_this_name/x'"], "output: ~nobody_of_this_name/x: "),
     (["-m", "dose=1,-2"], "dose=-2.0: must be above 0"),
     (["-m", "dose=1,2", "dosse=1"], "dosse=1: no such key"),
     (["-m", f"{P}.structure=p.pdb,none.pdb"], f"{P}.structure: none.pdb: no such file"),
     (["-m", "microscope=krios,none"], "microscope=none: must be one of"),
     (["-m", "dose=interval(1,2)"], "dose=interval(1,2): must list its values"),
+    (["-m", "dose=glob(*)"], "dose=glob(*): matches nothing; must list its values"),
+    (["-m", "microscope=krios,polara", "detector=glob(none*)"], "detector=glob(none*): matches"),
     (["dose=1,2"], "to sweep over values add -m"),
 ])
 def test_wrong_input_is_one_line_and_writes_nothing(here, capsys, words, said):
     for name, text in BROKEN.items():
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(text)
+    Path("circle").symlink_to("circle")
     before = files(here)
     if "scene.yaml" not in words and not any(word.endswith((".yaml", "p.pdb")) and "=" not in word
                                              for word in words):
@@ -402,6 +407,52 @@ def test_interruption_leaves_everything_as_it_was(here, capsys, monkeypatch, whe
     assert files(here) == before
 
 
+def test_overwrite_keeps_inputs_and_notes(here, capsys):
+    """A scene, a map or notes in the folder: none is deleted, and nothing is computed."""
+    assert main(["scene.yaml", "formats=[shrec]"]) == 0
+    before = files(here)
+    capsys.readouterr()
+    potential = "out/shrec/model_0/grandmodel.mrc"
+    for words, said in (
+            (["out/scene.yaml"], "output: {}/out: holds out/scene.yaml, which this run reads"),
+            (["scene.yaml", f"{P}.structure=null", f"{P}.map={potential}"],
+             "output: {}/out: holds {}/" + potential + ", which this run reads")):
+        assert main([*words, "overwrite=true"]) == 2
+        assert said.format(here, here) in capsys.readouterr().err
+    assert files(here) == before
+    Path("out/notes.txt").write_text("mine")
+    assert main(["scene.yaml", "overwrite=true"]) == 2
+    assert "out: holds notes.txt, which no run wrote; overwrite=true would delete that" in (
+        capsys.readouterr().err)
+    assert files(here) == before | {"out/notes.txt": b"mine"}
+    Path("out/notes.txt").unlink()
+    assert main(["scene.yaml", "overwrite=true"]) == 0
+    assert not Path("out/shrec").exists()
+
+
+@pytest.mark.filterwarnings("default:3 of 3 images")
+def test_images_that_are_rounded_to_nothing_do_not_lose_the_run(here, capsys):
+    words = ["scene.yaml", "detector.integer=true", "detector.gain=0.01", "formats=[shrec]"]
+    assert main([*words, "--check"]) == 0
+    assert "detector.gain=0.01: 0.12 counts a pixel, rounded to" in capsys.readouterr().out
+    assert main(words) == 0
+    err = capsys.readouterr().err
+    assert "warning: 3 of 3 images, the first of them image 1, have no positive mean" in err
+    assert err.count("detector.gain=0.01") == 1
+    with mrcfile.open("out/shrec/model_0/reconstruction.mrc") as volume:
+        assert not volume.data.any()
+
+
+def test_home_in_a_name_is_the_home(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here / "home"))
+    Path("mine.yaml").write_text(SCENE.replace("output: out", "output: ~/run"))
+    assert main(["mine.yaml"]) == 0
+    assert main(["scene.yaml", "output=~/two"]) == 0
+    for name in ("run", "two"):
+        assert (here / "home" / name / "tilt_series.mrc").is_file()
+    assert not Path("~").exists()
+
+
 ROOT = Path(tem_taichi.__file__).parent.parent
 
 
@@ -414,15 +465,16 @@ def process(words, folder, path=ROOT, **environment):
 
 
 @pytest.mark.slow
-def test_ctrl_c(here):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_what_schedulers_send(here, number):
     # As on a terminal, where the bar shows each image.
     with process(["scene.yaml", "shape=[512,512]", "tilts.step=1"], here, FORCE_COLOR="1") as run:
         seen = ""
         while "2/" not in seen and run.poll() is None:
             seen += run.stdout.read(1)
-        run.send_signal(signal.SIGINT)
+        run.send_signal(number)
         _, err = run.communicate(timeout=60)
-    assert run.returncode == 130
+    assert run.returncode == 128 + number
     assert re.fullmatch("interrupted: what was being computed is not written, [2-9] of 61 images\n",
                         err)
     assert set(files(here)) == {"p.pdb", "scene.yaml"}

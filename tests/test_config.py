@@ -19,6 +19,8 @@ def particle(**values):
 @pytest.mark.parametrize(("content", "said"), [
     ({"pixel_size": -1.0}, "pixel_size=-1.0: must be from 0.01 to 1000 [A]"),
     ({"pixel_size": NAN}, "pixel_size=nan: must be"),
+    ({"name": "x" * 101}, "'.', at most 100 in all"),
+    ({"specimen": {"particles": {"p" * 101: {"structure": "4v1w"}}}}, "must be names of letters"),
     ({"pixel_size": INF}, "pixel_size=inf: must be"),
     ({"dose": 0}, "dose=0.0: must be above 0, up to 1e+06 [e-/A^2]"),
     ({"dose": "3"}, 'dose="3": must be a number'),

@@ -490,6 +490,28 @@ def test_nothing_is_overwritten_unless_asked(here, capsys):
     assert Path("tem_taichi_fit/results.json").read_bytes() != before
 
 
+def test_an_input_is_never_overwritten(here, capsys):
+    """Not by another command, nor where the folder is an earlier output of the same fit."""
+    run("recipe=detector", "input=flat.mrc", "output=o")
+    Path("of_o.mrc").symlink_to("o/flat.mrc")
+    shutil.copy("flat.mrc", "o/flat.mrc")
+    before = names(here)
+    for file in ("o/flat.mrc", "of_o.mrc"):
+        assert main(["recipe=detector", f"input={file}", "output=o", "overwrite=true"]) == 2
+        assert f"o: holds {file}, which this run reads" in capsys.readouterr().err
+    Path("o/flat.mrc").unlink()
+    assert main(["recipe=thickness", "input=series.mrc", "output=o", "overwrite=true"]) == 2
+    assert "written by fit recipe=detector, not by fit recipe=thickness" in capsys.readouterr().err
+    assert names(here) == before - {"o/flat.mrc", "of_o.mrc"}
+
+
+def test_home_in_names_is_the_home(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here))
+    assert main(["recipe=thickness", "input=~/series.mrc", "angles=~/series.rawtlt",
+                 "output=~/fitted"]) == 0
+    assert (here / "fitted/results.json").is_file() and not Path("~").exists()
+
+
 # --- interruptions ---
 
 def test_what_is_fitted_before_a_wrong_file_is_kept(micrograph, capsys, monkeypatch):

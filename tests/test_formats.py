@@ -478,12 +478,14 @@ def test_series_without_particles_or_halves(scene, tmp_path):
     assert not (tmp_path / "imod" / "gold_fid.txt").exists()
 
 
-def test_names_that_copick_can_not_tell_apart_are_refused(scene, series, gold, tmp_path):
+def test_names_that_copick_can_not_tell_apart_are_refused(scene, gold):
+    """Before anything is computed."""
     atom = Particle(structure=gold, placement="listed", positions=[[0.0, 0.0, 0.0]])
-    twice = replace(scene, formats=["copick"], specimen=replace(
-        scene.specimen, particles={"a_b": atom, "a-b": replace(atom)}))
-    with pytest.raises(ValueError, match="copick takes a_b, a-b for the same name"):
-        write_formats(tmp_path, twice, series)
+    twice = replace(scene.specimen, particles={"a_b": atom, "a-b": replace(atom)})
+    assert replace(scene, specimen=twice, formats=["shrec"]).formats == ["shrec"]
+    with pytest.raises(ValueError, match=r'specimen\.particles="a-b": must be named differently '
+                       r"from a_b for formats: \[copick\]"):
+        replace(scene, formats=["copick"], specimen=twice)
 
 
 @pytest.mark.parametrize(("formats", "words"), [

@@ -1,3 +1,4 @@
+import bz2
 import gzip
 import io as streams
 import struct
@@ -180,7 +181,7 @@ def broken_files(folder: Path) -> dict[str, str]:
     content = good.read_bytes()
     compressed = gzip.compress(content)
     swap = {"short": content[:-7], "header": content[:500], "empty": b"", "text": b"hello" * 500,
-            "longer": content + b"1234", "stamp": content[:212] + b"\0\0\0\0" + content[216:],
+            "longer": content + b"1234", "no_id": content[:208] + bytes(8) + content[216:-4],
             "mode": content[:12] + struct.pack("<i", 101) + content[16:],
             "huge": struct.pack("<3i", *(2**31 - 1,) * 3) + content[12:],
             "negative": struct.pack("<3i", -3, 4, 5) + content[12:]}
@@ -211,6 +212,43 @@ def test_broken_files_are_named_in_one_line(tmp_path):
         assert message.startswith(f"{tmp_path / name}: "), name
         assert words in message, name
         assert "\n" not in message, name
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("old", [  # what stands in place of the id and the stamp
+    bytes(8), struct.pack("<2f", 12.5, -40.0), b"MAP " + bytes(4), b"\0\0\0\0DA\0\0"])
+def test_files_without_the_id_are_read_with_a_warning(tmp_path, order, compressed, old):
+    """As RELION and IMOD read them: origins stood there before the year 2000."""
+    data = numbers((3, 4, 5), "int16")
+    raw_mrc(tmp_path / "a.mrc", data.astype(np.dtype("int16").newbyteorder(order)), (1.5, 1.5, 1.5))
+    content = (tmp_path / "a.mrc").read_bytes()
+    content = content[:208] + old + content[216:]
+    path = tmp_path / ("a.mrc.gz" if compressed else "a.mrc")
+    path.write_bytes(gzip.compress(content) if compressed else content)
+    for read in (read_volume, read_images):
+        with pytest.warns(UserWarning, match=f"{path}: has not the id and stamp of an MRC file"):
+            values, voxel_size = read(path)
+        np.testing.assert_array_equal(values, data)
+        assert voxel_size == pytest.approx(1.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["plain", "no_id", "gz", "bz2", "extended"])
+def test_no_cut_of_a_file_is_read(tmp_path, kind):
+    with mrcfile.new(tmp_path / "a.mrc") as mrc:
+        mrc.set_data(numbers((3, 6, 7), "int16"))
+        if kind == "extended":
+            mrc.set_extended_header(np.zeros(80, "V1"))
+    content = (tmp_path / "a.mrc").read_bytes()
+    if kind == "no_id":
+        content = content[:208] + bytes(8) + content[216:]
+    pack = {"gz": gzip.compress, "bz2": bz2.compress}.get(kind, bytes)
+    content = pack(content)
+    cut = tmp_path / "cut.mrc"
+    for length in [*range(0, len(content), 9), len(content) - 1]:
+        cut.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"cut\.mrc: can't be read as MRC"):
+            read_images(cut)
 
 
 def test_real_maps(shared):

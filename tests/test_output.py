@@ -83,7 +83,7 @@ def test_a_number_that_is_none_is_never_written(scene, series, tmp_path, bad, in
     images[1, 2, 3] = bad
     broken = replace(series, **{which: images})
     with pytest.raises(ValueError, match="1 values are not finite"), \
-            new_folder(tmp_path / "out") as place:
+            new_folder(tmp_path / "out", "simulate") as place:
         write_output(place, replace(scene, detector=Camera(integer=integer)), broken)
     assert list(tmp_path.iterdir()) == []
 

@@ -1,6 +1,9 @@
+import struct
+
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from tem_taichi.files.io import read_images
 from tem_taichi.files.tiff_files import read_gain, write_gain, write_tiff
@@ -73,6 +76,92 @@ def test_files_that_are_no_stack_are_named_in_one_line(tmp_path):
     tifffile.imwrite(tmp_path / "nan.tif", np.full((4, 5), np.nan, np.float32))
     with pytest.raises(ValueError, match="20 values are not finite"):
         read_images(tmp_path / "nan.tif")
+
+
+def deflated_by_libtiff(path, data):
+    """As other programs write: each directory behind its image, and its values behind that."""
+    first, *rest = (Image.fromarray(page) for page in data)
+    first.save(path, format="tiff", compression="tiff_adobe_deflate", save_all=True,
+               append_images=rest)
+
+
+WRITERS = {
+    "plain": lambda path, data: write_tiff(path, data, 1.37),
+    "big_endian": {"byteorder": ">", "metadata": None},
+    "BigTIFF": {"bigtiff": True, "metadata": None},
+    "tiled": {"tile": (16, 16), "metadata": None},
+    "strips": {"rowsperstrip": 3, "metadata": None, "resolution": (3.1, 3.1)},
+    "compressed": {"compression": "zlib", "metadata": None},
+    "compressed tiles in BigTIFF": {"tile": (16, 16), "compression": "zlib", "bigtiff": True,
+                                    "metadata": None},
+    "libtiff": deflated_by_libtiff,
+    "one piece": {}, "ImageJ": {"imagej": True, "photometric": None}, "OME": {"ome": True},
+}
+
+
+def write_as(kind, path, data):
+    writer = WRITERS[kind]
+    if isinstance(writer, dict):
+        tifffile.imwrite(path, data, **({"photometric": "minisblack"} | writer))
+    else:
+        writer(path, data)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_no_cut_of_a_file_is_read_as_another_stack(tmp_path, kind):
+    """Every byte of a plain file, one in 29 of others; what pads the end may be missing."""
+    data = numbers((3, 4, 5) if kind == "plain" else (3, 20, 21), "uint16")
+    write_as(kind, tmp_path / "a.tif", data)
+    content = (tmp_path / "a.tif").read_bytes()
+    np.testing.assert_array_equal(read_images(tmp_path / "a.tif")[0], data[:, ::-1] if
+                                  kind != "plain" else data)
+    cut, refused = tmp_path / "cut.tif", 0
+    for length in range(0, len(content), 1 if kind == "plain" else 29):
+        cut.write_bytes(content[:length])
+        try:
+            values, _ = read_images(cut)
+        except ValueError as error:
+            assert str(error).startswith(f"{cut}: can't be read as TIFF (")
+            refused += 1
+            continue
+        assert len(content) - length <= 32, length
+        np.testing.assert_array_equal(values[:, ::-1] if kind != "plain" else values, data)
+    assert refused > 50
+
+
+def test_stack_that_is_described_once_is_read_whole(tmp_path):
+    """As ImageJ writes stacks of more than 4 GB: one directory, and the images in one piece."""
+    data = numbers((5, 8, 9), "uint16")
+    for name, keywords in (("imagej", {"imagej": True}), ("tifffile", {})):
+        file = tmp_path / f"{name}.tif"
+        tifffile.imwrite(file, data, truncate=True, **keywords)
+        with tifffile.TiffFile(file) as pages:
+            assert len(pages.pages) == 1
+        np.testing.assert_array_equal(read_images(file)[0][:, ::-1], data)
+        content = file.read_bytes()
+        file.write_bytes(content[:-200])
+        with pytest.raises(ValueError, match="can't be read as TIFF"):
+            read_images(file)
+
+
+def test_pages_that_a_description_promises_are_missed(tmp_path):
+    """Of a file that was not written to its end, though its pages are whole."""
+    tifffile.imwrite(tmp_path / "a.tif", numbers((2, 8, 9), "uint16"), metadata=None,
+                     description="ImageJ=1.11a\nimages=3\nslices=3\n")
+    with pytest.raises(ValueError, match="says that it has 3 images and has 2"):
+        read_images(tmp_path / "a.tif")
+
+
+def test_directories_in_a_circle_are_refused(tmp_path):
+    write_tiff(tmp_path / "a.tif", numbers((2, 4, 5)), 1.0)
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        first, last = (page.offset for page in file.pages)
+    entries, = struct.unpack_from("<H", content, last)
+    struct.pack_into("<I", content, last + 2 + 12 * entries, first)
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(ValueError, match="can't be read as TIFF"):
+        read_images(tmp_path / "a.tif")
 
 
 def test_gain_reference_comes_back(tmp_path):

@@ -116,6 +116,19 @@ def test_back_projection_finds_density_and_place(double, axis):
         assert around.min() == pytest.approx(-0.001, rel=0.08)
 
 
+@pytest.mark.parametrize("bad", [0.0, -3.0])
+def test_images_without_electrons_add_nothing(double, bad):
+    """As counting rounds a weak beam to; the others make the volume that they made alone."""
+    angles = np.array([-30.0, 0.0, 30.0])
+    table = pd.DataFrame({"tilt_angle": angles, "axis_angle": 0.0, "shift_x": 0.0, "shift_y": 0.0})
+    images = blobs(table, 0.0, np.array([[6.0, 10.0, 4.0]]), 2.5)
+    images[1] = bad
+    with pytest.warns(UserWarning, match="1 of 3 images, the first of them image 2, have no pos"):
+        volume = back_project(images, table, 2.0, 16)
+    images[1] = 500.0  # without any contrast
+    assert torch.equal(volume, back_project(images, table, 2.0, 16)) and volume.abs().max() > 0
+
+
 def test_back_projection_refuses_what_does_not_fit():
     table = pd.DataFrame({"tilt_angle": [0.0], "axis_angle": 0.0, "shift_x": 0.0, "shift_y": 0.0})
     with pytest.raises(ValueError, match=r"depth=0: must be positive \[voxel\]"):

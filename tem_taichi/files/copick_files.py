@@ -7,7 +7,6 @@ of all kinds at once (multilabel `kinds`), of each kind's particles by their ins
 each kind of membrane alone, which copick takes for no particle.
 """
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +20,13 @@ from tem_taichi.files.volumes import Volumes, reference
 from tem_taichi.files.zarr_files import write_ome_zarr
 from tem_taichi.pipeline import TiltSeries
 from tem_taichi.poses import euler_to_matrix
+from tem_taichi.specimen_config import copick_name
 
 _USER = "tem-taichi"
 _SESSION = "0"
 """What copick calls the session of a program."""
 _COLOURS = ([230, 159, 0, 255], [86, 180, 233, 255], [0, 158, 115, 255], [240, 228, 66, 255],
             [0, 114, 178, 255], [213, 94, 0, 255], [204, 121, 167, 255])
-
-
-def object_name(kind: str) -> str:
-    """A kind's name as copick allows it: without "_", which parts the names of its files."""
-    return re.sub("_+", "-", kind).strip("-") or "object"
 
 
 def write_copick(folder: Path, scene: Scene, series: TiltSeries, volumes: Volumes,
@@ -45,14 +40,8 @@ def write_copick(folder: Path, scene: Scene, series: TiltSeries, volumes: Volume
         volumes: of the same.
         root: where the folder will be. copick knows no place relative to its config.json, only
             to the working folder, so that it must be named in full.
-
-    Raises:
-        ValueError: if two kinds have the same name once "_" is "-".
     """
-    names = {kind.name: object_name(kind.name) for kind in volumes.specimen.kinds}
-    if len(set(names.values())) < len(names):
-        raise ValueError(f"formats: copick takes {', '.join(names)} for the same name, as '_' "
-                         "becomes '-': names of particles must differ in more")
+    names = {kind.name: copick_name(kind.name) for kind in volumes.specimen.kinds}
     write_json(folder / "config.json", {
         "config_type": "filesystem", "name": scene.name,
         "description": "A tilt series simulated by tem_taichi, with its truth.",

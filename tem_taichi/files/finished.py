@@ -8,22 +8,27 @@ import yaml
 
 import tem_taichi
 from tem_taichi.config import Scene
-from tem_taichi.files.folder import METADATA, PROGRAM
+from tem_taichi.files.manifest import METADATA, PROGRAM
+from tem_taichi.files.workplace import output_folder
 from tem_taichi.scene_yaml import to_yaml
 
 _NO_MATTER = ("output", "overwrite", "force")
 """Keys that say where and whether a scene runs, not what comes out."""
 
 
-def digests(scene: Scene) -> dict[str, str]:
-    """What a scene's files hold, by their names, as BLAKE2b in hexadecimals."""
-    camera = scene.detector
-    names = [camera.mtf_file, camera.dqe_file]
+def files_read(scene: Scene) -> list[str]:
+    """Names of the files that a scene reads, whether they are there or not."""
+    names = [scene.detector.mtf_file, scene.detector.dqe_file]
     for particle in scene.specimen.particles.values():
         names += [particle.structure, particle.map, particle.file]
+    return [name for name in names if name]
+
+
+def digests(scene: Scene) -> dict[str, str]:
+    """What a scene's files hold, by their names, as BLAKE2b in hexadecimals."""
     found = {}
-    for name in names:
-        if name and Path(name).is_file():
+    for name in files_read(scene):
+        if Path(name).is_file():
             with open(name, "rb") as file:
                 digest = hashlib.blake2b(digest_size=16)
                 while piece := file.read(1 << 20):
@@ -37,8 +42,8 @@ def is_finished(scene: Scene) -> bool:
 
     Then running it again would give the same bytes.
     """
-    folder = Path(scene.output)
     try:
+        folder = output_folder(scene.output)
         metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
         before = yaml.safe_load((folder / "scene.yaml").read_text(encoding="utf-8"))
         now = yaml.safe_load(to_yaml(scene))

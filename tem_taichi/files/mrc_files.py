@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tem_taichi import __version__
+from tem_taichi.files.mrc_without_id import read_without_id
 from tem_taichi.machine import check_memory
 
 _MODES = {"float32": 2, "int16": 1, "uint16": 6, "int8": 0}
@@ -141,7 +142,10 @@ def _read(path: Path) -> tuple[np.recarray, NDArray[Any]]:
                 header, data = mrc.header.copy(), np.array(mrc.data)
     except (OSError, EOFError, ValueError, RuntimeWarning, zlib.error, MemoryError,
             OverflowError) as error:
-        raise ValueError(f"{path}: can't be read as MRC ({_one_line(error)})") from error
+        without = read_without_id(path)
+        if without is None:
+            raise ValueError(f"{path}: can't be read as MRC ({_one_line(error)})") from error
+        header, data = without
     if int(header.mode) not in _READ_MODES:
         raise ValueError(f"{path}: mode {header.mode} must be one of {_READ_MODES}")
     if int(header.mode) == 0 and _unsigned_bytes(header):

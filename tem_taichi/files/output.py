@@ -9,8 +9,8 @@ from tem_taichi.config import Scene, doubts
 from tem_taichi.device import current
 from tem_taichi.files import io
 from tem_taichi.files.finished import digests
-from tem_taichi.files.folder import METADATA, PROGRAM
 from tem_taichi.files.formats import write_formats
+from tem_taichi.files.manifest import METADATA, PROGRAM
 from tem_taichi.files.mrc_files import smallest_type
 from tem_taichi.files.particle_files import write_particles
 from tem_taichi.files.preview import write_preview

@@ -1,5 +1,7 @@
 """A tomogram by weighted back-projection at the true alignment, without CTF correction."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import torch
@@ -17,10 +19,11 @@ def back_project(images: Tensor, tilts: pd.DataFrame, pixel_size: float, depth: 
 
     volume(r) = sum_i step_i q_i((R_i r)_xy + shift_i), with q the image filtered by |k . p|, p
     the direction in the image across the tilt axis, and step the angle [rad] that an image
-    stands for (Kak & Slaney 1988, ch. 3). Images are taken relative to their mean.
+    stands for (Kak & Slaney 1988, ch. 3). Images are taken relative to their mean;
+    one whose mean is not positive adds nothing, which a warning says.
 
     Args:
-        images: (n, ny, nx), of positive mean.
+        images: (n, ny, nx), finite.
         tilts: tilt_angle, axis_angle [deg], shift_x, shift_y [A] of each.
         pixel_size: of images and volume [A].
         depth: voxels along z.
@@ -42,7 +45,13 @@ def back_project(images: Tensor, tilts: pd.DataFrame, pixel_size: float, depth: 
     y, x = (as_tensor(np.arange(size) - size // 2) for size in (ny, nx))
     slab = max(1, _BATCH // (ny * nx))
     scale = as_tensor([2 / nx, 2 / ny])
+    empty = [n for n, image in enumerate(images, 1) if not image.mean() > 0]
+    if empty:
+        warnings.warn(f"{len(empty)} of {n} images, the first of them image {empty[0]}, have no "
+                      "positive mean: they add nothing to the reconstruction", stacklevel=2)
     for image, step, tilt in zip(images, steps, tilts.itertuples(), strict=True):
+        if not image.mean() > 0:
+            continue
         filtered = _filtered(as_tensor(image), tilt.axis_angle)[None, None] * step
         rotation = tilt_rotation(tilt.tilt_angle, tilt.axis_angle)[:2]
         middle = as_tensor([nx // 2 + tilt.shift_x / pixel_size,

@@ -12,6 +12,7 @@ import tifffile
 from numpy.typing import ArrayLike, NDArray
 
 from tem_taichi.files.mrc_files import mrc_mode
+from tem_taichi.files.tiff_check import check_whole, contiguous_images
 
 _PER_CENTIMETRE = 1e8
 """[A]"""
@@ -56,16 +57,19 @@ def read_tiff(path: Path, finite: bool = True) -> tuple[NDArray[np.float32], flo
         has no resolution that could be a microscope's.
 
     Raises:
-        ValueError: if the file is broken, in colour, of pages that differ, or holds values that
-            are not finite.
+        ValueError: if the file is broken or cut short, in colour, of pages that differ, or holds
+            values that are not finite.
     """
     try:
         with tifffile.TiffFile(path) as file:
+            check_whole(file)
             shapes = {page.shape for page in file.pages}
             if len(shapes) != 1 or len(next(iter(shapes))) != 2:
                 raise ValueError(f"pages of shape {', '.join(map(str, sorted(shapes)))}: must be "
                                  "of one shape (ny, nx)")
-            data = np.stack([page.asarray() for page in file.pages])
+            one_piece = contiguous_images(file)
+            data = (np.stack([page.asarray() for page in file.pages]) if one_piece is None else
+                    one_piece.asarray().reshape(-1, *next(iter(shapes))))
             pixel_size = _pixel_size(file.pages.first)
     except Exception as error:  # tifffile raises whatever broken files lead it to
         lines = str(error).splitlines() or [type(error).__name__]

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import tem_taichi
+from tem_taichi.files.workplace import output_folder
 
 
 def unfinished_folder(output: str | Path) -> Path:
     """The hidden folder beside an output folder."""
-    final = Path(output).resolve()
+    final = output_folder(output)
     return final.with_name(f".{final.name}.unfinished")
 
 

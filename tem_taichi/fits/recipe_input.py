@@ -1,6 +1,6 @@
 """What recipes read: images with their pixel size, and the table of a tilt series."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tem_taichi import checks
 from tem_taichi.files.io import read_images, read_mdoc, read_rawtlt
-from tem_taichi.fits.recipes import CtfRecipe, Recipe, SeriesRecipe
+from tem_taichi.fits.recipes import CtfRecipe, Recipe, SeriesRecipe, TwinRecipe
 
 _SAME = 0.01
 """Relative difference of pixel sizes that are taken for the same."""
@@ -69,10 +69,7 @@ def series_table(recipe: SeriesRecipe | CtfRecipe, stack: str, count: int) -> pd
     Raises:
         ValueError: if no file of angles is found or it has another number of images.
     """
-    path = Path(stack)
-    beside = angles_beside(path) + [one for one in (path.with_suffix(".tsv"),
-                                                    path.with_suffix(".csv")) if one.is_file()]
-    file = Path(recipe.angles) if recipe.angles else next(iter(beside), None)
+    path, file = Path(stack), _angles_file(recipe, stack)
     if file is None:
         raise ValueError(f"angles=null: there is no .mdoc, .rawtlt, .tlt, .tsv or .csv beside "
                          f"{path.name}: must be given")
@@ -97,6 +94,31 @@ def series_table(recipe: SeriesRecipe | CtfRecipe, stack: str, count: int) -> pd
                          f"{'' if 'tilt_angle' in table else ' and no column tilt_angle'}: must "
                          f"have one tilt angle for each of the {count} images of {path.name}")
     return table
+
+
+def _angles_file(recipe: SeriesRecipe | CtfRecipe, stack: str) -> Path | None:
+    """The file of a tilt series' angles: the recipe's, or else one beside the stack."""
+    path = Path(stack)
+    beside = angles_beside(path) + [one for one in (path.with_suffix(".tsv"),
+                                                    path.with_suffix(".csv")) if one.is_file()]
+    return Path(recipe.angles) if recipe.angles else next(iter(beside), None)
+
+
+def files_of(recipe: Recipe, words: Sequence[str] = ()) -> list[str]:
+    """Every file that a recipe reads.
+
+    Args:
+        recipe: of `read_recipe`.
+        words: that it was read from; one may name a recipe's own file.
+    """
+    files = [*recipe.input, *(word.partition("=")[2] for word in words
+                              if word.startswith("recipe="))]
+    if isinstance(recipe, SeriesRecipe | CtfRecipe):
+        files += [str(_angles_file(recipe, recipe.input[0]) or recipe.input[0])]
+    if isinstance(recipe, TwinRecipe):
+        files += [file for one in recipe.particles.values()
+                  for file in (one.structure, one.map, one.file) if file is not None]
+    return files
 
 
 def _in_our_units(table: pd.DataFrame) -> pd.DataFrame:

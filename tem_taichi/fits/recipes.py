@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,7 @@ def read_recipe(overrides: Sequence[str]) -> Recipe:
             raise ValueError(f"{str(one.input_line)[:99]}: must be KEY=VALUE with one value; a "
                              "list is [1,2]")
     chosen = {one.key_or_group: one.value() for one in parsed}
-    name = str(chosen.pop("recipe", None))
+    name = expanduser(str(chosen.pop("recipe", None)))
     content: dict[Any, Any] = {}
     if name.endswith((".yaml", ".yml")):
         if not os.path.isfile(name):
@@ -241,6 +242,11 @@ def read_recipe(overrides: Sequence[str]) -> Recipe:
     plain = resolved(plain)
     if isinstance(plain.get("input"), str):
         plain["input"] = [plain["input"]]
+    if isinstance(plain, dict) and isinstance(plain["input"], list):
+        plain["input"] = [expanduser(one) if isinstance(one, str) else one
+                          for one in plain["input"]]
+    if isinstance(plain, dict) and isinstance(plain.get("angles"), str):
+        plain["angles"] = expanduser(plain["angles"])
     return from_plain(RECIPES[name], plain)
 
 
