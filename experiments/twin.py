@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from tem_taichi.files.mrc_files import read_image_stack
 from tem_taichi.fits.background import BackgroundSpectra, background_spectra
 from tem_taichi.fits.crowd_fit import held_out
-from tem_taichi.fits.thickness_fit import fit_thickness, mean_intensities, write_thickness_figure
+from tem_taichi.fits.thickness_figure import write_thickness_figure
+from tem_taichi.fits.thickness_fit import fit_thickness, mean_intensities
 from tem_taichi.fits.twin import NOT_MODELLED, TwinSettings, make_twin, write_twin
 from tem_taichi.pipeline import simulate
 
@@ -158,7 +159,7 @@ def main() -> None:
               f"{fit.intensity_error:.2f}; {fit.thickness(395.0):.0f} nm for L = 395 nm, "
               f"{fit.thickness(320.0):.0f} nm for 320 nm")
     twin = make_twin(images, table, PIXEL, 300.0, TwinSettings(shape=SHAPE))
-    print(*twin.assumptions, NOT_MODELLED, sep="\n")
+    print(*twin.warnings, *twin.assumptions, NOT_MODELLED, sep="\n")
     print(f"dose {twin.nominal_dose:.2f} e-/A^2; the noise is that of {twin.implied_dose:.2f}")
     file.parent.mkdir(parents=True, exist_ok=True)
     write_twin(file.with_suffix(".yaml"), twin)

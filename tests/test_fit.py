@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -322,6 +323,18 @@ def test_thickness(here):
         3950 * result["thickness_over_mean_free_path"])
 
 
+def test_a_dark_field_series_is_refused(here, capsys):
+    with mrcfile.open("series.mrc") as file:
+        bright = file.data.copy()
+    with mrcfile.new("dark.mrc") as file:
+        file.set_data((2 * bright.max() - bright).astype(np.float32))
+    shutil.copy("series.rawtlt", "dark.rawtlt")
+    for recipe in ("thickness", "twin"):
+        assert main(["recipe=" + recipe, "input=dark.mrc", "pixel_size=10"]) == 2
+    assert capsys.readouterr().err.count("brighter when tilted") >= 1
+    assert not Path("tem_taichi_fit").exists()
+
+
 @pytest.mark.parametrize("name", ["t.tsv", "t.csv"])
 def test_angles_as_a_table(here, name):
     mark = "\t" if name.endswith("tsv") else ","
@@ -356,11 +369,16 @@ def test_twin(here):
     assert names(folder) == {"results.json", "metadata.json", "twin.png", "twin.yaml"}
     # Means of 128^2 pixels of 100 electrons: 0.08 %, of an exponent of 0.4 to 0.7.
     assert result["thickness_A"] == pytest.approx(1500, rel=0.02)
-    assert result["nominal_dose"] == 3 and "no gold" in result["assumptions"][-1]
+    assert result["nominal_dose"] == 3 and "no gold" in result["assumptions"][-2]
+    assert not any("confidence" in line or "together" in line for line in result["assumptions"])
     scene = load_scene(folder / "twin.yaml")
     assert scene.seed == 5 and list(scene.shape) == [128, 128]
     assert scene.detector.gain == pytest.approx(5, rel=0.02)
+    begun = time.perf_counter()
     assert simulate([str(folder / "twin.yaml")]) == 0
+    # A trial of some slices; machines get busy and idle meanwhile.
+    assert 0.2 < result["simulation_seconds"] / (time.perf_counter() - begun) < 5
+    assert "# Simulating it takes about" in (folder / "twin.yaml").read_text()
     with mrcfile.open("twin/twin.mrc") as twin, mrcfile.open("real/real.mrc") as real:
         np.testing.assert_allclose(twin.data.mean((1, 2)), real.data.mean((1, 2)), rtol=0.005)
 
@@ -383,7 +401,10 @@ def test_real_tilt_series(here, shared, capsys):
     # By hand: the table's full frames have a mean of 39.84 at 0 deg, of 18.96 and 22.06 at -57
     # and 57: ln(39.84 / 20.5) / (1 / cos 57 - 1) = 0.79, to the 2 % that means scatter.
     assert result["thickness_over_mean_free_path"] == pytest.approx(0.79, abs=0.04)
+    assert any("no slab" in line for line in result["warnings"])
+    assert 0.06 < result["field_deviation"] < 0.12  # thirds of its columns: 0.89, 0.82, 0.70
     twin, folder = run("recipe=twin", *words, "output=w", "shape=[64,64]")
+    assert any("no slab" in line for line in twin["warnings"])
     assert twin["thickness_over_mean_free_path"] == pytest.approx(
         result["thickness_over_mean_free_path"], rel=0.05)
     assert simulate([str(folder / "twin.yaml"), "--check"]) == 0

@@ -25,11 +25,15 @@ _SOFT = 3.0
 """Deviation of the Gaussian that softens a globule's edge [A]."""
 _MODEL_ERROR = 0.1
 """Of a spectrum, relative: what balls and averages leave out."""
-_KNOTS = np.array([0.0, 0.2, 0.3, 0.4, 0.5])
+_KNOTS = np.linspace(0.0, 0.5, 11)
 """Frequencies between which the noise is linear [cycles/pixel]."""
-_STIFF = 0.005, 0.3
-"""Relative difference of the noise at neighbouring knots: of a counting camera, and of images that
-were resampled. White noise keeps it apart from the crowd, so the second has to be ..."""
+_WHITE = np.diff(np.eye(len(_KNOTS)), axis=0) / 0.005
+"""Stiffness of a counting camera's noise: its difference at neighbouring knots, relative."""
+_COLOURED = tuple(np.diff(np.eye(len(_KNOTS))[[1, *range(len(_KNOTS))]], 2, axis=0) / step
+                  for step in (0.03, 0.1, 0.3))
+"""Of images that were resampled, or of a camera whose events are drawn over some pixels: second
+differences, even about 0; less stiff where the noise would be below that of the nominal dose, since
+spectra alone hardly tell it from the crowd. White noise does, so this has to be ..."""
 _BETTER = 0.5
 """... so much better: its mean square deviation over that of the first."""
 
@@ -138,7 +142,7 @@ def _critical(k: np.ndarray, lens: Lens) -> np.ndarray:
 
 
 def fit_crowd(spectra: BackgroundSpectra, sights: list[Sight], lens: Lens,
-              masses: tuple[float, ...]) -> CrowdFit:
+              masses: tuple[float, ...], least: float = 0.0) -> CrowdFit:
     """Noise, damage and numbers of balls, none negative, that come nearest to the spectra.
 
     The noise is kept nearly white, and its lowest frequencies, 2 periods in a tile, are left out:
@@ -149,6 +153,8 @@ def fit_crowd(spectra: BackgroundSpectra, sights: list[Sight], lens: Lens,
         sights: one an image.
         lens: of the series.
         masses: of the balls that may be there [kDa].
+        least: noise over mean at w = 0 that counting the nominal dose makes, if all electrons
+            count [counts]; coloured noise is let be as high.
 
     Raises:
         ValueError: if the numbers of images differ.
@@ -166,27 +172,32 @@ def fit_crowd(spectra: BackgroundSpectra, sights: list[Sight], lens: Lens,
     hats = np.stack([np.interp(spectra.w, _KNOTS, row) for row in np.eye(len(_KNOTS))])
     exposures = np.array([sight.exposure for sight in sights])[:, None] / _critical(k, lens)
 
-    def fitted(damage: float, stiff: float) -> tuple[np.ndarray, np.ndarray]:
+    def fitted(damage: float, stiff: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         terms = np.concatenate([crowd * np.exp(-damage * exposures)[:, None],
                                 np.broadcast_to(hats, (len(crowd), *hats.shape))], axis=1)
-        return _nearest(spectra, terms, len(hats), stiff)
+        return _nearest(spectra, terms, stiff)
 
-    def misfit(damage: float, stiff: float) -> float:
+    def misfit(damage: float, stiff: np.ndarray) -> float:
         ratio = spectra.ratio / fitted(damage, stiff)[1]
         return float(np.mean(np.log(ratio[_used(spectra)])**2))
 
-    def best(stiff: float) -> tuple[float, float]:
+    def best(stiff: np.ndarray) -> tuple[float, float]:
         if np.ptp([sight.exposure for sight in sights]) <= 1 or not masses:
             return 1.0, misfit(1.0, stiff)
         found = minimize_scalar(misfit, bounds=(0, _FASTEST), method="bounded", args=(stiff,),
                                 options={"xatol": 0.02})
         return float(found.x), float(found.fun)
 
-    (damage, first), (other, second) = (best(stiff) for stiff in _STIFF)
-    stiff = _STIFF[0]
-    if second < _BETTER * first:
-        damage, stiff = other, _STIFF[1]
-    numbers, model = fitted(damage, stiff)
+    damage, misfits = best(_WHITE)
+    numbers, model = fitted(damage, _WHITE)
+    for stiff in _COLOURED:
+        other, second = best(stiff)
+        if second > _BETTER * misfits:
+            break
+        damage = other
+        numbers, model = fitted(damage, stiff)
+        if numbers[len(masses)] >= least:
+            break
     return CrowdFit(_KNOTS, numbers[len(masses):], masses, numbers[:len(masses)], damage, model)
 
 
@@ -218,22 +229,23 @@ def _used(spectra: BackgroundSpectra) -> np.ndarray:
 
 
 def _nearest(spectra: BackgroundSpectra, terms: np.ndarray,
-             knots: int, stiff: float) -> tuple[np.ndarray, np.ndarray]:
+             stiff: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Numbers (p,) >= 0 for which sums of terms (n, p, m) are nearest to the ratios (n, m).
 
-    The last ones are the noise at its knots.
+    The last ones are the noise at its knots; relative to it, `stiff` (s, knots) times these is 0
+    within 1.
     """
     use = _used(spectra)
     model = np.where(use, spectra.ratio, 1.0)
     scale = terms.max(axis=(0, 2)) + 1e-300
     white = float(np.median(spectra.ratio[use]))
-    steps = np.zeros((knots - 1, len(scale)))
-    steps[:, -knots:] = (np.eye(knots)[1:] - np.eye(knots)[:-1]) / (stiff * white)
+    steps = np.zeros((len(stiff), len(scale)))
+    steps[:, -stiff.shape[1]:] = stiff / white
     for _ in range(3):  # errors are parts of the model, not of the noisy measurement
         error = model * np.sqrt(1 / np.maximum(spectra.weight, 1e-9) + _MODEL_ERROR**2)
         rows = (terms / error[:, None]).transpose(0, 2, 1)[use]
         numbers = nnls(np.concatenate([rows, steps]) / scale,
-                       np.append((spectra.ratio / error)[use], np.zeros(knots - 1)))[0] / scale
+                       np.append((spectra.ratio / error)[use], np.zeros(len(steps))))[0] / scale
         model = np.einsum("npm,p->nm", terms, numbers)
         model = np.maximum(model, 1e-3 * white)
     return numbers, model

@@ -18,9 +18,18 @@ from tem_taichi.fits.recipe_ctf import fit_ctf
 from tem_taichi.fits.recipe_input import angles_beside, images_of, series_table
 from tem_taichi.fits.recipe_scene import thickness_scene, write_scene
 from tem_taichi.fits.recipes import CtfRecipe, DetectorRecipe, Recipe, ThicknessRecipe, TwinRecipe
-from tem_taichi.fits.thickness_fit import fit_thickness, mean_intensities, write_thickness_figure
-from tem_taichi.fits.twin import NOT_MODELLED, TwinSettings, make_twin, write_twin
+from tem_taichi.fits.thickness_field import fit_images_thickness
+from tem_taichi.fits.thickness_figure import write_thickness_figure
+from tem_taichi.fits.twin import (
+    NOT_MODELLED,
+    TwinSettings,
+    make_twin,
+    short,
+    simulation_time,
+    write_twin,
+)
 from tem_taichi.fits.twin_figure import write_twin_figure
+from tem_taichi.machine import duration
 
 Progress = Callable[[int, int], None]
 """Called with what is done and how much there is."""
@@ -117,17 +126,27 @@ def fit_series_thickness(recipe: ThicknessRecipe, folder: Path, progress: Progre
     """Thickness over mean free path of a tilt series, and the tilt of its normal."""
     (name, images, _), = images_of(recipe, need_pixel_size=False)
     tilts = series_table(recipe, name, len(images))
-    fit = fit_thickness(mean_intensities(images), tilts["tilt_angle"].to_numpy())
+    fit = fit_images_thickness(images, tilts["tilt_angle"].to_numpy())
     write_thickness_figure(folder / "thickness.png", fit)
-    write_scene(folder / "scene.yaml", f"The ice of {name}", thickness_scene(recipe, fit, tilts))
+    warnings = list(fit.warnings)
+    if fit.ratio > 0:
+        write_scene(folder / "scene.yaml", f"The ice of {name}",
+                    thickness_scene(recipe, fit, tilts))
+    else:
+        warnings.append("No scene is written: images do not darken with the tilt, t / L is at most "
+                        f"{fit.interval()[1]:.3g} (95 %).")
     progress(1, 1)
     return {"thickness_over_mean_free_path": fit.ratio, "standard_error": fit.ratio_error,
             "mean_free_path_A": recipe.mean_free_path,
             "thickness_A": fit.ratio * recipe.mean_free_path,
             "thickness_error_A": fit.ratio_error * recipe.mean_free_path,
+            "statistical_error": fit.statistical_error, "field_deviation": fit.field_deviation,
+            "parts": None if fit.parts is None else [
+                [short(ratio) if np.isfinite(ratio) else None for ratio in row]
+                for row in fit.parts],
             "normal_angle_deg": fit.normal_angle, "normal_error_deg": fit.normal_error,
-            "intensity": fit.intensity, "chi2": fit.chi2, "degrees_of_freedom": fit.degrees,
-            "warnings": list(fit.warnings)}
+            "angle_error_deg": fit.angle_error, "intensity": fit.intensity, "chi2": fit.chi2,
+            "degrees_of_freedom": fit.degrees, "warnings": warnings}
 
 
 def fit_twin(recipe: TwinRecipe, folder: Path, progress: Progress) -> Result:
@@ -138,17 +157,28 @@ def fit_twin(recipe: TwinRecipe, folder: Path, progress: Progress) -> Result:
         recipe.mean_free_path, recipe.spherical_aberration,
         (recipe.shape[0], recipe.shape[1]) if recipe.shape else None, tuple(recipe.masses),
         recipe.particles, recipe.tile, recipe.slice_thickness, recipe.seed))
-    write_twin(folder / "twin.yaml", twin)
+    warnings = list(twin.warnings)
+    seconds: float | None = None
+    takes: list[str] = []
+    try:
+        seconds = simulation_time(twin.scene)
+        takes.append(f"Simulating it takes about {duration(seconds)} on this machine, as busy as "
+                     "it was.")
+    except ValueError as error:
+        warnings.append(f"twin.yaml does not run as it is: {error}")
+    write_twin(folder / "twin.yaml", twin, takes)
     write_twin_figure(folder / "twin.png", twin)
     progress(1, 1)
     fit, crowd = twin.thickness, twin.crowd
     return {"thickness_over_mean_free_path": fit.ratio, "standard_error": fit.ratio_error,
+            "statistical_error": fit.statistical_error, "field_deviation": fit.field_deviation,
             "thickness_A": twin.scene.specimen.ice.thickness,
             "normal_angle_deg": fit.normal_angle, "normal_error_deg": fit.normal_error,
             "nominal_dose": twin.nominal_dose, "implied_dose": twin.implied_dose,
             "crowd_volume_fraction": crowd.volume_fraction, "crowd_damage": crowd.damage,
             "crowd_masses_kDa": crowd.masses, "crowd_densities_per_A3": crowd.densities,
-            "assumptions": [*twin.assumptions, NOT_MODELLED]}
+            "simulation_seconds": seconds,
+            "assumptions": [*twin.assumptions, NOT_MODELLED, *takes], "warnings": warnings}
 
 
 def _rows(band: Band) -> list[list[float]]:

@@ -5,6 +5,7 @@ crowd of globules that scatters as much as what is there. Real counts are scaled
 what the twin takes them for is said in its assumptions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,13 +16,17 @@ import torch
 from tem_taichi.absorption import mean_free_path, protein_potentials
 from tem_taichi.checks import positive
 from tem_taichi.config import Camera, Imaging, Interaction, Microscope, Scene, Tilts
+from tem_taichi.cost import foreseen_time
 from tem_taichi.fits.background import BackgroundSpectra, background_spectra
 from tem_taichi.fits.crops import plain
 from tem_taichi.fits.crowd_fit import CrowdFit, Lens, Sight, fit_crowd
-from tem_taichi.fits.thickness_fit import ThicknessFit, fit_thickness, mean_intensities
+from tem_taichi.fits.thickness_field import fit_images_thickness
+from tem_taichi.fits.thickness_fit import ThicknessFit
 from tem_taichi.fits.twin_table import complete_table
 from tem_taichi.geometry import tilt_rotation
+from tem_taichi.pipeline import plan
 from tem_taichi.scene_yaml import to_yaml
+from tem_taichi.specimen import build_specimen
 from tem_taichi.specimen_config import Ice, Particle, Specimen
 
 _WHITE = 1.2
@@ -69,7 +74,8 @@ class Twin:
         nominal_dose: mean exposure of an image by the table [e-/A^2].
         implied_dose: that would have, counted one by one at the DQE of 1, the noise that there
             is [e-/A^2]; at most the scene's.
-        assumptions: what is taken for granted and what the fits warn of, one sentence each.
+        assumptions: what is taken for granted, one sentence each.
+        warnings: what the fits warn of, one sentence each.
     """
 
     scene: Scene
@@ -81,6 +87,7 @@ class Twin:
     nominal_dose: float
     implied_dose: float
     assumptions: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size: float,
@@ -110,15 +117,19 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
                          f"the {len(tilts)} rows of tilts")
     table, notes = complete_table(tilts, stack, pixel_size, voltage,
                                   settings.spherical_aberration)
-    means, nominal = mean_intensities(stack), float(table["dose"].mean())
-    fit = fit_thickness(means * nominal / table["dose"], table["tilt_angle"])
+    nominal = float(table["dose"].mean())
+    fit = fit_images_thickness(stack, table["tilt_angle"], table["dose"] / nominal)
+    if fit.ratio <= 0:
+        raise ValueError("images: do not darken with the tilt; must be those of a slab in bright "
+                         f"field, whose t / L here is at most {fit.interval()[1]:.3g} (95 %)")
     lens = Lens(pixel_size, voltage, settings.spherical_aberration,
                 float(mean_free_path(settings.mean_free_path, voltage)), Ice().potential)
     spectra = background_spectra(stack, settings.tile)
     sights = _sights(table, fit, lens, stack.shape[2])
-    crowd = fit_crowd(spectra, sights, lens, settings.masses)
+    crowd = fit_crowd(spectra, sights, lens, settings.masses,
+                      fit.intensity / (nominal * pixel_size**2))
     camera, dose, more = _camera(fit, crowd, nominal, pixel_size)
-    change = means / (fit.expected(table["tilt_angle"]) * table["dose"] / nominal)
+    change = fit.means / fit.expected(fit.tilt_angles)
     # What is far from the curve is no weak beam, but something in its way.
     table["dose"] *= dose / nominal * np.where(np.abs(change - 1) < _BEAM, change, 1.0)
     scene = Scene(
@@ -132,18 +143,31 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
     scene.specimen, scene.interaction = _specimen(scene, fit, crowd, settings)
     return Twin(scene, fit, spectra, crowd, sights, lens, nominal,
                 fit.intensity / float(crowd.noise.mean()) / pixel_size**2,
-                (*notes, *fit.warnings, *more, *_said(scene.specimen.ice, crowd)))
+                (*notes, *more, *_said(scene.specimen.ice, crowd)), fit.warnings)
 
 
-def write_twin(file: Path, twin: Twin) -> None:
-    """Write the scene as YAML for `python -m tem_taichi.simulate`, its assumptions on top.
+def write_twin(file: Path, twin: Twin, more: Sequence[str] = ()) -> None:
+    """Write the scene as YAML for `python -m tem_taichi.simulate`, below what to know of it.
 
     Args:
         file: to write, *.yaml.
         twin: from `make_twin`.
+        more: lines to say beside its warnings and assumptions.
     """
-    about = "".join(f"# {line}\n" for line in (*twin.assumptions, NOT_MODELLED))
+    lines = (*(f"Warning: {line}" for line in twin.warnings), *twin.assumptions, NOT_MODELLED,
+             *more)
+    about = "".join(f"# {line}\n" for line in lines)
     Path(file).write_text(about + to_yaml(twin.scene), encoding="utf-8")
+
+
+def simulation_time(scene: Scene) -> float:
+    """Seconds that a scene will take here, from some slices of it; within about a third.
+
+    Raises:
+        ValueError: if the scene cannot run.
+    """
+    grids = plan(scene)
+    return foreseen_time(scene, grids.instrument, grids.exposures, build_specimen(scene))
 
 
 def short(value: float) -> float:
