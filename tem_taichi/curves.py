@@ -19,7 +19,7 @@ import starfile
 import torch
 from torch import Tensor
 
-from tem_taichi.arguments import check_number
+from tem_taichi.arguments import check_number, to_field
 from tem_taichi.device import as_tensor
 from tem_taichi.grid import squared_frequencies
 
@@ -103,7 +103,7 @@ def smoothness_penalty(frequencies: Any, values: Any, slope_change: float = 2.0)
             positive.
     """
     check_number("slope_change", slope_change, "pixel", above=0.0)
-    w, f = _tensor(frequencies), _tensor(values)
+    w, f = to_field("frequencies", frequencies), to_field("values", values)
     check_table("table", (w, torch.zeros_like(f)))
     slopes = (f[1:] - f[:-1]) / (w[1:] - w[:-1])
     variance = slope_change**2 / 0.5 * (w[2:] - w[:-2]) / 2

@@ -3,6 +3,7 @@
 import torch
 
 from tem_taichi.absorption import mean_free_path
+from tem_taichi.arguments import check_number, check_voltage
 from tem_taichi.device import as_tensor
 from tem_taichi.grid import check_pixel_size, squared_frequencies
 from tem_taichi.physics import Value
@@ -35,6 +36,8 @@ def damping(
     Returns:
         Real tensor (ny, nx // 2 + 1), 1 at k = 0; differentiable in the exposure.
     """
+    check_number("exposure", exposure, "e-/A^2", 0.0)
+    check_voltage(voltage)
     k = squared_frequencies(shape, check_pixel_size(pixel_size), half=True).sqrt()
     k[0, 0] = 1e-9
     return torch.exp(-as_tensor(exposure) / (2 * critical_exposure(k, voltage)))

@@ -35,6 +35,9 @@ from tem_taichi.curves import (
 )
 from tem_taichi.device import as_tensor
 
+_HIGHEST = 100.0
+"""[cycles/pixel]; Nyquist is 0.5."""
+
 _KINDS = ("integrating", "counting")
 
 
@@ -190,7 +193,10 @@ def noise_power_spectrum(w: Tensor, detector: Detector, *, dose: Scalar,
     """
     check_positive("dose", dose, "e-/A^2")
     check_positive("pixel_size", pixel_size, "A")
-    w = as_tensor(w)
+    w = to_field("w", w)
+    if w.numel() and float(w.detach().abs().max()) > _HIGHEST:
+        raise ValueError(f"w up to {float(w.detach().abs().max()):g}: must be at most {_HIGHEST:g} "
+                         "[cycles/pixel]")
     electrons = as_tensor(dose) * as_tensor(pixel_size) ** 2
     power = as_tensor(detector.gain) ** 2 * electrons / evaluate(detector.dqe, w)
     return power if _is_white(detector) else power * evaluate(detector.mtf, w) ** 2

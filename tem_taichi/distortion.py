@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from tem_taichi.arguments import check_number
 from tem_taichi.device import as_tensor
 from tem_taichi.grid import frequencies
 from tem_taichi.physics import Value
@@ -16,6 +17,8 @@ def anisotropic(anisotropy: Value, angle: Value) -> torch.Tensor:
         anisotropy: difference of the two magnifications over their mean.
         angle: direction of the larger one [deg], from +x towards +y.
     """
+    check_number("anisotropy", anisotropy, "1", above=-1.0, below=1.0)
+    check_number("angle", angle, "deg")
     half, twice = as_tensor(anisotropy) / 2, 2 * torch.deg2rad(as_tensor(angle))
     c, s = half * torch.cos(twice), half * torch.sin(twice)
     return torch.stack([1 + c, s, s, 1 - c]).reshape(2, 2)

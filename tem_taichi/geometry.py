@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from tem_taichi.arguments import check_number, to_field
 from tem_taichi.config import MAX_TILT, Scene, Tilts
 from tem_taichi.device import as_tensor
 
@@ -109,6 +110,8 @@ def tilt_rotation(
     Returns:
         Matrix (3, 3), differentiable in both angles.
     """
+    for name, angle in (("tilt_angle", tilt_angle), ("axis_angle", axis_angle)):
+        check_number(name, angle, "deg")
     tilt, axis = (torch.deg2rad(as_tensor(angle)) for angle in (tilt_angle, axis_angle))
     ux, uy = -torch.sin(axis), torch.cos(axis)
     c, s = torch.cos(tilt), torch.sin(tilt)
@@ -130,7 +133,10 @@ def rotation_from_vector(vector: torch.Tensor) -> torch.Tensor:
     Returns:
         Matrices (..., 3, 3), differentiable.
     """
-    x, y, z = as_tensor(vector).unbind(-1)
+    vector = to_field("vector", vector)
+    if vector.shape[-1:] != (3,):
+        raise ValueError(f"vector of shape {tuple(vector.shape)}: must be (..., 3)")
+    x, y, z = vector.unbind(-1)
     zero = torch.zeros_like(x)
     rows = [zero, -z, y, z, zero, -x, -y, x, zero]
     return torch.linalg.matrix_exp(torch.stack(rows, dim=-1).reshape(*x.shape, 3, 3))

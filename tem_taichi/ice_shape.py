@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tem_taichi.arguments import check_array, check_number, check_positive_number, to_field
 from tem_taichi.checks import check, one_of
 from tem_taichi.device import as_tensor, current, number
 from tem_taichi.grid import check_pixel_size
@@ -46,11 +47,14 @@ class IceShape:
 
     def __post_init__(self) -> None:
         for name in ("thickness", "edge_thickness", "carbon_thickness"):
-            value = number(getattr(self, name) or 0.0)
-            check(math.isfinite(value) and value >= 0, name, value, "not negative [A]")
-        for name in ("hole_radius", "carbon_edge"):
-            value = number(getattr(self, name))
-            check(value > 0, name, value, "positive [A]")
+            if name != "edge_thickness" or self.edge_thickness is not None:
+                check_number(name, getattr(self, name), "A", 0.0)
+        for name in ("centre_x", "centre_y"):
+            check_number(name, getattr(self, name), "A")
+        for name in ("slope_x", "slope_y"):
+            check_number(name, getattr(self, name), "1", -100.0, 100.0)
+        check_number("hole_radius", self.hole_radius, "A", above=0.0, high=math.inf)
+        check_positive_number("carbon_edge", self.carbon_edge, "A")
 
 
 def _relative_radius(shape: IceShape, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -181,6 +185,7 @@ def path_length(
     Raises:
         ValueError: for another material.
     """
+    x, y = to_field("x", x), to_field("y", y)
     slope = _slope(shape, rotation)
     thickest = max(number(value) for value in (shape.thickness, shape.edge_thickness or 0.0,
                                                shape.carbon_thickness))
@@ -225,6 +230,8 @@ def fill(
     y, x = ((torch.arange(n, dtype=device.dtype, device=device.torch_device) - n // 2) * pixel_size
             for n in grid_shape)
     if shift is not None:
+        shift = to_field("shift", shift)
+        check_array("shift", shift, (2,), "A")
         x, y = x - shift[0], y - shift[1]
     return _part(shape, material, rotation, x[None, :], y[:, None], as_tensor(z0), z1 - z0)
 

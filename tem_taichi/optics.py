@@ -10,6 +10,7 @@ from tem_taichi.arguments import (
     check_amplitude_contrast,
     check_number,
     check_positive_number,
+    check_voltage,
     no_gradient,
     to_field,
 )
@@ -195,6 +196,7 @@ def envelope(
     Returns:
         Real tensor (ny, nx) in FFT order, 1 at k = 0.
     """
+    check_voltage(voltage)
     q = 2 * math.pi * radial_frequencies(shape, pixel_length(pixel_size))
     return (torch.exp(-_source(voltage, optics).lost(q))
             * _opening(shape, pixel_size, voltage, optics))

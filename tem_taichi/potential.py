@@ -21,6 +21,7 @@ from tem_taichi.arguments import (
     check_number,
     check_positive_number,
     no_gradient,
+    to_field,
 )
 from tem_taichi.device import as_tensor, current, number
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL, Value
@@ -35,8 +36,8 @@ def depth_for(depth: str | None, *moving: object) -> str:
 
     Args:
         depth: of `depth_weights`, or None.
-        *moving: what moves scatterers in z. Whether one of them requires a gradient decides, with
-            and without torch.no_grad, so that a loss is the same function in both.
+        *moving: what moves scatterers in z. Whether one of them requires a gradient decides, also
+            under torch.no_grad, where only leaf tensors do.
     """
     wanted = any(isinstance(value, torch.Tensor) and value.requires_grad for value in moving)
     return depth or ("smooth" if wanted else "nearest")
@@ -105,6 +106,8 @@ class Gaussians:
     """a [A] and b [A^2] of each kind, shape (kinds, 2, n_gaussians); without a gradient."""
 
     def __post_init__(self) -> None:
+        for name in ("weight", "broadening", "table"):
+            object.__setattr__(self, name, to_field(name, getattr(self, name)))
         n = len(self.weight) if self.weight.ndim else 0
         for name, shape, unit in (("weight", (n,), "1"), ("broadening", (n,), "A^2"),
                                   ("kind", (n,), "1"), ("table", ("k", 2, "g"), "A")):

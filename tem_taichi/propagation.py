@@ -5,7 +5,13 @@ import math
 import taichi as ti
 import torch
 
-from tem_taichi.arguments import VOLTAGES, check_number, check_positive_number, to_field
+from tem_taichi.arguments import (
+    VOLTAGES,
+    check_array,
+    check_number,
+    check_positive_number,
+    to_field,
+)
 from tem_taichi.bridge import differentiable
 from tem_taichi.device import as_tensor, current
 from tem_taichi.grid import pixel_length, squared_frequencies
@@ -36,6 +42,8 @@ def fresnel_propagator(
     Returns:
         Complex tensor (ny, nx) in FFT order; differentiable in all lengths.
     """
+    check_number("wavelength", wavelength, "A", above=0.0, high=1.0)
+    check_number("distance", distance, "A")
     squared = squared_frequencies(shape, pixel_length(pixel_size))
     angle = -math.pi * wavelength * distance * squared
     return torch.polar(torch.ones_like(angle), angle)
@@ -189,6 +197,9 @@ def multislice(
     dtype = current().complex_dtype
     sigma = as_tensor(interaction_constant(voltage))
     contrast = as_tensor(amplitude_contrast)
+    if band is not None:
+        band = to_field("band", band)
+        check_array("band", band, shape, "1")
     if incident is None:
         incident = torch.ones(shape, dtype=dtype, device=slices.device)
     incident = to_field("incident", incident, "complex")
