@@ -29,10 +29,11 @@ _BASE = 0.5e9
 _PER_PIXEL, _PER_SLICE = 100.0, 25.0
 """Memory for each pixel of the wave in single precision, alone and for each slice in work [bytes],
 measured on waves of 1000^2 to 3400^2 pixels with six slices."""
-_PER_SCATTERER, _PER_ATOM, _PER_COPY = 250.0, 150.0, 500.0
+_PER_SCATTERER, _PER_ATOM, _PER_COPY = 250.0, 60.0, 500.0
 """Memory of a scatterer that is placed, of one of a kind, and of a copy of the kind [bytes]."""
-_PER_VOXEL = 40.0
-"""Memory of a voxel of the volumes of shrec and copick [bytes]."""
+_PER_VOXEL, _SLAB, _PER_VOXEL_OF_SLAB = 40.0, 1 << 24, 50.0
+"""Memory of a voxel of the volumes of shrec and copick [bytes], how many of them are in work for
+their masks, and what these take besides."""
 
 _LEAST, _LEAST_SCATTERER = 4e-8, 4e-7
 """Seconds for a pixel of a slice and for a scatterer on one core: less than any scene takes."""
@@ -84,7 +85,8 @@ def foreseen_memory(
     images = len(angles) * math.prod(scene.shape) * copies * float(number)
     if specimen is not None:
         images += sum(len(pose.positions) for pose in specimen.poses) * _PER_COPY
-    return waves, images + voxels_of(scene) * _PER_VOXEL
+    voxels = voxels_of(scene)
+    return waves, images + voxels * _PER_VOXEL + min(voxels, _SLAB) * _PER_VOXEL_OF_SLAB
 
 
 def voxels_of(scene: Scene) -> float:
