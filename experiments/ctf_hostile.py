@@ -18,6 +18,7 @@ from scipy.signal import fftconvolve
 
 from experiments.ctf_bench import Truth, linear_micrograph
 from experiments.ctf_simulated import PIXEL_SIZE, SPHERICAL_ABERRATION, VOLTAGE
+from tem_taichi.fits import ctf_pool
 from tem_taichi.fits.ctf_fit import fit_micrograph
 
 Image = Callable[[np.random.Generator, int], np.ndarray]
@@ -118,7 +119,11 @@ def ringed(name: str, defocus: float, generator: np.random.Generator, size: int)
 
 def verdict(image: np.ndarray, defocus: float,
             lens: tuple[float, float, float, float] = (PIXEL_SIZE, *LENS)) -> tuple[str, str]:
-    """right, flagged or WRONG, and a line that says why; a defocus of NaN has no rings."""
+    """What a fit is, and a line that says why; a defocus of NaN has no rings.
+
+    right; flagged as doubtful; and reliable but off: warned of by the recipe, or unchecked
+    where it says that the rings cannot tell the pixel size, else WRONG.
+    """
     try:
         fit = fit_micrograph(image, *lens)
     except ValueError as error:
@@ -127,7 +132,15 @@ def verdict(image: np.ndarray, defocus: float,
             f"{fit.spherical_error:.2f} mm; {'; '.join(fit.doubts)}")
     if not fit.reliable:
         return "flagged", line
-    return ("right" if abs(fit.defocus / defocus - 1) < WRONG else "WRONG"), line
+    if abs(fit.defocus / defocus - 1) < WRONG:
+        return "right", line
+    pooled = ctf_pool.pool([fit])
+    if not math.isfinite(defocus) or pooled is None:
+        return "WRONG", line
+    if ctf_pool.differs(pooled, lens[2]):
+        return "warned", line
+    told = "cannot check" in ctf_pool.assumption(pooled, lens[2])
+    return ("unchecked" if told else "WRONG"), line
 
 
 def main() -> None:
