@@ -133,6 +133,7 @@ def test_recipe_of_ones_own(here):
 
 def test_commands_of_the_readme():
     text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    text = text.replace("\\\n", " ")  # commands on two lines
     lines = [line.partition("#")[0] for line in text.splitlines()
              if line.startswith("    python -m tem_taichi.fit") and "--show" not in line]
     found = {type(read_recipe(shlex.split(line)[3:])) for line in lines}
