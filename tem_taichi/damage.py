@@ -36,7 +36,7 @@ def damping(
     Returns:
         Real tensor (ny, nx // 2 + 1), 1 at k = 0; differentiable in the exposure.
     """
-    check_number("exposure", exposure, "e-/A^2", 0.0)
+    check_number("exposure", exposure, "e-/A^2", 0.0, 1e12)
     check_voltage(voltage)
     k = squared_frequencies(shape, check_pixel_size(pixel_size), half=True).sqrt()
     k[0, 0] = 1e-9

@@ -103,4 +103,5 @@ class Exposure:
         for name, unit in (("axis_angle", "deg"), ("shift_x", "A"), ("shift_y", "A")):
             check_number(name, getattr(self, name), unit, batch=True)
         check_positive_number("dose", self.dose, "e-/A^2", batch=True)
-        check_number("prior_dose", self.prior_dose, "e-/A^2", 0.0, batch=True)
+        # The sum over a series whose images each have the largest dose.
+        check_number("prior_dose", self.prior_dose, "e-/A^2", 0.0, 1e12, batch=True)

@@ -506,7 +506,7 @@ def test_installed_package_in_any_folder(here, tmp_path_factory):
     with process([], here, site) as run:
         assert run.communicate(timeout=300)[1] == ""
     assert (here / "tem_taichi_output" / "tilt_series.mrc").is_file()
-    with process(["scene.yaml"], here, site) as run:
+    with process(["scene.yaml", "overwrite=true"], here, site) as run:
         assert run.communicate(timeout=60)[1] == ""
     installed = without_seconds(files("out"))
     assert main(["scene.yaml", "overwrite=true"]) == 0
