@@ -262,6 +262,19 @@ def test_interrupted_sweep_goes_on(here, capsys, monkeypatch):
     assert main(words) == 0
     assert "is finished and kept" in capsys.readouterr().out
     assert seen == [1, 2, 2, 3] and files(first) == made
+    # A run of which a file is gone, or was cut or changed, is not finished.
+    stack = next(first.glob("*[0-9].mrc"))
+    for content in (None, made[stack.name][:-4], b"\0" * len(made[stack.name])):
+        stack.unlink()
+        if content is not None:
+            stack.write_bytes(content)
+        assert main(words) == 2
+        assert "exists already" in capsys.readouterr().err
+        stack.write_bytes(made[stack.name])
+    (first / "notes.txt").write_text("mine")  # no part of it
+    assert main(words) == 0
+    assert "is finished and kept" in capsys.readouterr().out
+    (first / "notes.txt").unlink()
     # Another scene, other files or another version in the same place are not the same run.
     assert main([*words, "seed=5"]) == 2
     Path("p.pdb").write_text(PDB.replace("20.00", "30.00"))

@@ -8,7 +8,7 @@ import yaml
 
 import tem_taichi
 from tem_taichi.config import Scene
-from tem_taichi.files.manifest import METADATA, PROGRAM
+from tem_taichi.files.manifest import METADATA, PROGRAM, is_whole
 from tem_taichi.files.workplace import output_folder
 from tem_taichi.scene_yaml import to_yaml
 
@@ -38,7 +38,7 @@ def digests(scene: Scene) -> dict[str, str]:
 
 
 def is_finished(scene: Scene) -> bool:
-    """Whether a scene's output is there: of the same scene, files and version of the program.
+    """Whether a scene's output is there: whole, of the same scene, files and program's version.
 
     Then running it again would give the same bytes.
     """
@@ -50,6 +50,7 @@ def is_finished(scene: Scene) -> bool:
         return (metadata["program"] == PROGRAM
                 and metadata["versions"]["tem_taichi"] == tem_taichi.__version__
                 and metadata["inputs"] == digests(scene)
-                and all(before.get(key) == now.get(key) for key in {*before, *now} - {*_NO_MATTER}))
+                and all(before.get(key) == now.get(key) for key in {*before, *now} - {*_NO_MATTER})
+                and is_whole(folder))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         return False

@@ -65,6 +65,14 @@ def check_replaceable(folder: Path, command: str, shown: Path) -> None:
         and listed[name] != (_fingerprint(path) if _is_file(path) else "")])
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether every file that a folder's list names is still there and as it was written."""
+    listed = (_metadata(folder) or {}).get("files")
+    return isinstance(listed, dict) and all(
+        mark == (_fingerprint(path) if _is_file(path) else "") and path.exists()
+        for path, mark in ((folder / name, mark) for name, mark in listed.items()))
+
+
 def remove_listed(folder: Path) -> None:
     """Remove the files that a folder's list names, and the folder if nothing else is in it."""
     listed = (_metadata(folder) or {}).get("files")
