@@ -435,7 +435,7 @@ def test_overwrite_keeps_inputs_and_notes(here, capsys):
     assert files(here) == before
     Path("out/notes.txt").write_text("mine")
     assert main(["scene.yaml", "overwrite=true"]) == 2
-    assert "out: holds notes.txt, which no run wrote; overwrite=true would delete that" in (
+    assert "out: holds notes.txt, which its own run did not write; overwrite=true would delete" in (
         capsys.readouterr().err)
     assert files(here) == before | {"out/notes.txt": b"mine"}
     Path("out/notes.txt").unlink()

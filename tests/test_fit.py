@@ -1,6 +1,7 @@
 """The estimation command: files it reads and writes, what it refuses, and that it can go on."""
 
 import json
+import re
 import shlex
 import shutil
 import time
@@ -159,7 +160,8 @@ def test_detector_from_flat_crops(here, capsys):
 
 
 @pytest.mark.parametrize("words", [
-    [], ["kind=integrating"], ["kind=integrating", "gain=10", "dqe=0.4", "form=parametric"]])
+    [], ["gain=10"], ["kind=integrating"],
+    ["kind=integrating", "gain=10", "dqe=0.4", "form=parametric"]])
 def test_a_scene_chooses_the_fitted_detector(here, words):
     """Simulated flat fields have the noise that was measured."""
     result, folder = run("recipe=detector", "input=flat.mrc", "periodic=true", "output=fit", *words)
@@ -173,6 +175,11 @@ def test_a_scene_chooses_the_fitted_detector(here, words):
     again = noise_power_spectrum(as_tensor(w), fitted, dose=mean, pixel_size=1.0).numpy()
     low = w < 0.5  # where the curve was bound to fall it is not the measured one
     np.testing.assert_allclose(again[low], nps[low], rtol=0.1)
+    told = [line for line in result["assumptions"] if "gain, " in line]
+    assert bool(told) == (fitted.gain != 10)  # a gain that is not the camera's is said
+    if told:
+        stated = float(re.search(r"from (\S+) e-/pixel", told[0])[1])
+        assert stated == pytest.approx(mean, rel=0.01)  # three digits, of the counts
     assert simulate([str(folder / "scene.yaml")]) == 0
     assert Path("simulated/tilt_series.mrc").is_file()
 
@@ -473,6 +480,7 @@ def test_real_tilt_series(here, shared, capsys):
     (["recipe=detector", "input=flat.mrc", "output=."], "output: "),
     (["recipe=detector", "input=flat.mrc", "--fast"], "--fast: no such option"),
     (["recipe=detector", "input=flat.mrc", "word"], "word"),
+    (["mine.yaml", "input=flat.mrc"], "mine.yaml: must be KEY=VALUE; a file of settings"),
     (["recipe=detector", "input=flat.mrc", "count=[1"], "count=[1"),
 ])
 def test_wrong_input_is_one_line_and_writes_nothing(here, capsys, words, said):

@@ -107,13 +107,14 @@ def link(folder: Path, name: str, target: str) -> None:
 
 
 @pytest.mark.parametrize(("change", "named"), [
-    (lambda one: (one / "notes.txt").write_text("mine"), r"holds notes\.txt, which no run wrote"),
-    (lambda one: (one / "imod" / "a.xf").write_text("mine"), r"holds imod/a\.xf, which no run"),
-    (lambda one: (one / "mine").mkdir(), "holds mine, which no run wrote"),
+    (lambda one: (one / "notes.txt").write_text("mine"),
+     r"holds notes\.txt, which its own run did not write"),
+    (lambda one: (one / "imod" / "a.xf").write_text("mine"), r"holds imod/a\.xf, which its own"),
+    (lambda one: (one / "mine").mkdir(), "holds mine, which its own run did not write"),
     (lambda one: fill(one / "sub" / "run"), "holds sub/run/images.mrc, sub/run/imod/a.tlt, "
-     "sub/run/imod/empty and 1 more, which no run wrote"),
-    (lambda one: link(one, "data", "/"), "holds data, which no run wrote"),
-    (lambda one: (one / "imod/empty/x").write_text("mine"), "holds imod/empty/x, which no run"),
+     "sub/run/imod/empty and 1 more, which its own run did not write"),
+    (lambda one: link(one, "data", "/"), "holds data, which its own run did not write"),
+    (lambda one: (one / "imod/empty/x").write_text("mine"), "holds imod/empty/x, which its own"),
     (lambda one: (one / "images.mrc").write_text("ald"), r"holds images\.mrc, which was changed"),
     (lambda one: link(one, "images.mrc", "metadata.json"), r"images\.mrc, which was changed"),
     (lambda one: link(one, "metadata.json", "../kept.json"), "is no output of tem_taichi"),

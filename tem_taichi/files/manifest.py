@@ -58,8 +58,8 @@ def check_replaceable(folder: Path, command: str, shown: Path) -> None:
         raise ValueError(f"{shown}: was written by {metadata.get('command')}, not by {command}; "
                          f"{_REMEDY}")
     entries = dict(_entries(folder))
-    _refuse(shown, "no run wrote", [name for name in entries
-                                    if name not in listed and name != METADATA])
+    _refuse(shown, "its own run did not write", [
+        name for name in entries if name not in listed and name != METADATA])
     _refuse(shown, "was changed since a run wrote it", [
         name for name, path in entries.items() if name != METADATA
         and listed[name] != (_fingerprint(path) if _is_file(path) else "")])

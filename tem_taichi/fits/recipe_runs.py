@@ -116,10 +116,21 @@ def _curves_of(recipe: DetectorRecipe, crops: list[NDArray]) -> tuple[
                            order=0 if recipe.periodic else 1)
     every = {"NPS": noise.nps, "MTF": noise.mtf, "DQE": noise.dqe}
     curves = {name: curve for name, curve in every.items() if curve is not None}
+    config = noise.to_config()
     return ({name.lower(): _rows(curve) for name, curve in curves.items()}
             | {"parameters": noise.parameters, "misfit": noise.misfit,
-               "assumptions": list(noise.assumptions), "warnings": list(noise.warnings)},
-            noise.to_config(), curves, noise.rings)
+               "assumptions": [*noise.assumptions, *_scale(config, recipe.gain, crops)],
+               "warnings": list(noise.warnings)}, config, curves, noise.rings)
+
+
+def _scale(config: dict[str, Any], gain: float | None, crops: list[NDArray]) -> list[str]:
+    """What a scene must be told where the camera's gain is not the real one."""
+    mean = float(np.mean([np.mean(crop) for crop in crops]))
+    if config["gain"] == gain or mean <= 0:
+        return []
+    return [f"The configuration's gain, {config['gain']:.3g} counts per electron, is not the "
+            "camera's: it makes the mean and the noise of these images from "
+            f"{mean / config['gain']:.3g} e-/pixel."]
 
 
 def fit_series_thickness(recipe: ThicknessRecipe, folder: Path, progress: Progress) -> Result:

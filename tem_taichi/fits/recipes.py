@@ -212,6 +212,9 @@ def read_recipe(overrides: Sequence[str]) -> Recipe:
     """
     from tem_taichi.scene import CONFIG_FOLDER, apply, explain, parse_overrides
 
+    for word in overrides:
+        if "=" not in word and word.endswith((".yaml", ".yml")):
+            raise ValueError(f"{word[:99]}: must be KEY=VALUE; a file of settings is recipe=FILE")
     parsed = parse_overrides(overrides)
     for one in parsed:
         if one.is_delete() or one.is_sweep_override():
