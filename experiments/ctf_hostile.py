@@ -52,6 +52,16 @@ def balls(radius: float, count: int, noise: float) -> Image:
     return make
 
 
+def unlike_balls(radius: float, spread: float, count: int, noise: float) -> Image:
+    """The same of nine radii [pixel] with a relative standard deviation."""
+    def make(generator: np.random.Generator, size: int) -> np.ndarray:
+        radii = radius * (1 + spread * generator.normal(size=9))
+        image = sum(balls(r, count // 9, 0.0)(generator, size) for r in radii)
+        image = image / image.std()
+        return image + noise * generator.normal(size=image.shape)
+    return make
+
+
 def gradient(generator: np.random.Generator, size: int) -> np.ndarray:
     y, x = np.mgrid[:size, :size] / size
     return 50 * x + 20 * y**2 + generator.normal(size=(size, size))
@@ -94,6 +104,8 @@ RINGLESS: dict[str, Image] = {
     **{f"box {w}": boxed(w) for w in (3, 5, 9)},
     **{f"balls {r:g} A": balls(r / PIXEL_SIZE, 150, 0.05) for r in (20, 28, 32, 36, 40, 55)},
     **{f"beads {r:g} A": balls(r / PIXEL_SIZE, 1500, 0.1) for r in (7, 10, 14)},
+    **{f"unlike balls {r:g} A": unlike_balls(r / PIXEL_SIZE, 0.04, 90, 0.1)
+       for r in (18, 24, 30, 36)},
     "gradient": gradient, "stripes": stripes, "lattice": lattice, "carbon edge": carbon_edge,
     "empty": empty, "saturated": saturated, "steep": steep}
 

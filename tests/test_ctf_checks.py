@@ -89,6 +89,13 @@ def test_no_rings_are_never_reliable(name, generator):
     assert found == "flagged", line
 
 
+def test_rings_of_balls_of_unlike_sizes_are_told_by_their_distances():
+    """Equal distances in k instead of k^2: nothing else doubts these."""
+    image = ctf_hostile.RINGLESS["unlike balls 18 A"](np.random.default_rng(7), 512)
+    fit = fit_micrograph(image, PIXEL_SIZE, *LENS)
+    assert any("equal distances" in doubt for doubt in fit.doubts), fit.defocus
+
+
 def test_a_blurred_image_has_no_kink(generator):
     """Where it is nothing but rounding it is not fitted, so that nothing there gains much.
 

@@ -52,6 +52,8 @@ class Checks:
     """The most likely phase shift [deg], at any defocus, within +- 90."""
     plate_gain: float
     """Its log-likelihood over that of the fit."""
+    even: float
+    """Log-likelihood of rings at equal distances in k, of any phase, over that of the fit."""
     smooth: float
     """Log-likelihood of a smooth spectrum that bends twice as often over that of the fit."""
     shares: tuple[float, float, float, float]
@@ -92,12 +94,13 @@ def examine(sectors: Sectors, found: Rings, variances: Sequence[float], lens: Le
     other = Lens(lens.wavelength, -lens.spherical_aberration, -lens.lag)
     shifted, gain = _elsewhere(some, whole, found, lens, basis, _with(free, _PHASE))
     over = _elsewhere(some, whole, found, other, basis, free)[1]
+    even = _even(some, whole, found, lens, basis, _with(free, _PHASE))
     smooth = _smooth(whole, basis)
     plate = 0.0 if _PHASE in free else _degrees(float(shifted.lens[_PHASE]))
     return Checks(given + float(bent.lens[_SPHERICAL]), float(bent_error[_SPHERICAL]),
                   given + float(stiff.lens[_SPHERICAL]), float(stiff_error[_SPHERICAL]),
                   _degrees(phase), math.degrees(float(turned_error[_PHASE])),
-                  (over - here) / noise, plate, (gain - here) / noise,
+                  (over - here) / noise, plate, (gain - here) / noise, (even - here) / noise,
                   (smooth - here) / noise, _shares(found, variances, ranges))
 
 
@@ -106,6 +109,24 @@ def _smooth(cells: Elements, basis: Basis) -> float:
     finer = ctf_model.make_basis(*basis.limits, finer=_FINER)
     return ctf_model.maximise(cells, ctf_model.start(finer), Lens(0, 0, 0), finer,
                               contrast=False)[1]
+
+
+def _even(sectors: Sectors, cells: Elements, found: Rings, lens: Lens, basis: Basis,
+          free: Sequence[int]) -> float:
+    """Log-likelihood of rings cos(a k + b), as balls and blurs with edges make.
+
+    They are those of a lens without aberration at the root of k.
+    """
+    low, high = basis.limits
+    start = math.sqrt(low * high)
+    table = len(basis.mean) - 1
+    k = torch.linspace(start, high, table + 1, dtype=torch.float64)**2 / high
+    place = ((k - low) / (high - low) * table).round().long().clamp(0, table)
+    place = place.to(basis.mean.device)
+    warped = Basis(start, high, basis.mean[place], basis.contrast[place])
+    return _elsewhere(sectors._replace(k=(sectors.k * high).sqrt()),
+                      replace(cells, k=(cells.k * high).sqrt()), found,
+                      Lens(lens.wavelength, 0, 0), warped, free)[1]
 
 
 def _elsewhere(sectors: Sectors, cells: Elements, found: Rings, lens: Lens, basis: Basis,
@@ -203,6 +224,8 @@ def doubts(checks: Checks, lens: Lens, defocus: float, error: float,
     return [text for text, found in (
         (f"a smooth spectrum that bends twice as often explains as much, {checks.smooth:+.0f} in "
          "log-likelihood", checks.smooth > -max(2 * _LEAD, _SMOOTH * gain)),
+        ("rings at equal distances, as balls or a blur make, explain as much, "
+         f"{checks.even:+.0f} in log-likelihood", checks.even > -_LEAD),
         (f"the phase of the rings is known within {checks.phase_error:.0f} deg only: they are too "
          f"few or too weak to tell a CTF", not checks.phase_error < _KNOWN),
         (f"the rings are turned by {checks.phase:.0f} +- {checks.phase_error:.0f} deg in phase (a "
