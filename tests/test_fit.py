@@ -274,11 +274,13 @@ def test_bad_images_do_not_end_a_batch(here, capsys):
     write_mrc(Path("c.mrc"), good, 1.35)
     with mrcfile.open("c.mrc", "r+") as file:
         file.data[:] = nan
-    result, folder = run("recipe=ctf", "input=[b.mrc,c.mrc,a.mrc]")
-    blank, spoiled, fine = result["fits"]
+    Path("d.mrc").write_bytes(Path("a.mrc").read_bytes()[:5000])
+    result, folder = run("recipe=ctf", "input=[b.mrc,d.mrc,c.mrc,a.mrc]")
+    blank, spoiled, fine, cut = result["fits"]
+    assert cut["name"] == "d.mrc" and "d.mrc" in cut["failed"] and not cut["reliable"]
     assert "every value is 1" in blank["failed"] and "not finite" in spoiled["failed"]
     assert blank["defocus_u"] is None and not blank["reliable"] and "failed" not in fine
-    assert any("2 of 3 images could not be fitted" in text for text in result["warnings"])
+    assert any("3 of 4 images could not be fitted" in text for text in result["warnings"])
     assert "b.mrc: FAILED" in capsys.readouterr().out
     star = starfile.read(folder / "micrographs_ctf.star")["micrographs"]
     assert list(star["rlnMicrographName"]) == ["a.mrc"]

@@ -59,11 +59,12 @@ def fit_ctf(recipe: CtfRecipe, folder: Path,
     rows: list[dict[str, Any]] = []
     result: dict[str, Any] = {}
     pixels = 0.0
+    unread: dict[str, str] = {}
 
     def after(done: int, total: int) -> Callable[[int], None]:
         return lambda n: progress(done + n, total)
 
-    for place, (file, images, pixels) in enumerate(images_of(recipe, finite=False), 1):
+    for place, (file, images, pixels) in enumerate(images_of(recipe, finite=False, unread=unread), 1):
         search = _search(recipe, pixels)
         tilts = None if recipe.angles is None else _tilts(recipe, len(images))
         stack = _Stack(file, images, pixels, tilts, len(rows))
@@ -81,6 +82,7 @@ def fit_ctf(recipe: CtfRecipe, folder: Path,
             if content is not None:
                 write_scene(folder / "scene.yaml", f"The tilts and lens of {file}", content)
             result |= _hand(rows)
+    rows += [{"name": name, **_failed_row(reason)} for name, reason in unread.items()]
     return {"fits": [{key: _finite(value) for key, value in row.items()} for row in rows],
             **result, **_judged(recipe, rows, pixels, folder, result.get("warnings", []))}
 

@@ -22,10 +22,12 @@ _NUMBERS = ("tilt_angle", "axis_angle", "dose", "prior_dose", "acquisition_index
 
 
 def images_of(recipe: Recipe, need_pixel_size: bool = True,
-              finite: bool = True) -> Iterator[tuple[str, NDArray, float]]:
+              finite: bool = True,
+              unread: dict[str, str] | None = None) -> Iterator[tuple[str, NDArray, float]]:
     """Name, images (n, ny, nx) and pixel size [A] of each input file, read one by one.
 
-    `finite` refuses values that are not.
+    `finite` refuses values that are not. With `unread` a file that cannot be read is left out, and
+    its name and the reason are put there.
 
     Raises:
         ValueError: if a file cannot be read, has no pixel size where one is needed, or one that
@@ -38,7 +40,10 @@ def images_of(recipe: Recipe, need_pixel_size: bool = True,
         try:
             images, own = read_images(Path(name), finite)
         except (ValueError, OSError) as error:
-            raise ValueError(f"input: {error}") from error
+            if unread is None:
+                raise ValueError(f"input: {error}") from error
+            unread[name] = str(error)
+            continue
         given = recipe.pixel_size
         if given is not None and own is not None and abs(given / own - 1) > _SAME:
             raise ValueError(f"pixel_size={given:g}: {name} says {own:.4g}: must agree within 1 %; "
