@@ -64,7 +64,8 @@ def fit_ctf(recipe: CtfRecipe, folder: Path,
     def after(done: int, total: int) -> Callable[[int], None]:
         return lambda n: progress(done + n, total)
 
-    for place, (file, images, pixels) in enumerate(images_of(recipe, finite=False, unread=unread), 1):
+    for place, (file, images, pixels) in enumerate(
+            images_of(recipe, finite=False, unread=unread), 1):
         search = _search(recipe, pixels)
         tilts = None if recipe.angles is None else _tilts(recipe, len(images))
         stack = _Stack(file, images, pixels, tilts, len(rows))
