@@ -6,11 +6,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tem_taichi.files import folder
+from tem_taichi.files import folder, workplace
 from tem_taichi.files.folder import check_new_folder, new_folder
 from tem_taichi.files.workplace import clear_leftovers
 
@@ -237,6 +238,7 @@ def test_folder_taken_within_the_swap_loses_neither(tmp_path, monkeypatch):
         return rename(source, target)
 
     monkeypatch.setattr(folder.Path, "rename", slow)
+    monkeypatch.setattr(workplace, "_PATIENCE", 0)  # as where a file system knows no locks
     with pytest.raises(OSError):
         fill(tmp_path / "one", overwrite=True)
     kept = [content for name, content in everything(tmp_path).items() if "images" in name]
@@ -389,3 +391,26 @@ def test_what_cannot_be_told_is_mentioned(tmp_path):
     with pytest.warns(UserWarning, match="partial-0123abcd: seems to be left by an earlier run"):
         clear_leftovers(tmp_path / "one")
     assert (place / "images.mrc").is_file()
+
+
+def test_an_empty_one_is_removed(tmp_path):
+    """Killed between making its folder and locking it."""
+    empty = tmp_path / ".out.partial-00000000"
+    empty.mkdir()
+    os.utime(empty, (0, 0))
+    clear_leftovers(tmp_path / "out")
+    assert not empty.exists()
+
+
+def test_runs_that_replace_the_same_output_at_once_take_turns(tmp_path):
+    """None fails, nothing stays beside the output, and that is whole."""
+    def replace(number: int) -> None:
+        for _ in range(15):
+            with new_folder(tmp_path / "out", "simulate", overwrite=True) as place:
+                for file in range(20):
+                    (place / f"{file}").write_text(f"{number}")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(replace, range(4)))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+    assert len({(tmp_path / "out" / f"{file}").read_text() for file in range(20)}) == 1

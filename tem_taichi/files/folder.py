@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tem_taichi.files.manifest import check_replaceable, remove_listed, write_manifest
-from tem_taichi.files.workplace import HIDDEN, OUTPUT, REPLACED, output_folder, workplace
+from tem_taichi.files.workplace import HIDDEN, OUTPUT, REPLACED, alone, output_folder, workplace
 
 _SHOWN = 100
 _BELOW = 512
@@ -38,6 +38,11 @@ def check_new_folder(name: str | Path, command: str, overwrite: bool = False,
         ValueError: if something is there that may not be replaced, or the folder can't be made.
     """
     final = output_folder(name)
+    with alone(final.parent):
+        _check(final, command, overwrite, inputs)
+
+
+def _check(final: Path, command: str, overwrite: bool, inputs: Iterable[str | Path]) -> None:
     if final == Path.cwd() or final in Path.cwd().parents:
         raise ValueError(f"{final}: is the current folder or above it; choose another folder")
     if os.path.lexists(final):
@@ -109,8 +114,9 @@ def new_folder(name: str | Path, command: str, overwrite: bool = False,
     with workplace(final) as place:
         yield place / OUTPUT
         write_manifest(place / OUTPUT, command)
-        check_new_folder(final, command, overwrite, inputs)
-        _move(place / OUTPUT, final, place / REPLACED, command)
+        with alone(final.parent):
+            _check(final, command, overwrite, inputs)
+            _move(place / OUTPUT, final, place / REPLACED, command)
 
 
 def _move(output: Path, final: Path, aside: Path, command: str) -> None:

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -26,6 +27,11 @@ HIDDEN = len("..partial-12345678")
 _NAME = re.compile(r"\.(.+)\.(partial|old)-[0-9a-f]{8}", re.DOTALL)
 _YOUNG = 60.0
 """Age up to which a folder without a lock may be one whose run is about to lock it [s]."""
+
+
+_PATIENCE, _PAUSE = 20.0, 0.01
+"""How long to wait for another run that swaps its output, which may have been stopped, and between
+two looks [s]."""
 
 
 def output_folder(name: str | Path) -> Path:
@@ -67,6 +73,33 @@ def workplace(final: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """While no other run checks, swaps or clears an output in a folder; waits for it, not for ever.
+
+    Systems that know no locks of folders go on without.
+    """
+    try:
+        fcntl = import_module("fcntl")
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        for _ in range(int(_PATIENCE / _PAUSE)):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_PAUSE)
+                continue
+            except OSError:
+                pass
+            break
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def clear_leftovers(name: str | Path) -> None:
     """Remove what killed runs left beside an output, and put back what they were replacing.
 
@@ -79,7 +112,8 @@ def clear_leftovers(name: str | Path) -> None:
     for place in sorted(parent.iterdir()) if parent.is_dir() else ():
         match = _NAME.fullmatch(place.name)
         if match and place.is_dir() and not place.is_symlink():
-            _clear(place, place.with_name(match[1]))
+            with alone(parent):
+                _clear(place, place.with_name(match[1]))
 
 
 def _clear(place: Path, final: Path) -> None:
@@ -87,6 +121,9 @@ def _clear(place: Path, final: Path) -> None:
     try:
         if not (place / _LOCK).is_file():
             if time.time() - place.stat().st_mtime > _YOUNG:
+                with suppress(OSError):
+                    place.rmdir()  # killed before it locked: there is nothing in it
+                    return
                 warnings.warn(f"{place}: seems to be left by an earlier run; remove it if no "
                               "run is at work there and you need nothing in it", stacklevel=2)
             return
