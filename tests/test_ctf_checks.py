@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 
 import mrcfile
 import numpy as np
@@ -13,6 +14,7 @@ from experiments.ctf_bench import Truth, linear_micrograph
 from experiments.ctf_simulated import PIXEL_SIZE
 from tem_taichi import optics
 from tem_taichi.fits import ctf_pool
+from tem_taichi.fits.ctf_band import make_band
 from tem_taichi.fits.ctf_fit import CtfFit, fit_micrograph, fit_particles, fit_spectrum
 from tem_taichi.fits.ctf_pool import Pooled
 from tem_taichi.fits.ctf_search import CtfSearch
@@ -161,3 +163,23 @@ def test_real_particles_share_a_fit(shared):
     boxes = mrcfile.read(shared / "data/particles/betagal_20170629_00021.mrcs").astype(np.float32)
     found = fit_particles(boxes, 3.54, 200.0, 1.4, 0.1)
     assert abs(found.defocus / 10718.2 - 1) < 0.01
+
+
+@pytest.mark.parametrize(("side", "pixel_size", "asked"), [
+    (32, 4.0, (30.0, 8.0)), (48, 1.35, (30.0, 4.0)), (64, 1.35, (8.0, 4.0)),
+    (64, 4.0, (15.0, 8.0)), (256, 10.0, (30.0, 4.0)), (512, 2.0, (8.0, 7.5))])
+def test_what_too_few_rings_are_told_to_do_helps(generator, side, pixel_size, asked):
+    def spectrum(side):
+        return torch.as_tensor(generator.exponential(size=(side, side)), dtype=torch.float32)
+
+    with pytest.raises(ValueError, match="must be 20 or more") as told:
+        make_band(spectrum(side), pixel_size, *asked)
+    range_told = re.search(r"resolution=\[(\S+),(\S+)\]", str(told.value))
+    size_told = re.search(r"of (\d+) pixels or more", str(told.value))
+    assert bool(range_told) != bool(size_told)
+    if size_told:
+        side = int(size_told[1])
+        low, high = side * pixel_size / 3, 2 * pixel_size
+    else:
+        low, high = map(float, range_told.groups())
+    make_band(spectrum(side), pixel_size, low, high)

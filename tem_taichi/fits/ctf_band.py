@@ -13,6 +13,7 @@ _ANNULI = 12  # of equal width, each with its own scatter
 _ROUNDING = 1e-7  # of the strongest frequency in the band: no camera sees less
 _ZERO = 1e-10  # of the mean, in place of elements that are zero
 _RINGS = 20  # least number of elements' rings in a band
+_HIGHEST = 0.475  # frequency used [cycles/pixel]
 _CLIP = 5.0  # deviations beyond which an element's excess counts no more
 
 
@@ -47,12 +48,12 @@ def make_band(values: Tensor, pixel_size: float, coarse: float, fine: float) -> 
     kx, ky = spectra.centred_frequencies((ny, nx), pixel_size)
     k, twice = torch.hypot(kx, ky), 2 * torch.atan2(ky, kx)
     step = 1 / (min(ny, nx) * pixel_size)
-    low, high = max(1 / coarse, 3 * step), min(1 / fine, 0.475 / pixel_size)
+    low, high = _ends(min(ny, nx), pixel_size, coarse, fine)
     if high - low < _RINGS * step:
         raise ValueError(
             f"pixel_size={pixel_size:.4g}: leaves {max(high - low, 0) / step:.0f} rings of elements"
-            f" between {coarse:g} and {fine:g} A; must be 20 or more, as resolution="
-            f"[{max(30, 6 * pixel_size):.3g},{max(4, 2 * pixel_size):.3g}] may leave")
+            f" between {coarse:g} and {fine:g} A; must be 20 or more, "
+            + _remedy(min(ny, nx), pixel_size))
     high = _above_rounding(values, k, low, high, step)
     # The axes carry the lines and edges of detectors.
     inside = (k >= low) & (k <= high) & (ky > step / 2) & (kx.abs() > step / 2)
@@ -62,6 +63,22 @@ def make_band(values: Tensor, pixel_size: float, coarse: float, fine: float) -> 
     flat = _flatten(elements, inside.view(-1), basis)
     return Band(flat, inside, _clip(_take(flat, inside.view(-1))), basis,
                  1 / (max(ny, nx) * pixel_size))
+
+
+def _ends(side: int, pixel_size: float, coarse: float, fine: float) -> tuple[float, float]:
+    """Lowest and highest frequency [1/A] of what images of that many pixels hold of a range."""
+    return max(1 / coarse, 3 / (side * pixel_size)), min(1 / fine, _HIGHEST / pixel_size)
+
+
+def _remedy(side: int, pixel_size: float) -> str:
+    """A range of resolutions that leaves enough rings, or how large the images must be."""
+    usual = max(30, 6 * pixel_size), max(4, 2 * pixel_size)
+    for coarse, fine in (usual, (side * pixel_size / 3, 2 * pixel_size)):
+        low, high = _ends(side, pixel_size, coarse, fine)
+        if high - low >= _RINGS / (side * pixel_size):
+            return f"as resolution=[{coarse:.3g},{fine:.3g}] leaves"
+    least = math.ceil((_RINGS + 3) / _HIGHEST)
+    return f"which takes images, or boxes, of {least} pixels or more: these are of {side}"
 
 
 def _above_rounding(values: Tensor, k: Tensor, low: float, high: float, step: float) -> float:
