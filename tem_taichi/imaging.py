@@ -1,6 +1,7 @@
 """From the exit wave to the intensity on the detector's pixels."""
 
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -37,6 +38,9 @@ def intensity(
 
     Returns:
         Real tensor of the detector's shape, about 1, not negative.
+
+    Warns:
+        UserWarning: if setting to zero what is below adds more than a thousandth of the electrons.
     """
     lens = replace(exposure.optics, defocus=exposure.optics.defocus + distance)
     rotation = tilt_rotation(exposure.tilt_angle, exposure.axis_angle)
@@ -56,8 +60,27 @@ def intensity(
         if not instrument.energy_filter:
             back = (1 - left) * (1 - specimen.ice.stopped)
             image = image + on_detector(after_loss(lens, instrument.voltage)) * back
-    # Cropping rings below zero only beside edges far sharper than a specimen has.
-    return image.clamp(min=0)
+    return _not_negative(image, instrument.mode)
+
+
+def _not_negative(image: torch.Tensor, mode: str) -> torch.Tensor:
+    """Zero where an intensity is below it, which takes a sharp edge or a linear image.
+
+    Cropping rings below zero at a gold bead in focus: 6e-4 of the electrons are added at 300 kV
+    and 1 A, next to none out of focus. Linear images of strong specimens miss by percents.
+
+    Warns:
+        UserWarning: if more than a thousandth of the electrons is added.
+    """
+    kept = image.clamp(min=0)
+    with torch.no_grad():
+        added = float((kept - image).sum() / kept.sum())
+    if added > 1e-3:
+        why = (" interaction.mode=weak_phase does not hold for what scatters so strongly"
+               if mode == "weak_phase" else "")
+        warnings.warn("the image is below zero in places: setting it to zero adds more than a "
+                      f"thousandth of its electrons.{why}", stacklevel=3)
+    return kept
 
 
 def transmitted(

@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,3 +128,27 @@ def test_images_hold_their_signal_up_to_nyquist(double, pixel, b_factor, voltage
     corner = k > 0.51
     ours, fine = (spectrum[corner].abs().square().sum().sqrt() for spectrum in spectra)
     assert float(ours / fine) < 0.3
+
+
+@pytest.mark.parametrize(("mode", "number", "defocus"), [
+    ("weak_phase", 79, 0.0), ("weak_phase", 6, 0.0), ("multislice", 79, 5000.0)])
+def test_electrons_that_a_linear_image_makes_up_are_said(mode, number, defocus):
+    """The mean of 1 + 2 Re(psi - 1) of a phase object is 1, whatever of it is below zero."""
+    x, y, z = np.meshgrid(*(np.arange(count) - count // 2 for count in (13, 13, 20)))
+    points = torch.as_tensor(np.stack([4 * x, 4 * y, 3 * z], axis=-1).reshape(-1, 3) * 1.0)
+    n = len(points)
+    atoms = Atoms(torch.full((n,), number), points, torch.full((n,), 20.0), torch.ones(n),
+                  torch.zeros(n, dtype=torch.bool))
+    specimen = Specimen((replace(kind_of(atoms), displaced=None),),
+                        (Poses(np.zeros((1, 3)), np.eye(3)[None]),), Ice(0.0, 0.0))
+    instrument = Instrument((96, 96), (144, 144), 1.0, mode=mode, amplitude_contrast=0.0)
+    exposure = Exposure(Optics(defocus=defocus))
+    wave, distance = exit_wave(specimen, instrument, exposure)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        image = intensity(specimen, instrument, exposure, wave, distance)
+    assert float(image.min()) >= 0
+    strong = mode == "weak_phase" and number == 79
+    assert (float(image.mean()) > 1.001) == strong
+    assert all("thousandth" in str(one.message) for one in said)
+    assert len(said) == strong
