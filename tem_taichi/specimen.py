@@ -39,7 +39,7 @@ BATCH = 1_000_000
 _VOXEL_GAUSSIAN = 14.0
 """exp(-14 |k|^2), k in cycles/voxel: the Gaussian that stands for a voxel of a map."""
 
-_PER_VOXEL = 100.0
+_PER_VOXEL = 140.0
 """Memory for each voxel of a map of which all are kept [bytes]."""
 
 
