@@ -218,6 +218,10 @@ class Scene:
             other = same.setdefault(copick_name(kind), kind)
             checks.check(other == kind, "specimen.particles", kind, "named differently from "
                          f"{other} for formats: [copick], which takes '_' and '-' for the same")
+        for kind in self.specimen.particles if "shrec" in self.formats else ():
+            checks.check(f"{kind}_mask" not in self.specimen.particles, "specimen.particles",
+                         f"{kind}_mask", f"named differently from the mask of {kind} for formats: "
+                         "[shrec]")
         checks.check(len(self.shape) == 2 and 16 <= min(self.shape) and max(self.shape) <= 16384,
                      "shape", self.shape, "two whole numbers from 16 to 16384 [pixel]")
         checks.check(self.stack.box is None or self.stack.box <= min(self.shape), "stack.box",

@@ -478,6 +478,15 @@ def test_series_without_particles_or_halves(scene, tmp_path):
     assert not (tmp_path / "imod" / "gold_fid.txt").exists()
 
 
+def test_a_kind_named_as_anothers_mask_is_refused_for_shrec():
+    """Both would be references/a_mask.mrc."""
+    bead = Particle(fiducial=50.0)
+    kinds = Specimen(particles={"a": bead, "a_mask": bead})
+    Scene(specimen=kinds, formats=["copick"])
+    with pytest.raises(ValueError, match='particles="a_mask": must be named differently from'):
+        Scene(specimen=kinds, formats=["shrec"])
+
+
 def test_names_that_copick_can_not_tell_apart_are_refused(scene, gold):
     """Before anything is computed."""
     atom = Particle(structure=gold, placement="listed", positions=[[0.0, 0.0, 0.0]])
