@@ -317,6 +317,7 @@ def test_ctf_of_a_spectrum(here):
 
 def test_thickness(here):
     result, folder = run("recipe=thickness", "input=series.mrc", "mean_free_path=3950")
+    assert any("an offset of 1 %" in line for line in result["assumptions"])
     assert names(folder) == {"results.json", "metadata.json", "thickness.png", "scene.yaml"}
     scene = load_scene(folder / "scene.yaml")
     # Along z of a specimen whose normal is turned about y; the tilts bring it back.

@@ -251,6 +251,17 @@ def test_a_dqe_of_next_to_nothing_is_doubted():
     assert len(holes) >= 2  # what it is, and the DQE that comes of it
 
 
+@pytest.mark.parametrize("change", [lambda counts: counts + 100, lambda counts: 0.2 * counts])
+def test_counts_of_another_scale_or_with_an_offset_are_doubted(change):
+    """Where gain and DQE(0) say how large the noise must be: else it is the MTF that pays."""
+    crops = specimen("flat", side=64)
+    known = Known("integrating", gain=1.0, dqe=1.0)
+    assert not estimate_noise(crops, known).warnings
+    fit = estimate_noise(change(crops), known)
+    assert fit.mtf.values[64] < 0.6  # of 1
+    assert any("the noise is that of a DQE of" in line for line in fit.warnings)
+
+
 def widest_curve():
     """Falcon 2's, the widest of all that are shipped."""
     folder = Path(__file__).parent.parent / "conf" / "detector"

@@ -25,6 +25,7 @@ _PAIRS = 1500  # of tilts that curves are drawn through
 _SCALES = (0.1, 5.0, 0.1)  # steps of t / L, normal [deg] and log I0 alike to the minimiser
 _BLOCK, _TRIM = 8, 0.1  # pixels, and the part left out at either end
 _STEPS = 3  # of Newton's, from least squares to the mean over errors of the angles
+_BENT = 1e-3  # probability of the means below which they fall otherwise than a slab's
 _UNSURE = 0.2  # relative half-width of the 95 % interval of t / L called low confidence
 
 
@@ -95,6 +96,11 @@ class ThicknessFit:
         if name == "intensity":  # its logarithm is what is fitted
             return value * float(np.exp(-half)), value * float(np.exp(half))
         return value - half, value + half
+
+    def by_offset(self, part: float) -> float:
+        """Change of ratio by a constant added to the means, a part of I0; tilts count alike."""
+        path = _path(self.tilt_angles[self.used], self.normal_angle)
+        return -float(np.polyfit(path, part * np.exp(self.ratio * path), 1)[0])
 
     def expected(self, tilt_angles: ArrayLike) -> np.ndarray:
         """The curve: mean at each tilt [counts]."""
@@ -273,6 +279,10 @@ def _result(point: np.ndarray, values: np.ndarray, angles: np.ndarray, sigma: np
         notes.append(f"Deviations of neighbouring tilts go together ({together:.2f}): the beam "
                      "drifts or the specimen is no slab; errors are "
                      f"{np.sqrt((1 + together) / (1 - together)):.1f} times as wide for it.")
+    if (chance := _bend(point, *used, spread)) < _BENT:
+        notes.append(f"The means do not fall as a slab's (p = {chance:.0e}): an offset of "
+                     "the counts, angles of another scale or a beam that changes with the tilt "
+                     "move t / L by more than the error.")
     if not keep.all():
         notes.append(f"{(~keep).sum()} of {len(keep)} tilts are far from the curve and not used: "
                      f"{', '.join(f'{a:g}' for a in angles[~keep])} deg.")
@@ -291,6 +301,21 @@ def _result(point: np.ndarray, values: np.ndarray, angles: np.ndarray, sigma: np
         float(np.exp(height) * deviations[2]), covariance, chi2, degrees,
         float(np.sqrt((away**2).sum() / degrees)), float(np.sqrt(share.angles)), keep,
         tuple(notes), angles, values, float(deviations[0]))
+
+
+def _bend(point: np.ndarray, logs: np.ndarray, angles: np.ndarray, sigma: np.ndarray,
+          spread: np.ndarray) -> float:
+    """Probability that chance alone bends the logarithms as much over the path (F test)."""
+    path, free = _path(angles, point[1]), len(logs) - 4
+    if free < 2:
+        return 1.0
+    columns = np.stack([path, _turn(point, angles), np.ones_like(path), path**2], axis=1)
+    columns = columns / (sigma * spread)[:, None]
+    columns /= np.sqrt((columns**2).sum(axis=0)) + 1e-30
+    target = _residuals(point, logs, angles, sigma) / spread
+    plain_left, left = (float(((target - part @ np.linalg.lstsq(part, target, None)[0])**2).sum())
+                        for part in (columns[:, :3], columns))
+    return float(stats.f.sf((plain_left - left) / max(left / free, 1e-12), 1, free))
 
 
 def _correlation(residuals: np.ndarray) -> float:
