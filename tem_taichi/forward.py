@@ -67,7 +67,9 @@ def view_of(specimen: Specimen, instrument: Instrument, exposure: Exposure) -> V
         first, last = (math.floor(z / thickness) for z in (low - spare, high + spare))
         entrance, n_slices = first * thickness, last - first + 1
     return View(rotation, shift, shape, pixel_size, thickness, entrance, n_slices, absorption,
-                damage, voltage, exposure.stream)
+                damage, voltage, exposure.stream,
+                # A film of carbon attenuates each ray, and grains scatter: neither has a Q too.
+                instrument.amplitude_contrast if ice.structured else None)
 
 
 def resolved_depth(specimen: Specimen, instrument: Instrument, exposure: Exposure) -> str:
@@ -112,7 +114,7 @@ def exit_wave(
         with stages("potential"):
             chunk = slices(here, seen, first, min(size, view.n_slices - first),
                            depth_for(how.depth))
-        contrast = how.amplitude_contrast
+        contrast = how.amplitude_contrast if seen.contrast is None else 0.0
         with stages("interaction"):
             return multislice(chunk, view.pixel_size, view.slice_thickness, how.voltage,
                               amplitude_contrast=0.0 if contrast is None else contrast,

@@ -44,6 +44,8 @@ class View:
     """At which it did [kV]."""
     stream: int = 0
     """Number of the ice's random structure."""
+    contrast: Value | None = None
+    """Q of the particles, beside ice that has slices of its own and no Q; None = no Q here."""
 
 
 def extent(
@@ -80,7 +82,7 @@ def slices(
 
     Returns:
         Band-limited slices (count, ny, nx) [V A] relative to the ice; complex where the view has
-        an absorption, the imaginary part being that of the potential.
+        an absorption or a contrast, the imaginary part being that of the potential.
     """
     ice = specimen.ice
     layers = _splatted(specimen, view, first, count, depth)
@@ -98,6 +100,9 @@ def slices(
             absorbing = narrow(absorbing, scale, left) * view.absorption
         if ice.structured and "displaced" in layers:
             taken = -narrow(layers["displaced"].clone(), scale) / view.slice_thickness
+    if view.contrast is not None and potential is not None:
+        contrast = as_tensor(view.contrast)
+        potential, absorbing = potential * (1 - contrast**2).sqrt(), potential * contrast
     if ice.structured:
         structure = _structure(ice, view, first, count, taken)
         potential = structure if potential is None else potential + structure

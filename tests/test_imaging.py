@@ -152,3 +152,29 @@ def test_electrons_that_a_linear_image_makes_up_are_said(mode, number, defocus):
     assert (float(image.mean()) > 1.001) == strong
     assert all("thousandth" in str(one.message) for one in said)
     assert len(said) == strong
+
+
+@pytest.mark.parametrize("mode", ["multislice", "projection"])
+@pytest.mark.parametrize("contrast", [None, 0.0, 0.07])
+def test_an_amplitude_contrast_is_that_of_particles_alone(mode, contrast):
+    """A film of carbon and grains of ice leave what they leave without one: exp(-path / L)."""
+    film = IceShape(200.0, hole_radius=1e-9, carbon_thickness=300.0)
+    instrument = Instrument(SHAPE, (72, 72), 4.0, mode=mode, amplitude_contrast=contrast)
+    for ice in (Ice(200.0, 4.48, 3950.0, granularity=1.0, shape=film),
+                Ice(800.0, 4.48, 3950.0, granularity=1.0)):
+        specimen = Specimen((), (), ice)
+        wave, distance = exit_wave(specimen, instrument, Exposure())
+        left = transmitted(ice, SHAPE, 4.0, torch.eye(3))
+        image = intensity(specimen, instrument, Exposure(), wave, distance)
+        assert float(image.mean()) == pytest.approx(float(left.mean()), rel=1e-5)
+
+
+def test_particles_have_the_same_contrast_in_grains_and_in_a_continuum(double):
+    """Grains so weak that nothing else differs."""
+    atoms = random_atoms(300, 80.0, 20.0)
+    waves = [exit_wave(Specimen((kind_of(atoms),), (Poses(np.zeros((1, 3)), np.eye(3)[None]),),
+                                Ice(200.0, 4.48, granularity=granularity)),
+                       Instrument((48, 48), (72, 72), 2.0, amplitude_contrast=0.1), Exposure())[0]
+             for granularity in (0.0, 1e-6)]
+    assert float(waves[0].abs().mean()) < 0.99995  # so that there is something to compare
+    assert torch.allclose(waves[0].abs().mean(), waves[1].abs().mean(), rtol=1e-6)
