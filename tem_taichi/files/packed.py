@@ -6,8 +6,8 @@ from pathlib import Path
 from tem_taichi.machine import memory_limit, size
 
 _PIECE = 1 << 20
-_NEEDED = 8
-"""Memory that reading takes, over the size of the content; that of mmCIF files."""
+_NEEDED = 30
+"""Memory that reading takes, over the size of the content: that of mmCIF files of short words."""
 
 
 def content_of(path: Path, packed: bool) -> bytes:
