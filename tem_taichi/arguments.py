@@ -96,8 +96,14 @@ def check_array(name: str, value: torch.Tensor, shape: tuple[int | str, ...], un
             isinstance(n, int) and n != m for n, m in zip(shape, given, strict=True)):
         wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
         raise ValueError(f"{name} of shape {given}: must be ({wanted})")
-    if not bool(torch.isfinite(value.detach()).all()):
+    if not all_finite(value):
         raise ValueError(f"{name}: must be finite [{unit}]")
+
+
+def all_finite(value: torch.Tensor) -> bool:
+    """Whether no element is infinite or NaN; from the sum, which takes a tenth of the time."""
+    value = value.detach()
+    return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
 
 
 def to_tensor(name: str, value: Any) -> torch.Tensor:
@@ -133,7 +139,7 @@ def to_field(name: str, value: Any, kind: str = "real") -> torch.Tensor:
         out = given.to(device=device.torch_device, dtype=device.complex_dtype)
     else:
         out = as_tensor(given)
-    if not bool(torch.isfinite(out.detach()).all()):
+    if not all_finite(out):
         raise ValueError(f"{name}: must be finite")
     return out
 

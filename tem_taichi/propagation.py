@@ -59,11 +59,18 @@ def _ifft(wave: torch.Tensor) -> torch.Tensor:
 
 def _transmission(potential, absorbing, phase, decay, out):  # type: ignore[no-untyped-def]
     """Write exp((i phase - decay) potential - phase absorbing) to out; absorbing may be None."""
-    # torch's vectorised polar form is several times faster on a CPU than a scalar Taichi kernel.
-    left = torch.ones_like(potential) if absorbing is None else torch.exp(absorbing * -phase)
+    # torch's vectorised cos and sin are several times faster on a CPU than a scalar Taichi kernel,
+    # and than its own polar form by a half.
+    angle = potential * phase
+    real, imaginary = torch.cos(angle), angle.sin_()
+    lost = None if absorbing is None else absorbing * -phase
     if bool(decay):
-        left *= torch.exp(potential * -decay)
-    return torch.polar(left, potential * phase, out=out)
+        lost = potential * -decay if lost is None else lost.sub_(potential * decay)
+    if lost is not None:
+        left = lost.exp_()
+        real *= left
+        imaginary *= left
+    return torch.complex(real, imaginary, out=out)
 
 
 def _slice(absorption, n):  # type: ignore[no-untyped-def]
