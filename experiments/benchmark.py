@@ -101,7 +101,7 @@ def abtem_program(pixel_size: float, *_: Any) -> Program:
 
 
 def fft_floor(arch: str) -> Program:
-    """The FFTs of each stage and nothing else: 16 real pairs, 32 complex pairs, one pair."""
+    """The FFTs of each stage and nothing else: 16 real pairs, 16 complex pairs, one pair."""
     import torch
 
     slices = torch.rand(SLICES, PIXELS, PIXELS, device="cuda" if arch == "gpu" else "cpu")
@@ -113,7 +113,7 @@ def fft_floor(arch: str) -> Program:
     return Program((
         lambda _: [torch.fft.irfft2(torch.fft.rfft2(image), s=image.shape, out=image)
                    for image in slices],
-        lambda _: [complex_pair() for _pair in range(2 * SLICES)], complex_pair))
+        lambda _: [complex_pair() for _pair in range(SLICES)], complex_pair))
 
 
 def potential_error(program: Program, pixel_size: float) -> float:
