@@ -25,6 +25,7 @@ from tem_taichi.movie import frames_of
 from tem_taichi.optics import Optics
 from tem_taichi.physics import wavelength
 from tem_taichi.placement import particle_table
+from tem_taichi.sharing import Sharing
 from tem_taichi.specimen import Specimen, build_specimen
 
 _MAX_WAVE = 32768
@@ -55,6 +56,8 @@ class TiltSeries:
     """Frames of each image's movie, (n, frames, ny, nx)."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Spent in each stage."""
+    threads: tuple[int, ...] = ()
+    """Numbers of torch's threads that were used, see `sharing`."""
 
 
 @dataclass(frozen=True)
@@ -193,8 +196,9 @@ def simulate(
     clean = torch.zeros((n, *scene.shape), dtype=current().dtype)
     noisy = torch.zeros((2 if halves else 1, *clean.shape), dtype=clean.dtype)
     movie = torch.empty((n, frames, *scene.shape), dtype=clean.dtype) if frames > 1 else None
-    with torch.no_grad():
+    with torch.no_grad(), Sharing() as share:
         for i, whole in enumerate(planned.exposures):
+            share()
             for frame, (moved, exposure) in enumerate(frames_of(scene, specimen, whole)):
                 wave, distance = exit_wave(moved, instrument, exposure, stages)
                 with stages("optics"):
@@ -211,7 +215,7 @@ def simulate(
         noisy.sum(0) if halves else noisy[0], clean, planned.tilts["nominal_angle"].to_numpy(),
         particle_table([k.name for k in specimen.kinds], specimen.poses), planned.tilts,
         scene.pixel_size, amplitude_contrast(scene, specimen), noisy if halves else None, movie,
-        stages.seconds)
+        stages.seconds, tuple(share.counts))
 
 
 def amplitude_contrast(scene: Scene, specimen: Specimen) -> float:

@@ -1,6 +1,11 @@
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+
+# Several tests run at once, and results are compared to the last bit, which the number of threads
+# decides; what is about threads sets them by itself. Before torch is loaded, which reads it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

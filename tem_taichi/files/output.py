@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from tem_taichi.config import Scene, doubts
 from tem_taichi.device import current
@@ -73,7 +72,7 @@ def write_output(folder: Path, scene: Scene, series: TiltSeries,
         "warnings": doubts(scene),
         "device": current().arch,
         "dtype": scene.compute.dtype,
-        "threads": {"torch": torch.get_num_threads(), **waiting()},
+        "threads": {"torch": list(series.threads), **waiting()},
         "seconds": {stage: round(s, 3) for stage, s in series.seconds.items()},
         "particles": len(series.particles),
         "particles_in_field": int(in_field(scene, series).sum()),
