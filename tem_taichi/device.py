@@ -75,8 +75,9 @@ def _start(on_gpu: bool, ti_dtype: object) -> None:
     # redirect that would silence the program's other threads too.
     misc.print = lambda *_, **__: None
     try:
+        # Warnings are of its cache of kernels, which runs side by side lock for a moment.
         ti.init(arch=ti.cuda if on_gpu else ti.cpu, default_fp=ti_dtype, offline_cache=True,
-                log_level=ti.WARN)
+                log_level=ti.ERROR)
     finally:
         del misc.print
     # Taichi starts its runtime with the first kernel, and only the thread that called ti.init may

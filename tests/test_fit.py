@@ -357,7 +357,7 @@ def test_angles_as_a_table(here, name):
 
 
 REAL = """\
-defaults: [simulate, override specimen: empty, _self_]
+defaults: [simulate, override specimen: empty, override detector: CAMERA, _self_]
 name: real
 shape: [128, 128]
 pixel_size: 8.0
@@ -372,9 +372,13 @@ output: real
 """
 
 
-def test_twin(here):
+# Of white noise the spectra tell the level themselves. That of the Falcon 4 falls 65-fold to
+# Nyquist; at low frequency it lies beneath the crowd's and is told by its smoothness and the nominal dose:
+# the spectra alone would take anything from 2.9 to 4.9 for 5 (misfits 0.0038 to 0.0051).
+@pytest.mark.parametrize(("camera", "tolerance"), [("k3_300kv", 0.02), ("falcon4ec_300kv", 0.05)])
+def test_twin(here, camera, tolerance):
     """A simulated series and its table lead to a scene of the same ice, and to the same means."""
-    Path("real.yaml").write_text(REAL)
+    Path("real.yaml").write_text(REAL.replace("CAMERA", camera))
     assert simulate(["real.yaml"]) == 0
     result, folder = run("recipe=twin", "input=real/real.mrc", "tile=32", "seed=5")
     assert names(folder) == {"results.json", "metadata.json", "twin.png", "twin.yaml"}
@@ -384,7 +388,7 @@ def test_twin(here):
     assert not any("confidence" in line or "together" in line for line in result["assumptions"])
     scene = load_scene(folder / "twin.yaml")
     assert scene.seed == 5 and list(scene.shape) == [128, 128]
-    assert scene.detector.gain == pytest.approx(5, rel=0.02)
+    assert scene.detector.gain == pytest.approx(5, rel=tolerance)
     begun = time.perf_counter()
     assert simulate([str(folder / "twin.yaml")]) == 0
     # A trial of some slices; machines get busy and idle meanwhile.
