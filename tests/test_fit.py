@@ -373,8 +373,8 @@ output: real
 
 
 # Of white noise the spectra tell the level themselves. That of the Falcon 4 falls 65-fold to
-# Nyquist; at low frequency it lies beneath the crowd's and is told by its smoothness and the nominal dose:
-# the spectra alone would take anything from 2.9 to 4.9 for 5 (misfits 0.0038 to 0.0051).
+# Nyquist; at low frequency it lies beneath the crowd's and is told by its smoothness and the
+# nominal dose: spectra alone would take anything from 2.9 to 4.9 for 5 (misfit 0.0038 to 0.0051).
 @pytest.mark.parametrize(("camera", "tolerance"), [("k3_300kv", 0.02), ("falcon4ec_300kv", 0.05)])
 def test_twin(here, camera, tolerance):
     """A simulated series and its table lead to a scene of the same ice, and to the same means."""
