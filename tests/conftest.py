@@ -44,3 +44,9 @@ def signals_of_a_terminal() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are named after their argument: a gzip file says when it was made, and tests that run
+    side by side must have the same names in every process."""
+    return argname if isinstance(val, bytes) else None
