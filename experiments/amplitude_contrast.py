@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 import tem_taichi as tt
-from tem_taichi.absorption import amplitude_contrast_of_protein, mean_free_path
-from tem_taichi.forward import Exposure, Instrument, exit_wave
 from tem_taichi.grid import squared_frequencies
-from tem_taichi.optics import Optics, image_spectrum
-from tem_taichi.placement import Poses
-from tem_taichi.specimen import Ice, Specimen, kind_of
+from tem_taichi.instrument.forward import Exposure, Instrument, exit_wave
+from tem_taichi.instrument.optics import Optics, image_spectrum
+from tem_taichi.series.placement import Poses
+from tem_taichi.specimen.absorption import amplitude_contrast_of_protein, mean_free_path
+from tem_taichi.specimen.particles import Ice, Specimen, kind_of
 
 SHAPE = (256, 256)
 

@@ -30,7 +30,7 @@ import numpy as np
 import psutil
 from scipy import constants
 
-from tem_taichi.files.pdb_files import find_structure
+from tem_taichi.files.pdb import find_structure
 
 # torch, Taichi and abTEM are imported where they are used, so that a fresh process of one program
 # loads nothing of the other, nor starts at its parent's peak memory, as children do on Linux.
@@ -40,7 +40,8 @@ VOLTAGE, DEFOCUS, SPHERICAL_ABERRATION = 300.0, 1e4, 2.7  # [kV], [A], [mm]
 CASES = {  # pixel size [A], and whether atoms have the B-factors of the file
     "B = 0": (1.0, False), "B of the file": (1.0, True), "0.5 A pixels, B of the file": (0.5, True)}
 MODULES = {"abTEM": ("abtem", "ase"), "tem_taichi": (
-    "tem_taichi.structures", "tem_taichi.potential", "tem_taichi.propagation", "tem_taichi.optics")}
+    "tem_taichi.specimen.atoms", "tem_taichi.specimen.potential",
+    "tem_taichi.instrument.multislice", "tem_taichi.instrument.optics")}
 THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "DASK_NUM_WORKERS", "TI_CPU_MAX_NUM_THREADS")
 STAGES, WARM_UP = ("potential", "multislice", "image", "whole"), 3
 BUSY = 0.1  # of the machine's cores that others may take for a ratio to be given
@@ -58,10 +59,10 @@ class Program(NamedTuple):
 def tem_taichi_program(pixel_size: float, b_scale: float, arch: str) -> Program:
     """The program measured."""
     from tem_taichi.device import init
-    from tem_taichi.optics import form_image
-    from tem_taichi.potential import slice_potential
-    from tem_taichi.propagation import multislice
-    from tem_taichi.structures import read_structure
+    from tem_taichi.instrument.multislice import multislice
+    from tem_taichi.instrument.optics import form_image
+    from tem_taichi.specimen.atoms import read_structure
+    from tem_taichi.specimen.potential import slice_potential
 
     init(arch)
     atoms = read_structure("4v1w", hydrogens="file").centred()

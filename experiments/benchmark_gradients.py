@@ -36,9 +36,9 @@ def measure(pixels: int, slices: int, atoms: int, repeats: int) -> dict[str, flo
 
     import tem_taichi as tt
     from tem_taichi.device import as_tensor, init
-    from tem_taichi.forward import Exposure, Instrument, exit_wave
-    from tem_taichi.placement import Poses
-    from tem_taichi.specimen import Specimen, kind_of
+    from tem_taichi.instrument.forward import Exposure, Instrument, exit_wave
+    from tem_taichi.series.placement import Poses
+    from tem_taichi.specimen.particles import Specimen, kind_of
 
     device = init()
     model = tt.read_structure("4v1w").centred()

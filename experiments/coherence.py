@@ -17,9 +17,9 @@ import torch
 from tem_taichi import Optics, multislice
 from tem_taichi.device import init
 from tem_taichi.grid import fourier_crop, frequencies, squared_frequencies
-from tem_taichi.ice import ice_slice
-from tem_taichi.optics import defocus_per_energy, envelope, form_image, image_spectrum
+from tem_taichi.instrument.optics import defocus_per_energy, envelope, form_image, image_spectrum
 from tem_taichi.physics import wavelength
+from tem_taichi.specimen.ice import ice_slice
 
 VOLTAGE = 300.0
 CASES = (  # detector pixel [A], ice [A], defocus [A], energy spread [eV], convergence [mrad]

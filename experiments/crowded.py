@@ -12,7 +12,7 @@ from rich.progress import track
 
 import tem_taichi as tt
 from experiments.panels import WIDTH, in_nanometres, letter, save
-from tem_taichi.files.preview import block_mean
+from tem_taichi.export.preview import block_mean
 
 FIGURE = Path(__file__).parent / "figures" / "crowded.png"
 PRIOR = (0.0, 120.0)  # e-/A^2

@@ -23,10 +23,10 @@ from experiments.ctf_simulated import (
     programs,
     table,
 )
-from tem_taichi import optics
-from tem_taichi.fits.ctf_fit import fit_micrograph
-from tem_taichi.fits.ctf_tilt import fit_tilted_micrograph
+from tem_taichi.estimate.ctf_fit import fit_micrograph
+from tem_taichi.estimate.ctf_tilt import fit_tilted_micrograph
 from tem_taichi.grid import squared_frequencies
+from tem_taichi.instrument.exposure import optics
 
 AMPLITUDE_CONTRAST = 0.07
 DOSE, B_FACTOR = 30.0, 60.0  # [e-/A^2], [A^2]

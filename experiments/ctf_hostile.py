@@ -18,8 +18,8 @@ from scipy.signal import fftconvolve
 
 from experiments.ctf_bench import Truth, linear_micrograph
 from experiments.ctf_simulated import PIXEL_SIZE, SPHERICAL_ABERRATION, VOLTAGE
-from tem_taichi.fits import ctf_pool
-from tem_taichi.fits.ctf_fit import fit_micrograph
+from tem_taichi.estimate import ctf_pool
+from tem_taichi.estimate.ctf_fit import fit_micrograph
 
 Image = Callable[[np.random.Generator, int], np.ndarray]
 WRONG = 0.02  # relative error of the defocus: above it a reliable fit is silently wrong

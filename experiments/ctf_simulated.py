@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 import tem_taichi as tt
-from tem_taichi.fits.ctf_fit import fit_micrograph
+from tem_taichi.estimate.ctf_fit import fit_micrograph
 
 PIXEL_SIZE, VOLTAGE, SPHERICAL_ABERRATION = 1.35, 300.0, 2.7
 LENS = ("defocus", "astigmatism", "angle")

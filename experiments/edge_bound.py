@@ -13,10 +13,10 @@ import numpy as np
 from scipy import fft
 
 from experiments.detector_bench import slanted_edge, tmv, tmv_slopes
-from tem_taichi.curves import numbers, radial_frequency
 from tem_taichi.device import init
-from tem_taichi.fits.edge_pixels import EdgePixels
-from tem_taichi.fits.noise_curves import EXPECTED
+from tem_taichi.estimate.edge_pixels import EdgePixels
+from tem_taichi.estimate.noise_curves import EXPECTED
+from tem_taichi.noise.curves import numbers, radial_frequency
 
 SIDE, ANGLE, OFFSET, IMAGES, DQE = 256, 5.0, 3.3, 10, 0.4
 FREQUENCIES = np.arange(2, 129) / 256

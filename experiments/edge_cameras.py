@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from experiments.detector_bench import score, slanted_edge
-from tem_taichi.curves import numbers, read_mtf
-from tem_taichi.detector import Detector, detect
 from tem_taichi.device import as_tensor, init
-from tem_taichi.fits.edge_fit import estimate_mtf_from_edge
+from tem_taichi.estimate.edge_fit import estimate_mtf_from_edge
+from tem_taichi.noise.curves import numbers, read_mtf
+from tem_taichi.noise.detector import Detector, detect
 
 CAMERAS = ("falcon4EC_300kV", "falcon3EC_300kV", "de20_300kV", "k2_300kV_FL2",
            "k3_standard_300kV_FL2", "falcon2_300kV")

@@ -18,10 +18,10 @@ from experiments.panels import WIDTH, in_nanometres, letter, save, small
 from tem_taichi import read_structure, slice_potential
 from tem_taichi.device import as_tensor, init
 from tem_taichi.grid import fourier_crop
-from tem_taichi.ice import ice_power, ice_slice, mean_potential, structure_factor
-from tem_taichi.optics import Optics, ctf, form_image
+from tem_taichi.instrument.multislice import multislice
+from tem_taichi.instrument.optics import Optics, ctf, form_image
 from tem_taichi.physics import interaction_constant
-from tem_taichi.propagation import multislice
+from tem_taichi.specimen.ice import ice_power, ice_slice, mean_potential, structure_factor
 
 FILE = Path(__file__).parent / "figures" / "ice.png"
 BOX = Path(__file__).resolve().parents[2] / "shared/data/atoms/tip3p_box.pdb"

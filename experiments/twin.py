@@ -15,13 +15,13 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tem_taichi.files.mrc_files import read_image_stack
-from tem_taichi.fits.background import BackgroundSpectra, background_spectra
-from tem_taichi.fits.crowd_fit import held_out
-from tem_taichi.fits.thickness_figure import write_thickness_figure
-from tem_taichi.fits.thickness_fit import fit_thickness, mean_intensities
-from tem_taichi.fits.twin import NOT_MODELLED, TwinSettings, make_twin, write_twin
-from tem_taichi.pipeline import simulate
+from tem_taichi.estimate.background import BackgroundSpectra, background_spectra
+from tem_taichi.estimate.crowd_fit import held_out
+from tem_taichi.estimate.thickness_figure import write_thickness_figure
+from tem_taichi.estimate.thickness_fit import fit_thickness, mean_intensities
+from tem_taichi.estimate.twin import NOT_MODELLED, TwinSettings, make_twin, write_twin
+from tem_taichi.files.mrc import read_image_stack
+from tem_taichi.series.simulate import simulate
 
 FIGURES = Path(__file__).parent / "figures"
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "tilt"

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 from tem_taichi.waiting import set_waiting
 
 if TYPE_CHECKING:
-    from tem_taichi.config import Scene
-    from tem_taichi.detector import Detector, detect, expected_counts
     from tem_taichi.device import init
-    from tem_taichi.likelihood import log_prob
-    from tem_taichi.optics import Optics, ctf, form_image
-    from tem_taichi.pipeline import TiltSeries, simulate
-    from tem_taichi.potential import slice_potential
-    from tem_taichi.propagation import multislice
-    from tem_taichi.scene import load_scene
-    from tem_taichi.structures import Atoms, read_structure
+    from tem_taichi.instrument.multislice import multislice
+    from tem_taichi.instrument.optics import Optics, ctf, form_image
+    from tem_taichi.noise.detector import Detector, detect, expected_counts
+    from tem_taichi.noise.likelihood import log_prob
+    from tem_taichi.scene.load import load_scene
+    from tem_taichi.scene.settings import Scene
+    from tem_taichi.series.simulate import TiltSeries, simulate
+    from tem_taichi.specimen.atoms import Atoms, read_structure
+    from tem_taichi.specimen.potential import slice_potential
 
 __version__ = "0.1.0"
 

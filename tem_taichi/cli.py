@@ -13,9 +13,9 @@ from tem_taichi.machine import duration, size
 from tem_taichi.progress import progress
 
 if TYPE_CHECKING:
-    from tem_taichi.config import Scene
-    from tem_taichi.pipeline import Plan
-    from tem_taichi.specimen import Specimen
+    from tem_taichi.scene.settings import Scene
+    from tem_taichi.series.simulate import Plan
+    from tem_taichi.specimen.particles import Specimen
 
 COMMAND = "simulate"
 """What wrote an output, in its metadata."""
@@ -98,10 +98,10 @@ def _main(words: list[str]) -> None:
 def _list() -> None:
     import yaml
 
-    from tem_taichi.cameras import detector_from_config
-    from tem_taichi.detector import quantum_efficiency
     from tem_taichi.device import as_tensor
-    from tem_taichi.scene import CONFIG_FOLDER
+    from tem_taichi.noise.cameras import detector_from_config
+    from tem_taichi.noise.detector import quantum_efficiency
+    from tem_taichi.scene.load import CONFIG_FOLDER
 
     for group in ("microscope", "detector", "specimen"):
         print(f"{group}s (choose with {group}=NAME)"
@@ -118,8 +118,8 @@ def _list() -> None:
 
 def _scenes(words: list[str], options: set[str]) -> None:
     """Read one scene or those of a sweep, and show, check or run them."""
-    from tem_taichi.scene import load_scene, load_sweep
-    from tem_taichi.scene_yaml import to_yaml
+    from tem_taichi.scene.load import load_scene, load_sweep
+    from tem_taichi.scene.show import to_yaml
 
     # A folder of a sweep has "=" in its name, so that the path of a scene may have it too.
     files = [word for word in words if word.endswith((".yaml", ".yml")) and
@@ -154,7 +154,7 @@ def _scenes(words: list[str], options: set[str]) -> None:
 
 def _sweep(scenes: "list[Scene]", read: Sequence[str]) -> None:
     """Run all scenes whose output is not there yet."""
-    from tem_taichi.files.finished import is_finished
+    from tem_taichi.export.finished import is_finished
 
     for scene in scenes:
         _tidy(scene.output)
@@ -204,10 +204,10 @@ def prepare(scene: "Scene", read: Sequence[str] = (),
     Raises:
         ValueError: with one line that names key, value and what is allowed.
     """
-    from tem_taichi.cost import DAY, check_memory, check_time, foreseen_time, least_time
     from tem_taichi.device import init
-    from tem_taichi.pipeline import plan
-    from tem_taichi.specimen import build_specimen
+    from tem_taichi.series.cost import DAY, check_memory, check_time, foreseen_time, least_time
+    from tem_taichi.series.simulate import plan
+    from tem_taichi.specimen.particles import build_specimen
 
     if not (may_exist and Path(scene.output).expanduser().is_dir()):
         check_output(scene, read)
@@ -228,8 +228,8 @@ def prepare(scene: "Scene", read: Sequence[str] = (),
 
 def _describe(scene: "Scene", grids: "Plan", specimen: "Specimen") -> float:
     """Say what would be done; returns the seconds that it would take."""
-    from tem_taichi.config import doubts
-    from tem_taichi.cost import check_time, foreseen_time
+    from tem_taichi.scene.settings import doubts
+    from tem_taichi.series.cost import check_time, foreseen_time
 
     seconds = foreseen_time(scene, grids.instrument, grids.exposures, specimen)
     check_time(scene, seconds, len(grids.exposures))
@@ -253,19 +253,19 @@ def _describe(scene: "Scene", grids: "Plan", specimen: "Specimen") -> float:
 
 def _inputs(scene: "Scene", read: Sequence[str]) -> list[str]:
     """Every file that a run reads."""
-    from tem_taichi.files.finished import files_read
+    from tem_taichi.export.finished import files_read
 
     return [*read, *files_read(scene)]
 
 
 def run(scene: "Scene", read: Sequence[str] = ()) -> None:
     """Simulate a scene with a progress bar and write its output folder; as `prepare`."""
-    from tem_taichi.config import doubts
+    from tem_taichi.export.output import write_output
+    from tem_taichi.export.visibility import in_field
     from tem_taichi.files.folder import new_folder
-    from tem_taichi.files.output import write_output
-    from tem_taichi.files.visibility import in_field
     from tem_taichi.files.workplace import output_folder
-    from tem_taichi.pipeline import simulate
+    from tem_taichi.scene.settings import doubts
+    from tem_taichi.series.simulate import simulate
 
     grids, specimen = prepare(scene, read)
     for doubt in doubts(scene):

@@ -57,8 +57,8 @@ def _show(words: Sequence[str]) -> None:
 
     import yaml
 
-    from tem_taichi.fits.recipes import RECIPES, read_recipe
-    from tem_taichi.scene import CONFIG_FOLDER
+    from tem_taichi.recipes.settings import RECIPES, read_recipe
+    from tem_taichi.scene.load import CONFIG_FOLDER
 
     name = next((word.partition("=")[2] for word in words if word.startswith("recipe=")), "")
     if len(words) == 1 and name in RECIPES:
@@ -79,10 +79,10 @@ def _run(words: Sequence[str]) -> None:
     from tem_taichi.files.manifest import METADATA, PROGRAM
     from tem_taichi.files.unfinished import remove_parts, unfinished_folder
     from tem_taichi.files.workplace import clear_leftovers
-    from tem_taichi.fits.recipe_input import files_of
-    from tem_taichi.fits.recipe_runs import RUNS
-    from tem_taichi.fits.recipes import RECIPES, read_recipe
     from tem_taichi.progress import progress
+    from tem_taichi.recipes.input import files_of
+    from tem_taichi.recipes.runs import RUNS
+    from tem_taichi.recipes.settings import RECIPES, read_recipe
     from tem_taichi.versions import versions
     from tem_taichi.waiting import waiting
 

@@ -1,7 +1,7 @@
 """`python -m tem_taichi.simulate scene.yaml [overrides]`: see tem_taichi.cli.
 
-`tem_taichi.simulate` is also the function of `tem_taichi.pipeline`. Importing this module puts it
-in the function's place, so the module can be called like it.
+`tem_taichi.simulate` is also the function of `tem_taichi.series.simulate`. Importing this module
+puts it in the function's place, so the module can be called like it.
 """
 
 import sys
@@ -13,7 +13,7 @@ from tem_taichi.cli import main
 
 class _Callable(ModuleType):
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        from tem_taichi.pipeline import simulate
+        from tem_taichi.series.simulate import simulate
 
         return simulate(*arguments, **keywords)
 

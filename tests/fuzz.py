@@ -19,9 +19,9 @@ import numpy as np
 import yaml
 
 from tem_taichi.cli import prepare, run
-from tem_taichi.config import Particle, Scene
-from tem_taichi.fits.recipes import RECIPES, read_recipe
-from tem_taichi.scene import load_scene
+from tem_taichi.recipes.settings import RECIPES, read_recipe
+from tem_taichi.scene.load import load_scene
+from tem_taichi.scene.settings import Particle, Scene
 
 SCENE = {
     "defaults": ["simulate", {"override specimen": "empty"}, "_self_"],

@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from tem_taichi import multislice, simulate
-from tem_taichi.absorption import (
+from tem_taichi.physics import SCATTERING_TO_POTENTIAL, interaction_constant, wavelength
+from tem_taichi.scene.load import load_scene
+from tem_taichi.series.placement import Poses
+from tem_taichi.specimen.absorption import (
     absorption_ratios,
     amplitude_contrast_of_protein,
     elastic_beyond,
@@ -17,15 +20,12 @@ from tem_taichi.absorption import (
     mean_free_path,
     protein_potentials,
 )
-from tem_taichi.cross_sections import elastic_cross_section
-from tem_taichi.ice import ICE_DENSITY
-from tem_taichi.physics import SCATTERING_TO_POTENTIAL, interaction_constant, wavelength
-from tem_taichi.placement import Poses
-from tem_taichi.potential import peng_table
-from tem_taichi.scene import load_scene
-from tem_taichi.specimen import Ice, Specimen, build_specimen, kind_of
-from tem_taichi.structures import Atoms
-from tem_taichi.view import View, slices
+from tem_taichi.specimen.atoms import Atoms
+from tem_taichi.specimen.cross_sections import elastic_cross_section
+from tem_taichi.specimen.ice import ICE_DENSITY
+from tem_taichi.specimen.particles import Ice, Specimen, build_specimen, kind_of
+from tem_taichi.specimen.potential import peng_table
+from tem_taichi.specimen.view import View, slices
 
 WAVELENGTH = wavelength(300.0)
 

@@ -2,16 +2,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tem_taichi.config import Ice, Scene, Specimen
-from tem_taichi.files.alignment import (
+from tem_taichi.export.alignment import (
     particles_in_tomogram,
     project,
     to_tomogram,
     tomogram_height,
     true_alignment,
 )
-from tem_taichi.geometry import tilt_rotation
 from tem_taichi.poses import euler_to_matrix
+from tem_taichi.scene.settings import Ice, Scene, Specimen
+from tem_taichi.series.geometry import tilt_rotation
 
 
 def rotation(axis: str, degrees: float) -> np.ndarray:

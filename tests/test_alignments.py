@@ -15,7 +15,9 @@ import starfile
 from scipy.spatial.transform import Rotation
 
 from tem_taichi import simulate
-from tem_taichi.config import (
+from tem_taichi.export.formats import write_formats
+from tem_taichi.poses import euler_to_matrix, matrix_to_euler
+from tem_taichi.scene.settings import (
     Compute,
     Ice,
     Imaging,
@@ -26,8 +28,6 @@ from tem_taichi.config import (
     TiltErrors,
     Tilts,
 )
-from tem_taichi.files.formats import write_formats
-from tem_taichi.poses import euler_to_matrix, matrix_to_euler
 
 PIXEL, AXIS = 3.0, 85.0
 SHAPES = [(72, 80), (73, 81)]

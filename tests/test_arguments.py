@@ -10,15 +10,15 @@ import torch
 from public import CALLS
 
 import tem_taichi
-from tem_taichi.detector import Detector
 from tem_taichi.device import as_tensor
-from tem_taichi.forward import Exposure, Instrument
-from tem_taichi.ice_shape import IceShape
-from tem_taichi.optics import Optics, form_image
-from tem_taichi.placement import Poses
-from tem_taichi.propagation import multislice
-from tem_taichi.specimen import Ice, Specimen
-from tem_taichi.structures import Atoms
+from tem_taichi.instrument.forward import Exposure, Instrument
+from tem_taichi.instrument.multislice import multislice
+from tem_taichi.instrument.optics import Optics, form_image
+from tem_taichi.noise.detector import Detector
+from tem_taichi.series.placement import Poses
+from tem_taichi.specimen.atoms import Atoms
+from tem_taichi.specimen.ice_shape import IceShape
+from tem_taichi.specimen.particles import Ice, Specimen
 
 NEVER = (math.nan, math.inf, "text", 2 + 1j, {}, object(), [[1.0], [2.0, 3.0]])
 """No number, nor an array of them."""

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-import tem_taichi.forward as forward
+import tem_taichi.instrument.forward as forward
 from tem_taichi.device import as_tensor
-from tem_taichi.forward import Exposure, Instrument, expected_image, expected_images
-from tem_taichi.geometry import rotation_from_vector
-from tem_taichi.optics import Optics
-from tem_taichi.placement import Poses
-from tem_taichi.specimen import Ice, Specimen, kind_of
-from tem_taichi.structures import Atoms
+from tem_taichi.instrument.forward import Exposure, Instrument, expected_image, expected_images
+from tem_taichi.instrument.optics import Optics
+from tem_taichi.series.geometry import rotation_from_vector
+from tem_taichi.series.placement import Poses
+from tem_taichi.specimen.atoms import Atoms
+from tem_taichi.specimen.particles import Ice, Specimen, kind_of
 
 INSTRUMENT = Instrument((32, 32), (48, 48), 1.5, slice_thickness=8.0)
 ONE = Poses(np.zeros((1, 3)), np.eye(3)[None])

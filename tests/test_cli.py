@@ -17,10 +17,11 @@ import pytest
 import starfile
 
 import tem_taichi
-from tem_taichi import cli, pipeline
+from tem_taichi import cli
 from tem_taichi.cli import main
 from tem_taichi.progress import progress
-from tem_taichi.scene import load_scene
+from tem_taichi.scene.load import load_scene
+from tem_taichi.series import simulate as pipeline
 
 ATOMS = [(0, 0, 0), (8, 0, 0), (0, 8, 0), (0, 0, 8), (8, 8, 8)]
 PDB = "".join(f"ATOM  {i:5d}  CA  ALA A{i:4d}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00 20.00           C\n"
@@ -385,7 +386,7 @@ def test_too_little_memory_is_said(here, capsys, monkeypatch, message):
         raise RuntimeError(message)
 
     before = files(here)
-    monkeypatch.setattr("tem_taichi.pipeline.exit_wave", fail)
+    monkeypatch.setattr("tem_taichi.series.simulate.exit_wave", fail)
     assert main(["scene.yaml"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: shape=[32, 40]: needs more memory") and err.count("\n") == 1
@@ -398,8 +399,8 @@ def test_existing_output_is_refused_before_anything_is_computed(here, monkeypatc
     assert main(["scene.yaml"]) == 2
 
 
-@pytest.mark.parametrize("where", ["tem_taichi.pipeline.exit_wave",
-                                   "tem_taichi.files.output.write_particles"])
+@pytest.mark.parametrize("where", ["tem_taichi.series.simulate.exit_wave",
+                                   "tem_taichi.export.output.write_particles"])
 @pytest.mark.parametrize("older", [False, True])
 def test_interruption_leaves_everything_as_it_was(here, capsys, monkeypatch, where, older):
     words = ["scene.yaml", "output=a/b"]
@@ -416,7 +417,7 @@ def test_interruption_leaves_everything_as_it_was(here, capsys, monkeypatch, whe
     assert main(words) == 130
     said = capsys.readouterr().err
     assert said.startswith("interrupted: what was being computed is not written")
-    assert ("0 of 3 images" in said) == (where == "tem_taichi.pipeline.exit_wave")
+    assert ("0 of 3 images" in said) == (where == "tem_taichi.series.simulate.exit_wave")
     assert files(here) == before
 
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from experiments.coherence import VOLTAGE, deviations
 from tem_taichi import Optics, ctf, form_image
-from tem_taichi.coherence import blur
 from tem_taichi.device import as_tensor
-from tem_taichi.optics import _source
+from tem_taichi.instrument.coherence import blur
+from tem_taichi.instrument.optics import _source
 
 
 def speckle(n, strength, seed=0):

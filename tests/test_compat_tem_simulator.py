@@ -11,7 +11,6 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from tem_taichi import cross_sections
 from tem_taichi.compat.tem_simulator import (
     Hole,
     Poses,
@@ -30,10 +29,11 @@ from tem_taichi.compat.tem_simulator_particle import (
     pass_offset,
     project,
 )
-from tem_taichi.detector import Detector
-from tem_taichi.geometry import tilt_rotation
-from tem_taichi.optics import Optics
-from tem_taichi.structures import Atoms, read_structure
+from tem_taichi.instrument.optics import Optics
+from tem_taichi.noise.detector import Detector
+from tem_taichi.series.geometry import tilt_rotation
+from tem_taichi.specimen.atoms import Atoms, read_structure
+from tem_taichi.specimen.particles import cross_sections
 
 OPTICS = Optics(defocus=2e4, spherical_aberration=2.0, chromatic_aberration=2.0, energy_spread=1.3,
                 convergence=0.1, aperture=50.0, focal_length=3.0)

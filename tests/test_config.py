@@ -5,9 +5,18 @@ from dataclasses import fields, is_dataclass
 import pytest
 
 from tem_taichi.checks import shown
-from tem_taichi.config import Camera, Ice, Interaction, Microscope, Particle, Scene, Specimen, Tilts
-from tem_taichi.scene_yaml import documentation
-from tem_taichi.typed import from_plain
+from tem_taichi.scene.settings import (
+    Camera,
+    Ice,
+    Interaction,
+    Microscope,
+    Particle,
+    Scene,
+    Specimen,
+    Tilts,
+)
+from tem_taichi.scene.show import documentation
+from tem_taichi.scene.typed import from_plain
 
 NAN, INF = float("nan"), float("inf")
 

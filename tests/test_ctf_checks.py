@@ -12,13 +12,13 @@ import torch
 from experiments import ctf_hostile
 from experiments.ctf_bench import Truth, linear_micrograph
 from experiments.ctf_simulated import PIXEL_SIZE
-from tem_taichi import optics
-from tem_taichi.fits import ctf_pool
-from tem_taichi.fits.ctf_band import make_band
-from tem_taichi.fits.ctf_fit import CtfFit, fit_micrograph, fit_particles, fit_spectrum
-from tem_taichi.fits.ctf_pool import Pooled
-from tem_taichi.fits.ctf_search import CtfSearch
-from tem_taichi.fits.spectra import centred_frequencies
+from tem_taichi.estimate import ctf_pool
+from tem_taichi.estimate.ctf_band import make_band
+from tem_taichi.estimate.ctf_fit import CtfFit, fit_micrograph, fit_particles, fit_spectrum
+from tem_taichi.estimate.ctf_pool import Pooled
+from tem_taichi.estimate.ctf_search import CtfSearch
+from tem_taichi.estimate.spectra import centred_frequencies
+from tem_taichi.instrument.exposure import optics
 
 LENS = ctf_hostile.LENS
 REAL = 1.3995525, 200.0, 1.4, 0.1

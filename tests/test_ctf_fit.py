@@ -13,14 +13,14 @@ from scipy.ndimage import gaussian_filter
 from scipy.signal import fftconvolve
 
 from experiments.ctf_bench import Truth, linear_micrograph
-from tem_taichi import optics
-from tem_taichi.fits import ctf_model
-from tem_taichi.fits.ctf_figure import write_ctf_figure, write_ctf_star
-from tem_taichi.fits.ctf_fit import CtfFit, fit_micrograph, fit_spectrum
-from tem_taichi.fits.ctf_model import Elements, Lens, Rings
-from tem_taichi.fits.ctf_search import CtfSearch
-from tem_taichi.fits.ctf_tilt import fit_stack
-from tem_taichi.fits.spectra import centred_frequencies
+from tem_taichi.estimate import ctf_model
+from tem_taichi.estimate.ctf_figure import write_ctf_figure, write_ctf_star
+from tem_taichi.estimate.ctf_fit import CtfFit, fit_micrograph, fit_spectrum
+from tem_taichi.estimate.ctf_model import Elements, Lens, Rings
+from tem_taichi.estimate.ctf_search import CtfSearch
+from tem_taichi.estimate.ctf_tilt import fit_stack
+from tem_taichi.estimate.spectra import centred_frequencies
+from tem_taichi.instrument.exposure import optics
 from tem_taichi.physics import wavelength
 
 PIXEL_SIZE, VOLTAGE, CS, Q = 1.35, 300.0, 2.7, 0.07

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tem_taichi.curves import (
+from tem_taichi.device import as_tensor
+from tem_taichi.noise.curves import (
     evaluate,
     interpolate,
     mtf_parametric,
@@ -12,8 +13,7 @@ from tem_taichi.curves import (
     read_mtf,
     smoothness_penalty,
 )
-from tem_taichi.detector import Detector
-from tem_taichi.device import as_tensor
+from tem_taichi.noise.detector import Detector
 
 PARAMETERS = (0.7, 0.2, 0.1, 10.0, 40.0)
 

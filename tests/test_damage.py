@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from tem_taichi.damage import critical_exposure, damping
-from tem_taichi.splatting import narrow
+from tem_taichi.specimen.damage import critical_exposure, damping
+from tem_taichi.specimen.splatting import narrow
 
 
 def test_critical_exposure_is_the_published_curve(double):

@@ -9,13 +9,13 @@ import torch
 import yaml
 from scipy.stats import ks_2samp
 
-from tem_taichi.detector import (
+from tem_taichi.device import as_tensor, current, init
+from tem_taichi.noise.detector import (
     Detector,
     detect,
     expected_counts,
     noise_power_spectrum,
 )
-from tem_taichi.device import as_tensor, current, init
 
 PIXEL_SIZE = 2.0  # [A]
 DOSE = 50.0  # [e-/A^2]

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 import torch
 import tem_taichi as tt
-from tem_taichi.config import Ice, Particle, Scene, Specimen, Tilts
+from tem_taichi.scene.settings import Ice, Particle, Scene, Specimen, Tilts
 torch.set_num_threads(1)
 scene = Scene(shape=[32, 32], specimen=Specimen(Ice(60.0, granularity=0.0), particles={
     "p": Particle(globule=10.0)}), tilts=Tilts("listed", angles=[0.0]))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tem_taichi.distortion import anisotropic, distort
+from tem_taichi.instrument.distortion import anisotropic, distort
 
 
 def blob(shape, x, y, matrix=None):

@@ -8,16 +8,16 @@ import pytest
 import torch
 from scipy.spatial import cKDTree
 
-from tem_taichi.absorption import protein_potentials
 from tem_taichi.device import as_tensor
-from tem_taichi.fiducials import GOLD_LATTICE, fcc_ball, gold_bead, gold_kind
-from tem_taichi.globules import VOLUME_PER_MASS, globule_kind
-from tem_taichi.kinds import Kind, kind_of
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL
-from tem_taichi.placement import Poses
-from tem_taichi.potential import Gaussians, peng_table
-from tem_taichi.specimen import Ice, Specimen
-from tem_taichi.view import View, slices
+from tem_taichi.series.placement import Poses
+from tem_taichi.specimen.absorption import protein_potentials
+from tem_taichi.specimen.fiducials import GOLD_LATTICE, fcc_ball, gold_bead, gold_kind
+from tem_taichi.specimen.globules import VOLUME_PER_MASS, globule_kind
+from tem_taichi.specimen.kinds import Kind, kind_of
+from tem_taichi.specimen.particles import Ice, Specimen
+from tem_taichi.specimen.potential import Gaussians, peng_table
+from tem_taichi.specimen.view import View, slices
 
 ONE = Poses(np.zeros((1, 3)), np.eye(3)[None])
 

@@ -16,19 +16,19 @@ import yaml
 
 from experiments.ctf_bench import Truth, linear_micrograph
 from experiments.detector_bench import slanted_edge
-from tem_taichi.cameras import detector_from_config
-from tem_taichi.curves import evaluate
-from tem_taichi.detector import Detector, detect, noise_power_spectrum
 from tem_taichi.device import as_tensor
+from tem_taichi.estimate.spectra import average_periodogram
 from tem_taichi.files.io import write_mrc, write_rawtlt
 from tem_taichi.files.unfinished import unfinished_folder
 from tem_taichi.fit import main
-from tem_taichi.fits import recipe_ctf
-from tem_taichi.fits.recipe_input import series_table
-from tem_taichi.fits.recipes import RECIPES, read_recipe
-from tem_taichi.fits.spectra import average_periodogram
-from tem_taichi.pipeline import plan
-from tem_taichi.scene import CONFIG_FOLDER, load_scene
+from tem_taichi.noise.cameras import detector_from_config
+from tem_taichi.noise.curves import evaluate
+from tem_taichi.noise.detector import Detector, detect, noise_power_spectrum
+from tem_taichi.recipes import ctf as recipe_ctf
+from tem_taichi.recipes.input import series_table
+from tem_taichi.recipes.settings import RECIPES, read_recipe
+from tem_taichi.scene.load import CONFIG_FOLDER, load_scene
+from tem_taichi.series.simulate import plan
 from tem_taichi.simulate import main as simulate
 
 CAMERA = Detector("integrating", gain=10.0, mtf=(0.7, 0.2, 0.1, 10.0, 40.0), dqe=0.4)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from tem_taichi.fits.fitting import covariance, fit
+from tem_taichi.inverse.fitting import covariance, fit
 
 
 def rosenbrock(values):

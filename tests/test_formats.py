@@ -16,7 +16,12 @@ from scipy.spatial.transform import Rotation
 
 from tem_taichi import simulate
 from tem_taichi.cli import main
-from tem_taichi.config import (
+from tem_taichi.export.formats import write_formats
+from tem_taichi.export.output import write_output
+from tem_taichi.export.shrec import zxz_angles
+from tem_taichi.files.tilts import read_mdoc
+from tem_taichi.poses import euler_to_matrix
+from tem_taichi.scene.settings import (
     FORMATS,
     Compute,
     Ice,
@@ -29,11 +34,6 @@ from tem_taichi.config import (
     TiltErrors,
     Tilts,
 )
-from tem_taichi.files.formats import write_formats
-from tem_taichi.files.output import write_output
-from tem_taichi.files.shrec_files import zxz_angles
-from tem_taichi.files.tilt_files import read_mdoc
-from tem_taichi.poses import euler_to_matrix
 
 PIXEL, NX, NY = 3.0, 80, 72
 POSITIONS = [[40.0, -22.0, 25.0], [-45.0, 30.0, -20.0]]

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tem_taichi.config import Imaging, Scene, TiltErrors, Tilts
 from tem_taichi.device import as_tensor
-from tem_taichi.geometry import acquisition_angles, tilt_rotation, tilt_table
+from tem_taichi.scene.settings import Imaging, Scene, TiltErrors, Tilts
+from tem_taichi.series.geometry import acquisition_angles, tilt_rotation, tilt_table
 
 
 def angles(**settings):

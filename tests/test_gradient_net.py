@@ -26,7 +26,7 @@ CASES = [(name, key) for name, (_, values) in CALLS.items() for key in values]
 @pytest.fixture(autouse=True)
 def whole_tails(monkeypatch):
     """Let stencils hold all of a Gaussian: a difference across the edge of one would jump."""
-    monkeypatch.setattr("tem_taichi.splatting._TAIL", 1e-13)
+    monkeypatch.setattr("tem_taichi.specimen.splatting._TAIL", 1e-13)
 
 
 def slope(loss, values, key, direction):

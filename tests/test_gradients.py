@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from tem_taichi import multislice, slice_potential
-from tem_taichi.detector import Detector, expected_counts, noise_power_spectrum
 from tem_taichi.device import as_tensor, init
-from tem_taichi.forward import Exposure, Instrument, expected_image
-from tem_taichi.geometry import rotation_from_vector
-from tem_taichi.ice_shape import IceShape
-from tem_taichi.optics import Optics, form_image
-from tem_taichi.placement import Poses
+from tem_taichi.instrument.forward import Exposure, Instrument, expected_image
+from tem_taichi.instrument.optics import Optics, form_image
+from tem_taichi.noise.detector import Detector, expected_counts, noise_power_spectrum
 from tem_taichi.poses import euler_to_matrix
-from tem_taichi.specimen import Ice, Specimen, kind_of
-from tem_taichi.structures import Atoms
+from tem_taichi.series.geometry import rotation_from_vector
+from tem_taichi.series.placement import Poses
+from tem_taichi.specimen.atoms import Atoms
+from tem_taichi.specimen.ice_shape import IceShape
+from tem_taichi.specimen.particles import Ice, Specimen, kind_of
 
 TABLE = Path(__file__).parent.parent / "docs" / "gradients.md"
 TOLERANCE = 1e-6
@@ -58,7 +58,7 @@ REALISM: dict[str, tuple[float, str]] = {
 @pytest.fixture(autouse=True)
 def whole_tails(monkeypatch):
     """Let stencils hold all of a Gaussian: a difference across the edge of one would jump."""
-    monkeypatch.setattr("tem_taichi.splatting._TAIL", 1e-13)
+    monkeypatch.setattr("tem_taichi.specimen.splatting._TAIL", 1e-13)
 
 
 @pytest.fixture(scope="module")

@@ -19,16 +19,25 @@ import torch
 from scipy.optimize import minimize_scalar
 from scipy.spatial.transform import Rotation
 
-from tem_taichi.config import Compute, Ice, Imaging, Interaction, Scene, Stack, TiltErrors, Tilts
-from tem_taichi.config import Specimen as SpecimenConfig
 from tem_taichi.device import as_tensor
-from tem_taichi.files.output import write_output
-from tem_taichi.pipeline import simulate
-from tem_taichi.placement import Poses
+from tem_taichi.export.output import write_output
 from tem_taichi.poses import random_rotations
-from tem_taichi.specimen import Ice as SpecimenIce
-from tem_taichi.specimen import Specimen, kind_of
-from tem_taichi.structures import Atoms
+from tem_taichi.scene.settings import (
+    Compute,
+    Ice,
+    Imaging,
+    Interaction,
+    Scene,
+    Stack,
+    TiltErrors,
+    Tilts,
+)
+from tem_taichi.scene.settings import Specimen as SpecimenConfig
+from tem_taichi.series.placement import Poses
+from tem_taichi.series.simulate import simulate
+from tem_taichi.specimen.atoms import Atoms
+from tem_taichi.specimen.particles import Ice as SpecimenIce
+from tem_taichi.specimen.particles import Specimen, kind_of
 
 BOX, PIXEL, SULFUR, B_FACTOR = 48, 2.0, 16, 60.0
 GOOD = slice(1, round(0.8 * BOX / 2) + 1)

@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 
 from tem_taichi import read_structure, slice_potential
 from tem_taichi.device import as_tensor
-from tem_taichi.ice import (
+from tem_taichi.instrument.multislice import multislice
+from tem_taichi.instrument.optics import Optics, ctf, form_image
+from tem_taichi.physics import interaction_constant
+from tem_taichi.specimen.atoms import Atoms
+from tem_taichi.specimen.ice import (
     CARBON_DENSITY,
     ICE_DENSITY,
     MATERIALS,
@@ -22,10 +26,6 @@ from tem_taichi.ice import (
     slab_structure_factor,
     structure_factor,
 )
-from tem_taichi.optics import Optics, ctf, form_image
-from tem_taichi.physics import interaction_constant
-from tem_taichi.propagation import multislice
-from tem_taichi.structures import Atoms
 
 # g(r) of the oxygens in the EPSR model of low-density amorphous ice at 80 K, refined against
 # three neutron diffraction patterns (Soper 2019, J. Chem. Phys. 150, 234503; data of STFC,

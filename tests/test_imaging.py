@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from tem_taichi.forward import exit_wave
-from tem_taichi.geometry import tilt_rotation
 from tem_taichi.grid import squared_frequencies
-from tem_taichi.ice_shape import IceShape
-from tem_taichi.imaging import after_loss, intensity, transmitted
-from tem_taichi.instrument import Exposure, Instrument
-from tem_taichi.optics import Optics
-from tem_taichi.placement import Poses
-from tem_taichi.specimen import Ice, Specimen, kind_of
-from tem_taichi.structures import Atoms
+from tem_taichi.instrument.exposure import Exposure, Instrument
+from tem_taichi.instrument.forward import exit_wave
+from tem_taichi.instrument.imaging import after_loss, intensity, transmitted
+from tem_taichi.instrument.optics import Optics
+from tem_taichi.series.geometry import tilt_rotation
+from tem_taichi.series.placement import Poses
+from tem_taichi.specimen.atoms import Atoms
+from tem_taichi.specimen.ice_shape import IceShape
+from tem_taichi.specimen.particles import Ice, Specimen, kind_of
 
 SHAPE = (48, 48)
 

@@ -10,9 +10,9 @@ import torch
 from scipy.stats import multivariate_normal, poisson
 from torch.autograd import grad, gradcheck
 
-from tem_taichi.detector import Detector, detect, expected_counts, noise_power_spectrum
 from tem_taichi.device import as_tensor, init
-from tem_taichi.likelihood import (
+from tem_taichi.noise.detector import Detector, detect, expected_counts, noise_power_spectrum
+from tem_taichi.noise.likelihood import (
     ScoreFunction,
     log_prob,
     reparametrised_sample,

@@ -8,20 +8,20 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 
 from tem_taichi.device import as_tensor
-from tem_taichi.kinds import Kind
-from tem_taichi.membranes import (
+from tem_taichi.physics import SCATTERING_TO_POTENTIAL
+from tem_taichi.series.placement import Poses
+from tem_taichi.specimen.atoms import read_structure
+from tem_taichi.specimen.kinds import Kind
+from tem_taichi.specimen.membranes import (
     HALF_THICKNESS,
     bilayer_profile,
     fibonacci_sphere,
     membrane_kind,
     vesicle_kind,
 )
-from tem_taichi.physics import SCATTERING_TO_POTENTIAL
-from tem_taichi.placement import Poses
-from tem_taichi.potential import Gaussians, peng_table
-from tem_taichi.specimen import Ice, Specimen
-from tem_taichi.structures import read_structure
-from tem_taichi.view import View, slices
+from tem_taichi.specimen.particles import Ice, Specimen
+from tem_taichi.specimen.potential import Gaussians, peng_table
+from tem_taichi.specimen.view import View, slices
 
 
 def value_at(points: np.ndarray, kind: Kind, group: Gaussians) -> np.ndarray:

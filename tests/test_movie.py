@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from tem_taichi.config import Camera, Ice, Imaging, Movie, Particle, Scene, Tilts
-from tem_taichi.config import Specimen as SpecimenConfig
-from tem_taichi.detector import Detector, detect
-from tem_taichi.instrument import Exposure
-from tem_taichi.movie import frames_of
-from tem_taichi.pipeline import simulate
-from tem_taichi.specimen import build_specimen
+from tem_taichi.instrument.exposure import Exposure
+from tem_taichi.noise.detector import Detector, detect
+from tem_taichi.scene.settings import Camera, Ice, Imaging, Movie, Particle, Scene, Tilts
+from tem_taichi.scene.settings import Specimen as SpecimenConfig
+from tem_taichi.series.movie import frames_of
+from tem_taichi.series.simulate import simulate
+from tem_taichi.specimen.particles import build_specimen
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from tem_taichi import __version__
 from tem_taichi.files.io import read_images
-from tem_taichi.files.mrc_files import mrc_mode, read_volume, write_mrc
+from tem_taichi.files.mrc import mrc_mode, read_volume, write_mrc
 
 TYPES = ("float32", "int16", "uint16", "int8")
 

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import yaml
 
-from tem_taichi.cameras import detector_from_config
-from tem_taichi.curves import evaluate, numbers
-from tem_taichi.detector import Detector, detect, noise_power_spectrum
 from tem_taichi.device import as_tensor
-from tem_taichi.fits.crops import pick_background, ring_spectrum
-from tem_taichi.fits.flatness import doubts_of_flatness
-from tem_taichi.fits.focal_loss import focal_frequency_loss, unit_range
-from tem_taichi.fits.noise_fit import FREQUENCIES, Known, estimate_noise
-from tem_taichi.fits.power_curves import power_curve
+from tem_taichi.estimate.crops import pick_background, ring_spectrum
+from tem_taichi.estimate.flatness import doubts_of_flatness
+from tem_taichi.estimate.focal_loss import focal_frequency_loss, unit_range
+from tem_taichi.estimate.noise_fit import FREQUENCIES, Known, estimate_noise
+from tem_taichi.estimate.power_curves import power_curve
+from tem_taichi.noise.cameras import detector_from_config
+from tem_taichi.noise.curves import evaluate, numbers
+from tem_taichi.noise.detector import Detector, detect, noise_power_spectrum
 
 TMV = (0.7, 0.2, 0.1, 10.0, 40.0)
 ELECTRONS = 22.0

@@ -7,7 +7,7 @@ import twins
 
 from tem_taichi import Optics, ctf, form_image
 from tem_taichi.device import as_tensor
-from tem_taichi.optics import aberration_phase, envelope, odd_phase
+from tem_taichi.instrument.optics import aberration_phase, envelope, odd_phase
 from tem_taichi.physics import wavelength
 
 WAVELENGTH = wavelength(300.0)

@@ -11,11 +11,20 @@ import starfile
 import torch
 
 from tem_taichi import simulate
-from tem_taichi.config import Camera, Compute, Ice, Imaging, Particle, Scene, Specimen, Tilts
+from tem_taichi.export.output import write_output
 from tem_taichi.files.folder import new_folder
-from tem_taichi.files.mrc_files import smallest_type
-from tem_taichi.files.output import write_output
-from tem_taichi.scene import load_scene
+from tem_taichi.files.mrc import smallest_type
+from tem_taichi.scene.load import load_scene
+from tem_taichi.scene.settings import (
+    Camera,
+    Compute,
+    Ice,
+    Imaging,
+    Particle,
+    Scene,
+    Specimen,
+    Tilts,
+)
 
 
 @pytest.fixture(scope="module")

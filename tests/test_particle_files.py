@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import starfile
 
-from tem_taichi.files.particle_files import read_placements, write_particles
+from tem_taichi.files.particles import read_placements, write_particles
 from tem_taichi.poses import euler_to_matrix, matrix_to_euler, random_rotations
 
 NUMBERS = ["x", "y", "z", "rot", "tilt", "psi"]

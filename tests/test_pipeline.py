@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tem_taichi import simulate
-from tem_taichi.config import (
+from tem_taichi.scene.settings import (
     Camera,
     Ice,
     Imaging,
@@ -20,11 +20,11 @@ from tem_taichi.config import (
     Scene,
     Tilts,
 )
-from tem_taichi.config import Specimen as SpecimenConfig
-from tem_taichi.cost import foreseen_time
-from tem_taichi.geometry import tilt_rotation
-from tem_taichi.pipeline import plan
-from tem_taichi.specimen import build_specimen
+from tem_taichi.scene.settings import Specimen as SpecimenConfig
+from tem_taichi.series.cost import foreseen_time
+from tem_taichi.series.geometry import tilt_rotation
+from tem_taichi.series.simulate import plan
+from tem_taichi.specimen.particles import build_specimen
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_microscope_reaches_the_image(atom):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is Linux's")
 def test_memory_is_foreseen_within_a_third():
     """In a process of its own; getrusage would begin with the peak of the one that starts it."""
-    code = ("import tem_taichi as tt; from tem_taichi.pipeline import plan\n"
+    code = ("import tem_taichi as tt; from tem_taichi.series.simulate import plan\n"
             "scene = tt.load_scene(None, ['shape=[1024,1024]', 'pixel_size=1.5', "
             "'tilts={scheme: listed, angles: [0]}', 'interaction.slice_thickness=50'])\n"
             "tt.simulate(scene)\n"

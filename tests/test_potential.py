@@ -11,7 +11,8 @@ from twins import exact_potential, in_band
 from tem_taichi import read_structure, slice_potential
 from tem_taichi.device import as_tensor, current
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL
-from tem_taichi.potential import (
+from tem_taichi.specimen.atoms import Atoms
+from tem_taichi.specimen.potential import (
     Gaussians,
     depth_weights,
     narrow,
@@ -19,8 +20,7 @@ from tem_taichi.potential import (
     render,
     splat,
 )
-from tem_taichi.splatting import _TAIL, _WIDENING
-from tem_taichi.structures import Atoms
+from tem_taichi.specimen.splatting import _TAIL, _WIDENING
 
 ELEMENTS = (1, 6, 7, 8, 15, 16, 26, 79)
 
@@ -248,7 +248,7 @@ def test_a_single_slice_holds_every_atom_whole_at_either_depth():
 
 def test_splat_under_a_taichi_tape(double):
     """The stage also runs on Taichi's own tape, with a loss that is a kernel."""
-    from tem_taichi.splatting import _splat
+    from tem_taichi.specimen.splatting import _splat
 
     @ti.kernel
     def power(slices: ti.types.ndarray(ndim=3, needs_grad=True),

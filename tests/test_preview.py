@@ -4,7 +4,7 @@ import pytest
 from matplotlib.image import imread
 from scipy.ndimage import gaussian_filter
 
-from tem_taichi.files.preview import (
+from tem_taichi.export.preview import (
     block_mean,
     filter_width,
     scale_bar_length,

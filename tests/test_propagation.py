@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tem_taichi import form_image, multislice
 from tem_taichi.device import as_tensor
 from tem_taichi.grid import band_limit
-from tem_taichi.optics import Optics, ctf
+from tem_taichi.instrument.multislice import MODES, fresnel_propagator
+from tem_taichi.instrument.optics import Optics, ctf
 from tem_taichi.physics import interaction_constant, wavelength
-from tem_taichi.propagation import MODES, fresnel_propagator
 
 SIGMA, WAVELENGTH = interaction_constant(300.0), wavelength(300.0)
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from tem_taichi import machine
-from tem_taichi.assemblies import assembly_generators
 from tem_taichi.cli import main
-from tem_taichi.files.mrc_files import read_volume
+from tem_taichi.files.mrc import read_volume
 from tem_taichi.files.packed import content_of
-from tem_taichi.ice_shape import IceShape, fill
-from tem_taichi.scene import load_scene
-from tem_taichi.structures import read_structure
+from tem_taichi.scene.load import load_scene
+from tem_taichi.specimen.assemblies import assembly_generators
+from tem_taichi.specimen.atoms import read_structure
+from tem_taichi.specimen.ice_shape import IceShape, fill
 
 P = "specimen.particles.p"
 EMPTY = ["specimen=empty", "compute.arch=cpu"]
@@ -96,7 +96,7 @@ def test_what_cannot_fit_is_refused_at_once(here, small_machine, capsys, words, 
     ["interaction.slice_thickness=0.1", "specimen.ice.thickness=100000"],
 ])
 def test_more_than_a_day_asks_for_force(here, capsys, monkeypatch, words):
-    monkeypatch.setattr("tem_taichi.cost.memory_limit", lambda: 1e12)
+    monkeypatch.setattr("tem_taichi.series.cost.memory_limit", lambda: 1e12)
     words = [*EMPTY, "shape=[2048,2048]", *words, "--check"]
     assert main(words) == 2
     err = capsys.readouterr().err
@@ -105,7 +105,7 @@ def test_more_than_a_day_asks_for_force(here, capsys, monkeypatch, words):
 
 
 def test_force_lets_it_run(here):
-    from tem_taichi.cost import DAY, check_time
+    from tem_taichi.series.cost import DAY, check_time
 
     check_time(load_scene(None, [*EMPTY, "force=true"]), 2 * DAY, 1)
     check_time(load_scene(None, EMPTY), 0.9 * DAY, 1)
@@ -117,7 +117,7 @@ def test_force_lets_it_run(here):
 def test_maps_take_little_memory():
     """All of whose voxels are kept: 414 bytes each before, 90 to 130 now; 140 are reckoned with."""
     code = ("import numpy as np, tem_taichi; tem_taichi.init('cpu')\n"
-            "from tem_taichi.specimen import map_gaussians\n"
+            "from tem_taichi.specimen.particles import map_gaussians\n"
             "def peak(): return int(open('/proc/self/status').read().split('VmHWM:')[1]"
             ".split()[0])\n"
             "v = np.random.default_rng(0).standard_normal((128,) * 3).astype(np.float32)\n"

@@ -9,16 +9,16 @@ from itertools import pairwise
 import pytest
 import torch
 
-from tem_taichi.curves import requires_grad
-from tem_taichi.detector import Detector
 from tem_taichi.device import as_tensor
-from tem_taichi.fits.fitting import fit
-from tem_taichi.ice_shape import IceShape
-from tem_taichi.instrument import Exposure, Instrument
-from tem_taichi.optics import Optics, aberration_phase, ctf, odd_phase
-from tem_taichi.scales import UNITS, natural_scales, scaled, unscaled
-from tem_taichi.specimen import Ice
-from tem_taichi.structures import Atoms
+from tem_taichi.instrument.exposure import Exposure, Instrument
+from tem_taichi.instrument.optics import Optics, aberration_phase, ctf, odd_phase
+from tem_taichi.inverse.fitting import fit
+from tem_taichi.inverse.scales import UNITS, natural_scales, scaled, unscaled
+from tem_taichi.noise.curves import requires_grad
+from tem_taichi.noise.detector import Detector
+from tem_taichi.specimen.atoms import Atoms
+from tem_taichi.specimen.ice_shape import IceShape
+from tem_taichi.specimen.particles import Ice
 
 RESOLUTION = 4.0
 DISCRETE = {"detector_shape", "wave_shape", "mode", "depth", "detector", "energy_filter", "optics",

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from tem_taichi.config import Ice, Particle, Scene, Specimen, Tilts
-from tem_taichi.scene import CONFIG_FOLDER, load_scene, load_sweep
-from tem_taichi.scene_yaml import to_yaml
+from tem_taichi.scene.load import CONFIG_FOLDER, load_scene, load_sweep
+from tem_taichi.scene.settings import Ice, Particle, Scene, Specimen, Tilts
+from tem_taichi.scene.show import to_yaml
 
 BEGIN = "defaults: [simulate, override specimen: empty, _self_]\n"
 

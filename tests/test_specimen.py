@@ -6,16 +6,16 @@ import torch
 from scipy.spatial.distance import pdist
 
 from tem_taichi import slice_potential
-from tem_taichi.config import Ice, Interaction, Particle, Scene
-from tem_taichi.config import Specimen as SpecimenConfig
 from tem_taichi.device import as_tensor
-from tem_taichi.files.mrc_files import write_mrc
-from tem_taichi.geometry import tilt_rotation
-from tem_taichi.placement import particle_table, place
+from tem_taichi.files.mrc import write_mrc
 from tem_taichi.poses import euler_to_matrix
-from tem_taichi.specimen import build_specimen
-from tem_taichi.structures import Atoms
-from tem_taichi.view import View, extent, slices
+from tem_taichi.scene.settings import Ice, Interaction, Particle, Scene
+from tem_taichi.scene.settings import Specimen as SpecimenConfig
+from tem_taichi.series.geometry import tilt_rotation
+from tem_taichi.series.placement import particle_table, place
+from tem_taichi.specimen.atoms import Atoms
+from tem_taichi.specimen.particles import build_specimen
+from tem_taichi.specimen.view import View, extent, slices
 
 # A chiral molecule: no rotation takes it to its mirror image.
 CHIRAL = np.array([[0, 0, 0], [9, 0, 0], [9, 7, 0], [9, 7, 11], [0, 0, 4]], dtype=float)
@@ -76,7 +76,7 @@ def test_chunks_and_batches_are_the_whole(molecule, monkeypatch):
     scene = scene_of(a=dict(structure=molecule, count=12), size=[80.0, 80.0])
     specimen, view = build_specimen(scene), view_of(tilt_rotation(20.0), n_slices=30)
     whole = slices(specimen, view, 0, 30)
-    monkeypatch.setattr("tem_taichi.view.BATCH", 11)
+    monkeypatch.setattr("tem_taichi.specimen.view.BATCH", 11)
     pieces = torch.cat([slices(specimen, view, first, 5) for first in range(0, 30, 5)])
     assert float((whole - pieces).abs().max()) < 1e-5 * float(whole.max())  # order of float32 sums
     low, high = extent(specimen, view.rotation)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tem_taichi.fits.spectra import (
+from tem_taichi.estimate.spectra import (
     average_periodogram,
     centred_frequencies,
     check_image,

@@ -9,10 +9,19 @@ import pytest
 import starfile
 import torch
 
-from tem_taichi.config import Ice, Imaging, Interaction, Particle, Scene, Specimen, Stack, Tilts
-from tem_taichi.files.stack_files import cut, normalised, particle_views, whole_boxes, write_stack
-from tem_taichi.geometry import tilt_table
-from tem_taichi.pipeline import TiltSeries
+from tem_taichi.export.stack import cut, normalised, particle_views, whole_boxes, write_stack
+from tem_taichi.scene.settings import (
+    Ice,
+    Imaging,
+    Interaction,
+    Particle,
+    Scene,
+    Specimen,
+    Stack,
+    Tilts,
+)
+from tem_taichi.series.geometry import tilt_table
+from tem_taichi.series.simulate import TiltSeries
 
 PARTICLES = pd.DataFrame({
     "kind": ["a", "b", "a"], "x": [10.0, -30.0, 0.0], "y": [4.0, 21.0, 0.0],

@@ -9,9 +9,10 @@ import pytest
 import torch
 from scipy.spatial import cKDTree
 
-from tem_taichi import assemblies, device, hydrogens
-from tem_taichi.files import pdb_files
-from tem_taichi.structures import Atoms, concatenate, displaced_volumes, read_structure
+from tem_taichi import device
+from tem_taichi.files import pdb as pdb_files
+from tem_taichi.specimen.atoms import Atoms, concatenate, displaced_volumes, read_structure
+from tem_taichi.specimen.particles import assemblies, hydrogens
 
 ICE_MOLECULE = 1e3 / 30.75
 

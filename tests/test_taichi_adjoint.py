@@ -12,8 +12,8 @@ import torch
 from taichi_twins import field_splat, plain_splat, weighted_sum
 
 from tem_taichi.device import init
-from tem_taichi.potential import peng_table
-from tem_taichi.splatting import _splat
+from tem_taichi.specimen.potential import peng_table
+from tem_taichi.specimen.splatting import _splat
 
 
 def case():
@@ -100,8 +100,8 @@ def test_plain_splat_overwrites_nothing_that_it_read(checked_fields):
 def test_multislice_under_a_taichi_tape(double):
     """Its stage on the tape, with a kernel for a loss, gives the gradient that torch gets."""
     from tem_taichi import multislice
+    from tem_taichi.instrument.multislice import _interact, fresnel_propagator
     from tem_taichi.physics import interaction_constant, wavelength
-    from tem_taichi.propagation import _interact, fresnel_propagator
 
     generator = torch.Generator().manual_seed(0)
     slices = 100 * torch.rand(5, 12, 16, dtype=torch.float64, generator=generator)

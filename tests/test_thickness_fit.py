@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from tem_taichi.fits.thickness_field import fit_images_thickness
-from tem_taichi.fits.thickness_figure import write_thickness_figure
-from tem_taichi.fits.thickness_fit import fit_thickness, mean_intensities
+from tem_taichi.estimate.thickness_field import fit_images_thickness
+from tem_taichi.estimate.thickness_figure import write_thickness_figure
+from tem_taichi.estimate.thickness_fit import fit_thickness, mean_intensities
 
 TILTS = np.arange(-60.0, 61.0, 3.0)
 
@@ -246,7 +246,7 @@ def test_doses_are_divided_out_and_small_images_say_what_they_cannot_tell() -> N
 
 
 def test_of_a_real_series_the_error_covers_the_thirds_of_its_columns(shared) -> None:
-    from tem_taichi.files.mrc_files import read_image_stack
+    from tem_taichi.files.mrc import read_image_stack
 
     angles = np.loadtxt(shared / "data" / "tilt" / "empiar10499_00254.tsv")[:, 0]
     images, _ = read_image_stack(shared / "data" / "tilt" / "empiar10499_00254_y0-310.mrc")
@@ -261,7 +261,7 @@ def test_of_a_real_series_the_error_covers_the_thirds_of_its_columns(shared) -> 
 
 
 def test_of_a_real_series_the_half_and_the_full_frame_agree(shared) -> None:
-    from tem_taichi.files.mrc_files import read_image_stack
+    from tem_taichi.files.mrc import read_image_stack
 
     table = np.loadtxt(shared / "data" / "tilt" / "empiar10499_00254.tsv")
     images, _ = read_image_stack(shared / "data" / "tilt" / "empiar10499_00254_y0-310.mrc")

@@ -6,7 +6,7 @@ import tifffile
 from PIL import Image
 
 from tem_taichi.files.io import read_images
-from tem_taichi.files.tiff_files import read_gain, write_gain, write_tiff
+from tem_taichi.files.tiff import read_gain, write_gain, write_tiff
 
 
 def numbers(shape, dtype="float32"):

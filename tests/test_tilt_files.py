@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tem_taichi.files.tilt_files import (
+from tem_taichi.files.tilts import (
     TILT_COLUMNS,
     image_names,
     read_mdoc,

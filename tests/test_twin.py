@@ -4,15 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tem_taichi.config import Camera, Imaging, Interaction, Microscope, Scene, Tilts
-from tem_taichi.fits.background import background_spectra
-from tem_taichi.fits.crowd_fit import Lens, Sight, ball_potential, contrast_power, held_out
-from tem_taichi.fits.thickness_fit import mean_intensities
-from tem_taichi.fits.twin import Twin, TwinSettings, make_twin, write_twin
-from tem_taichi.fits.twin_table import complete_table
-from tem_taichi.pipeline import TiltSeries, simulate
-from tem_taichi.scene import load_scene
-from tem_taichi.specimen_config import Ice, Particle, Specimen
+from tem_taichi.estimate.background import background_spectra
+from tem_taichi.estimate.crowd_fit import Lens, Sight, ball_potential, contrast_power, held_out
+from tem_taichi.estimate.thickness_fit import mean_intensities
+from tem_taichi.estimate.twin import Twin, TwinSettings, make_twin, write_twin
+from tem_taichi.estimate.twin_table import complete_table
+from tem_taichi.scene.load import load_scene
+from tem_taichi.scene.settings import Camera, Imaging, Interaction, Microscope, Scene, Tilts
+from tem_taichi.scene.specimen import Ice, Particle, Specimen
+from tem_taichi.series.simulate import TiltSeries, simulate
 
 ANGLES = [0.0, 15.0, -15.0, -30.0, 30.0, 45.0, -45.0, -60.0, 60.0]
 SETTINGS = TwinSettings(tile=32, masses=(100.0, 500.0, 2500.0), seed=5)

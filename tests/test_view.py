@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from tem_taichi import detect
-from tem_taichi.ice import ice_power, mean_potential
-from tem_taichi.ice_shape import IceShape
-from tem_taichi.kinds import kind_of
-from tem_taichi.placement import Poses
-from tem_taichi.specimen import Ice, Specimen
-from tem_taichi.structures import Atoms
-from tem_taichi.view import View, extent, slices
+from tem_taichi.series.placement import Poses
+from tem_taichi.specimen.atoms import Atoms
+from tem_taichi.specimen.ice import ice_power, mean_potential
+from tem_taichi.specimen.ice_shape import IceShape
+from tem_taichi.specimen.kinds import kind_of
+from tem_taichi.specimen.particles import Ice, Specimen
+from tem_taichi.specimen.view import View, extent, slices
 
 GRANULAR = Ice(200.0, 4.48, granularity=1.0, seed=3)
 

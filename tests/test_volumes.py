@@ -10,25 +10,25 @@ import torch
 from scipy.ndimage import maximum_filter
 
 from tem_taichi import simulate
-from tem_taichi.config import Compute, Ice, Particle, Scene, Specimen, Tilts
-from tem_taichi.fiducials import gold_kind
-from tem_taichi.files.alignment import project, true_alignment
-from tem_taichi.files.reconstruction import back_project
-from tem_taichi.files.volumes import (
+from tem_taichi.export.alignment import project, true_alignment
+from tem_taichi.export.reconstruction import back_project
+from tem_taichi.export.volumes import (
     Volumes,
     potential_volume,
     reference,
     scatterer_labels,
     solid,
 )
-from tem_taichi.globules import globule_kind
-from tem_taichi.membranes import HALF_THICKNESS, vesicle_kind
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL
-from tem_taichi.placement import Poses
 from tem_taichi.poses import random_rotations
-from tem_taichi.specimen import Ice as IceOf
-from tem_taichi.specimen import Specimen as SpecimenOf
-from tem_taichi.specimen import build_specimen
+from tem_taichi.scene.settings import Compute, Ice, Particle, Scene, Specimen, Tilts
+from tem_taichi.series.placement import Poses
+from tem_taichi.specimen.fiducials import gold_kind
+from tem_taichi.specimen.globules import globule_kind
+from tem_taichi.specimen.membranes import HALF_THICKNESS, vesicle_kind
+from tem_taichi.specimen.particles import Ice as IceOf
+from tem_taichi.specimen.particles import Specimen as SpecimenOf
+from tem_taichi.specimen.particles import build_specimen
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_solid_bodies_do_not_depend_on_the_slabs(monkeypatch):
     rng = np.random.default_rng(1)
     labels = np.where(rng.random((40, 20, 20)) < 0.02, rng.integers(1, 5, (40, 20, 20)), 0)
     whole = solid(labels.astype(np.int32), 2.0)
-    monkeypatch.setattr("tem_taichi.files.volumes._SLAB", 7 * 400)
+    monkeypatch.setattr("tem_taichi.export.volumes._SLAB", 7 * 400)
     parts = solid(labels.astype(np.int32), 2.0)
     # Of equally near points either is the nearest.
     np.testing.assert_array_equal(whole > 0, parts > 0)
@@ -178,7 +178,7 @@ def test_reference_is_the_particle_alone(monkeypatch):
     kind, _, outer = BODIES["vesicle"]
     ice = IceOf(1000.0, 4.48)
     fine = reference(kind, ice, 2.5)
-    monkeypatch.setattr("tem_taichi.files.volumes._LARGEST_REFERENCE", 60)
+    monkeypatch.setattr("tem_taichi.export.volumes._LARGEST_REFERENCE", 60)
     coarse = reference(kind, ice, 2.5)
     assert (fine.voxel, coarse.voxel) == (2.5, 5.0)
     n = fine.potential.shape[0]

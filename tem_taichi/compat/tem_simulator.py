@@ -23,17 +23,17 @@ from functools import cache
 import numpy as np
 import torch
 
-from tem_taichi import curves
 from tem_taichi.checks import check
 from tem_taichi.compat.tem_simulator_particle import VoxelParticle, ice_density, project
-from tem_taichi.cross_sections import molecular_cross_section, scattering_transform
-from tem_taichi.detector import Detector, expected_counts
 from tem_taichi.device import as_tensor, current, number
-from tem_taichi.geometry import tilt_rotation
 from tem_taichi.grid import squared_frequencies
-from tem_taichi.optics import Optics, aberration_phase, envelope
+from tem_taichi.instrument.multislice import fresnel_propagator
+from tem_taichi.instrument.optics import Optics, aberration_phase, envelope
+from tem_taichi.noise import curves
+from tem_taichi.noise.detector import Detector, expected_counts
 from tem_taichi.physics import interaction_constant, wavelength
-from tem_taichi.propagation import fresnel_propagator
+from tem_taichi.series.geometry import tilt_rotation
+from tem_taichi.specimen.cross_sections import molecular_cross_section, scattering_transform
 
 _SMALLEST_ANGLE = 1.061e-3
 """Of the aperture's half-angle, from which scattering counts: fits the blank's 404.46 nm."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import torch
 
-from tem_taichi.cross_sections import total_cross_section
 from tem_taichi.device import as_tensor
 from tem_taichi.grid import check_pixel_size, frequencies
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL, interaction_constant
-from tem_taichi.potential import peng_table
-from tem_taichi.structures import Atoms
+from tem_taichi.specimen.atoms import Atoms
+from tem_taichi.specimen.cross_sections import total_cross_section
+from tem_taichi.specimen.potential import peng_table
 
 ICE_POTENTIAL = 4.877462
 """Mean inner potential of the solvent [V]."""

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tem_taichi.files.mrc_files import mrc_mode as mrc_mode
-from tem_taichi.files.mrc_files import read_image_stack
-from tem_taichi.files.mrc_files import read_volume as read_volume
-from tem_taichi.files.mrc_files import write_mrc as write_mrc
-from tem_taichi.files.tiff_files import read_tiff
-from tem_taichi.files.tilt_files import TILT_COLUMNS as TILT_COLUMNS
-from tem_taichi.files.tilt_files import read_mdoc as read_mdoc
-from tem_taichi.files.tilt_files import read_rawtlt as read_rawtlt
-from tem_taichi.files.tilt_files import write_mdoc as write_mdoc
-from tem_taichi.files.tilt_files import write_rawtlt as write_rawtlt
-from tem_taichi.files.tilt_files import write_tilt_table as write_tilt_table
+from tem_taichi.files.mrc import mrc_mode as mrc_mode
+from tem_taichi.files.mrc import read_image_stack
+from tem_taichi.files.mrc import read_volume as read_volume
+from tem_taichi.files.mrc import write_mrc as write_mrc
+from tem_taichi.files.tiff import read_tiff
+from tem_taichi.files.tilts import TILT_COLUMNS as TILT_COLUMNS
+from tem_taichi.files.tilts import read_mdoc as read_mdoc
+from tem_taichi.files.tilts import read_rawtlt as read_rawtlt
+from tem_taichi.files.tilts import write_mdoc as write_mdoc
+from tem_taichi.files.tilts import write_rawtlt as write_rawtlt
+from tem_taichi.files.tilts import write_tilt_table as write_tilt_table
 
 
 def read_images(path: Path, finite: bool = True) -> tuple[NDArray[np.float32], float | None]:

@@ -13,22 +13,22 @@ import numpy as np
 import torch
 
 from tem_taichi import slice_potential
-from tem_taichi.curves import smoothness_penalty
-from tem_taichi.damage import damping
-from tem_taichi.detector import Detector, detect, expected_counts, noise_power_spectrum
 from tem_taichi.device import as_tensor
-from tem_taichi.distortion import anisotropic
-from tem_taichi.forward import Exposure, Instrument, expected_image, expected_images
-from tem_taichi.geometry import rotation_from_vector, tilt_rotation
-from tem_taichi.ice_shape import IceShape, fill, path_length
-from tem_taichi.likelihood import log_prob, reparametrised_sample
-from tem_taichi.optics import Optics, ctf, envelope, form_image
+from tem_taichi.instrument.distortion import anisotropic
+from tem_taichi.instrument.forward import Exposure, Instrument, expected_image, expected_images
+from tem_taichi.instrument.multislice import fresnel_propagator, multislice
+from tem_taichi.instrument.optics import Optics, ctf, envelope, form_image
+from tem_taichi.noise.curves import smoothness_penalty
+from tem_taichi.noise.detector import Detector, detect, expected_counts, noise_power_spectrum
+from tem_taichi.noise.likelihood import log_prob, reparametrised_sample
 from tem_taichi.physics import interaction_constant, wavelength
-from tem_taichi.placement import Poses
-from tem_taichi.potential import Gaussians
-from tem_taichi.propagation import fresnel_propagator, multislice
-from tem_taichi.specimen import Ice, Kind, Specimen, kind_of
-from tem_taichi.structures import Atoms
+from tem_taichi.series.geometry import rotation_from_vector, tilt_rotation
+from tem_taichi.series.placement import Poses
+from tem_taichi.specimen.atoms import Atoms
+from tem_taichi.specimen.damage import damping
+from tem_taichi.specimen.ice_shape import IceShape, fill, path_length
+from tem_taichi.specimen.particles import Ice, Kind, Specimen, kind_of
+from tem_taichi.specimen.potential import Gaussians
 
 Values = dict[str, Any]
 RNG = np.random.default_rng(11)

@@ -1,0 +1,1 @@
+"""A tilt series as other programs want it."""

@@ -1,0 +1,56 @@
+"""Which outputs are there already, so that an interrupted sweep goes on where it was."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import yaml
+
+import tem_taichi
+from tem_taichi.files.manifest import METADATA, PROGRAM, is_whole
+from tem_taichi.files.workplace import output_folder
+from tem_taichi.scene.settings import Scene
+from tem_taichi.scene.show import to_yaml
+
+_NO_MATTER = ("output", "overwrite", "force")
+"""Keys that say where and whether a scene runs, not what comes out."""
+
+
+def files_read(scene: Scene) -> list[str]:
+    """Names of the files that a scene reads, whether they are there or not."""
+    names = [scene.detector.mtf_file, scene.detector.dqe_file]
+    for particle in scene.specimen.particles.values():
+        names += [particle.structure, particle.map, particle.file]
+    return [name for name in names if name]
+
+
+def digests(scene: Scene) -> dict[str, str]:
+    """What a scene's files hold, by their names, as BLAKE2b in hexadecimals."""
+    found = {}
+    for name in files_read(scene):
+        if Path(name).is_file():
+            with open(name, "rb") as file:
+                digest = hashlib.blake2b(digest_size=16)
+                while piece := file.read(1 << 20):
+                    digest.update(piece)
+            found[name] = digest.hexdigest()
+    return found
+
+
+def is_finished(scene: Scene) -> bool:
+    """Whether a scene's output is there: whole, of the same scene, files and program's version.
+
+    Then running it again would give the same bytes.
+    """
+    try:
+        folder = output_folder(scene.output)
+        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        before = yaml.safe_load((folder / "scene.yaml").read_text(encoding="utf-8"))
+        now = yaml.safe_load(to_yaml(scene))
+        return (metadata["program"] == PROGRAM
+                and metadata["versions"]["tem_taichi"] == tem_taichi.__version__
+                and metadata["inputs"] == digests(scene)
+                and all(before.get(key) == now.get(key) for key in {*before, *now} - {*_NO_MATTER})
+                and is_whole(folder))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        return False

@@ -1,1 +1,0 @@
-"""Inverse problems: what images tell of detector, microscope and specimen."""

@@ -1,0 +1,1 @@
+"""What forms an image of a specimen."""

@@ -1,0 +1,1 @@
+"""From images back to numbers."""

@@ -1,0 +1,60 @@
+"""Detectors from configurations, such as those of conf/detector."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from tem_taichi.noise import curves
+from tem_taichi.noise.curves import Curve
+from tem_taichi.noise.detector import Detector
+
+
+def detector_from_config(node: Any) -> Detector:
+    """Detector of a configuration node (conf/detector/*.yaml).
+
+    Args:
+        node: mapping, or object with attributes, of
+            name, voltage, halves: not used here; kind, gain, integer: as in `Detector`;
+            dqe: DQE(0), or dqe_table: rows [frequency, value], or dqe_file: file of DQE(w) that
+            `read_mtf` reads, or none of them;
+            mtf: five numbers, or mtf_table: rows [frequency, value], or mtf_file: file for
+            `read_mtf`, or none of them. Absent keys have `Detector`'s defaults.
+
+    Raises:
+        ValueError: if a curve is given twice, a key is unknown, a file cannot be read or a value
+            is not allowed.
+    """
+    given = dict(node) if isinstance(node, Mapping) else dict(vars(node))
+    given = {key: value for key, value in given.items()
+             if value is not None and key not in ("name", "voltage", "halves")}
+    unknown = given.keys() - {field.name for field in fields(Detector)}
+    unknown -= {"mtf_table", "mtf_file", "dqe_table", "dqe_file"}
+    if unknown:
+        raise ValueError(f"detector.{min(unknown)}: no such key")
+    for curve in ("mtf", "dqe"):
+        chosen = [key for key in (curve, f"{curve}_table", f"{curve}_file") if key in given]
+        if len(chosen) > 1:
+            raise ValueError(f"detector.{chosen[0]} and detector.{chosen[1]}: give one of them and "
+                             "set the other to null")
+        for key in chosen:
+            given[curve] = _read_curve(key, given.pop(key))
+    return Detector(**given)
+
+
+def _read_curve(key: str, value: Any) -> Curve:
+    """Curve that one configuration key describes."""
+    if key.endswith("_file"):
+        try:
+            return curves.read_mtf(value)
+        except ValueError as error:
+            raise ValueError(f"detector.{key}: {error}") from error
+    if not key.endswith("_table"):
+        # Also a configuration library's own kind of list.
+        return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    rows = [list(row) for row in value]
+    if any(len(row) != 2 for row in rows):
+        raise ValueError(f"detector.{key}: every row must be [frequency, value]")
+    table = np.array(rows, dtype=float).reshape(-1, 2)
+    return table[:, 0], table[:, 1]

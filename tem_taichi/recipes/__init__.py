@@ -1,0 +1,1 @@
+"""Recipes of `python -m tem_taichi.fit`."""

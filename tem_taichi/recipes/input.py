@@ -1,0 +1,148 @@
+"""What recipes read: images with their pixel size, and the table of a tilt series."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+from numpy.typing import NDArray
+
+from tem_taichi import checks
+from tem_taichi.files.io import read_images, read_mdoc, read_rawtlt
+from tem_taichi.recipes.settings import CtfRecipe, Recipe, SeriesRecipe, TwinRecipe
+
+_SAME = 0.01
+"""Relative difference of pixel sizes that are taken for the same."""
+
+_UNITS = {"deg": 1.0, "e_per_A2": 1.0, "A": 1.0, "nm": 10.0, "um": 1e4}
+"""Endings of a table's columns, and what makes them degrees, A and e-/A^2."""
+
+_NUMBERS = ("tilt_angle", "axis_angle", "dose", "prior_dose", "acquisition_index", "shift_x",
+            "shift_y", "defocus", "defocus_u", "defocus_v", "target_defocus", "astigmatism_angle")
+"""Columns that are used."""
+
+
+def images_of(recipe: Recipe, need_pixel_size: bool = True,
+              finite: bool = True,
+              unread: dict[str, str] | None = None) -> Iterator[tuple[str, NDArray, float]]:
+    """Name, images (n, ny, nx) and pixel size [A] of each input file, read one by one.
+
+    `finite` refuses values that are not. With `unread` a file that cannot be read is left out, and
+    its name and the reason are put there.
+
+    Raises:
+        ValueError: if a file cannot be read, has no pixel size where one is needed, or one that
+            contradicts the recipe's or that of the first file.
+    """
+    for name in recipe.input:
+        checks.check(Path(name).is_file(), "input", name, "a file; there is none of this name")
+    first: tuple[str, float] | None = None
+    for name in recipe.input:
+        try:
+            images, own = read_images(Path(name), finite)
+        except (ValueError, OSError) as error:
+            if unread is None:
+                raise ValueError(f"input: {error}") from error
+            unread[name] = str(error)
+            continue
+        given = recipe.pixel_size
+        if given is not None and own is not None and abs(given / own - 1) > _SAME:
+            raise ValueError(f"pixel_size={given:g}: {name} says {own:.4g}: must agree within 1 %; "
+                             "null = take the file's")
+        pixel_size = given or own
+        if pixel_size is None and need_pixel_size:
+            raise ValueError(f"pixel_size=null: {name} has none: must be given [A]")
+        first = first or (name, pixel_size or 1.0)
+        if need_pixel_size and pixel_size and abs(pixel_size / first[1] - 1) > _SAME:
+            raise ValueError(f"input: {name} has pixels of {pixel_size:.4g} A, {first[0]} of "
+                             f"{first[1]:.4g} A: must be the same in all files")
+        yield name, images, pixel_size or 1.0
+
+
+def angles_beside(stack: Path) -> list[Path]:
+    """Files of tilt angles that belong to a stack by name."""
+    return [one for one in (Path(f"{stack}.mdoc"), *(
+        stack.with_suffix(end) for end in (".mdoc", ".rawtlt", ".tlt"))) if one.is_file()]
+
+
+def series_table(recipe: SeriesRecipe | CtfRecipe, stack: str, count: int) -> pd.DataFrame:
+    """Angles, and what else is known, of the images of a stack, in its order.
+
+    A CSV or TSV table has tilt_angle [deg] or angle; dose, prior_dose [e-/A^2], defocus [A] and
+    the other columns of `twin.make_twin` are used where they are there. Names may end with a unit,
+    as in defocus_um.
+
+    Raises:
+        ValueError: if no file of angles is found or it has another number of images.
+    """
+    path, file = Path(stack), _angles_file(recipe, stack)
+    if file is None:
+        raise ValueError(f"angles=null: there is no .mdoc, .rawtlt, .tlt, .tsv or .csv beside "
+                         f"{path.name}: must be given")
+    try:
+        if file.suffix == ".mdoc":
+            table = read_mdoc(file)
+        elif file.suffix in (".rawtlt", ".tlt"):
+            table = pd.DataFrame({"tilt_angle": read_rawtlt(file)})
+        else:
+            table = pd.read_csv(file, sep="\t" if file.suffix == ".tsv" else ",")
+            if not table.index.equals(pd.RangeIndex(len(table))):  # pandas shifts the names then
+                raise ValueError(f"{file}: rows have more cells than there are names of columns")
+            table = _in_our_units(table)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"angles: {error}") from error
+    if "tilt_angle" in table and not (table["tilt_angle"].abs() <= 90).all():
+        row = (table["tilt_angle"].abs() <= 90).to_numpy().argmin()
+        raise ValueError(f"angles={file}: row {row + 1}, tilt_angle="
+                         f"{table['tilt_angle'].iloc[row]}: must be within 90 of 0 [deg]")
+    if "tilt_angle" not in table or len(table) != count:
+        raise ValueError(f"angles={file}: has {len(table)} rows"
+                         f"{'' if 'tilt_angle' in table else ' and no column tilt_angle'}: must "
+                         f"have one tilt angle for each of the {count} images of {path.name}")
+    return table
+
+
+def _angles_file(recipe: SeriesRecipe | CtfRecipe, stack: str) -> Path | None:
+    """The file of a tilt series' angles: the recipe's, or else one beside the stack."""
+    path = Path(stack)
+    beside = angles_beside(path) + [one for one in (path.with_suffix(".tsv"),
+                                                    path.with_suffix(".csv")) if one.is_file()]
+    return Path(recipe.angles) if recipe.angles else next(iter(beside), None)
+
+
+def files_of(recipe: Recipe, words: Sequence[str] = ()) -> list[str]:
+    """Every file that a recipe reads.
+
+    Args:
+        recipe: of `read_recipe`.
+        words: that it was read from; one may name a recipe's own file.
+    """
+    files = [*recipe.input, *(word.partition("=")[2] for word in words
+                              if word.startswith("recipe="))]
+    if isinstance(recipe, SeriesRecipe | CtfRecipe):
+        files += [str(_angles_file(recipe, recipe.input[0]) or recipe.input[0])]
+    if isinstance(recipe, TwinRecipe):
+        files += [file for one in recipe.particles.values()
+                  for file in (one.structure, one.map, one.file) if file is not None]
+    return files
+
+
+def _in_our_units(table: pd.DataFrame) -> pd.DataFrame:
+    """Columns without the unit in their name: defocus_um becomes defocus [A]."""
+    columns = {}
+    for name, values in table.items():
+        plain = str(name).strip("# ")
+        unit = next((unit for unit in _UNITS if plain.endswith(f"_{unit}")), None)
+        ours = plain[:-len(unit) - 1] if unit else plain
+        ours = "tilt_angle" if ours == "angle" else ours
+        if ours in columns:
+            raise ValueError(f"column {name}: there is another of {ours}")
+        if ours in _NUMBERS or unit:
+            numbers = pd.to_numeric(values, errors="coerce")
+            odd = (numbers.isna() & values.notna()).to_numpy()
+            if odd.any() or values.dtype.kind == "b":
+                row = odd.argmax()
+                raise ValueError(f"row {row + 1}, column {name}: {values.iloc[row]!r} must be a "
+                                 "number")
+            values = numbers * (_UNITS[unit] if unit else 1.0)
+        columns[ours] = values
+    return pd.DataFrame(columns)

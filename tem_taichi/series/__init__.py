@@ -1,0 +1,1 @@
+"""A tilt series, from the scene to its images."""

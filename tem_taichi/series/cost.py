@@ -1,0 +1,203 @@
+"""What a simulation will take, said before it begins: memory from counts, time from a trial."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+
+from tem_taichi.device import current
+from tem_taichi.export.alignment import tomogram_height
+from tem_taichi.instrument.exposure import Exposure, Instrument
+from tem_taichi.instrument.forward import exit_wave, group_size, view_of
+from tem_taichi.instrument.imaging import intensity
+from tem_taichi.machine import duration, memory_limit, size
+from tem_taichi.noise.detector import detect
+from tem_taichi.scene.settings import Scene
+from tem_taichi.series.geometry import tilt_rotation
+from tem_taichi.specimen.ice_shape import depth_range
+from tem_taichi.specimen.particles import BATCH, Specimen, ice_of
+
+DAY = 86400.0
+"""Of computing [s], beyond which a scene must say force: true."""
+
+_BASE = 0.5e9
+"""Memory of the program itself [bytes]."""
+_PER_PIXEL, _PER_SLICE = 100.0, 25.0
+"""Memory for each pixel of the wave in single precision, alone and for each slice in work [bytes],
+measured on waves of 1000^2 to 3400^2 pixels with six slices."""
+_PER_SCATTERER, _PER_ATOM, _PER_COPY = 250.0, 60.0, 500.0
+"""Memory of a scatterer that is placed, of one of a kind, and of a copy of the kind [bytes]."""
+_PER_VOXEL, _SLAB, _PER_VOXEL_OF_SLAB = 40.0, 1 << 24, 50.0
+"""Memory of a voxel of the volumes of shrec and copick [bytes], how many of them are in work for
+their masks, and what these take besides."""
+
+_LEAST, _LEAST_SCATTERER = 4e-8, 4e-7
+"""Seconds for a pixel of a slice and for a scatterer on one core: less than any scene takes."""
+_ON_GPU = 200.0
+"""How many cores a GPU stands for."""
+_VOXEL, _VOXEL_OF_IMAGE = 5e-7, 6e-8
+"""Seconds for a voxel of volumes, and for each image that is projected back into it, a core."""
+_TRIAL = 3.0
+"""Seconds after which the trial of an image ends."""
+
+
+def slices_of(scene: Scene, instrument: Instrument, tilt_angle: float) -> int:
+    """Slices of an image at a tilt [deg], from the ice alone, or 1 where only particles count."""
+    if instrument.mode != "multislice":
+        return 1
+    ice = ice_of(scene)
+    if not ice.structured:
+        return 1
+    ny, nx = (n * instrument.wave_pixel for n in instrument.wave_shape)
+    low, high = depth_range(ice.layer, tilt_rotation(tilt_angle, scene.tilts.axis_angle), nx, ny)
+    return math.ceil((high - low) / instrument.slice_thickness) + 1
+
+
+def foreseen_memory(
+    scene: Scene, instrument: Instrument, angles: np.ndarray,
+    specimen: Specimen | None = None,
+) -> tuple[float, float]:
+    """Memory that a run takes, within about a third [bytes].
+
+    Args:
+        scene: what is asked for.
+        instrument: its grids.
+        angles: tilt of each image [deg].
+        specimen: if it is built.
+
+    Returns:
+        That of the waves and the specimen, which is a GPU's where one is in use, and that of
+        images and volumes.
+    """
+    number = 8 if scene.compute.dtype == "float64" else 4
+    at_once = group_size(slices_of(scene, instrument, angles[np.abs(angles).argmax()]))
+    waves = (math.prod(instrument.wave_shape) * (_PER_PIXEL + _PER_SLICE * at_once) * number / 4)
+    if specimen is not None:
+        waves += number / 4 * (
+            min(BATCH, specimen.n_scatterers) * _PER_SCATTERER
+            + sum(len(kind.positions) * _PER_ATOM for kind in specimen.kinds))
+    halves, frames = scene.detector.halves, scene.movie.frames
+    copies = 2 + halves + (frames if frames > 1 else 0)
+    images = len(angles) * math.prod(scene.shape) * copies * float(number)
+    if specimen is not None:
+        images += sum(len(pose.positions) for pose in specimen.poses) * _PER_COPY
+    voxels = voxels_of(scene)
+    return waves, images + voxels * _PER_VOXEL + min(voxels, _SLAB) * _PER_VOXEL_OF_SLAB
+
+
+def voxels_of(scene: Scene) -> float:
+    """Voxels of the volumes that a scene's formats hold."""
+    if not {"shrec", "copick"} & set(scene.formats):
+        return 0.0
+    return float(tomogram_height(scene)) * math.prod(scene.shape)
+
+
+def check_memory(scene: Scene, instrument: Instrument, angles: np.ndarray,
+                 specimen: Specimen | None = None) -> float:
+    """Memory that a run takes in all [bytes].
+
+    Raises:
+        ValueError: if the machine or container has less, which its system would otherwise answer
+            by killing the program; nothing of it has been taken then.
+    """
+    waves, images = foreseen_memory(scene, instrument, angles, specimen)
+    on_gpu = current().torch_device.type == "cuda"
+    needs = [("the machine", images + _BASE + (0 if on_gpu else waves), memory_limit())]
+    if on_gpu:
+        needs.append(("the GPU", waves, float(torch.cuda.mem_get_info()[1])))
+    for where, needed, there in needs:
+        if needed > there:
+            wy, wx = instrument.wave_shape
+            volumes = f", volumes of {voxels_of(scene):.3g} voxels" if voxels_of(scene) else ""
+            raise ValueError(
+                f"shape={list(scene.shape)}: {len(angles)} images and waves of {wy} x {wx} "
+                f"pixels{volumes} need about {size(needed)} of memory, {where} has "
+                f"{size(there)}: lower shape, movie.frames, the number of tilts or copies, "
+                "interaction.margin or oversampling, or enlarge interaction.slice_thickness")
+    return waves + images + _BASE
+
+
+def least_time(scene: Scene, instrument: Instrument, angles: np.ndarray,
+               scatterers: int = 0) -> float:
+    """Seconds that a run takes at the very least; within a factor of some five."""
+    cores = _ON_GPU if current().torch_device.type == "cuda" else float(os.cpu_count() or 1)
+    slices = _over_tilts(angles, lambda n: slices_of(scene, instrument, angles[n]))
+    waves = math.prod(instrument.wave_shape) * float(slices) * _LEAST
+    return (waves + len(angles) * float(scatterers) * _LEAST_SCATTERER) / cores * (
+        scene.movie.frames)
+
+
+def check_time(scene: Scene, seconds: float, images: int) -> None:
+    """Refuse what takes longer than a day unless the scene insists.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    if seconds > DAY and not scene.force:
+        raise ValueError(
+            f"force=false: {images} images take about {duration(seconds)} or more here: must be "
+            "true for more than a day; or lower shape, the number of tilts or copies, or enlarge "
+            "pixel_size or interaction.slice_thickness")
+
+
+def foreseen_time(scene: Scene, instrument: Instrument, exposures: Sequence[Exposure],
+                  specimen: Specimen) -> float:
+    """Seconds that a run will take, from some slices of its least and most tilted images.
+
+    In between it goes with 1 / cos(tilt). What other programs do meanwhile counts: as they do
+    now, so the estimate takes them to go on.
+
+    Args:
+        scene: what is asked for.
+        instrument: its grids.
+        exposures: one an image.
+        specimen: what `build_specimen(scene)` gave.
+    """
+    def image_time(number: int) -> float:
+        exposure = exposures[number]
+        seen = _seconds(lambda: view_of(specimen, instrument, exposure))
+        n_slices = view_of(specimen, instrument, exposure).n_slices
+        at_once = group_size(n_slices)
+        groups = math.ceil(n_slices / at_once)
+        chosen = sorted({int((n + 0.5) * groups / 3) for n in range(3)})
+        exit_wave(specimen, instrument, exposure, only=chosen[:1])  # which compiles
+        spent, slices = 0.0, 0
+        for n in chosen:
+            if spent < _TRIAL:
+                spent += _seconds(partial(exit_wave, specimen, instrument, exposure,
+                                          only=[n])) - seen
+                slices += min(at_once, n_slices - n * at_once)
+        wave, distance = exit_wave(specimen, instrument, exposure, only=[])
+        image = intensity(specimen, instrument, exposure, wave, distance)
+        lens = _seconds(lambda: intensity(specimen, instrument, exposure, wave, distance))
+        counts = _seconds(lambda: detect(
+            image, pixel_size=scene.pixel_size, dose=exposure.dose, seed=scene.seed,
+            detector=instrument.detector, halves=scene.detector.halves))
+        return seen + max(spent, 0.0) * n_slices / slices + lens + 2 * counts
+
+    with torch.no_grad():
+        images = scene.movie.frames * _over_tilts(
+            np.array([exposure.tilt_angle for exposure in exposures]), image_time)
+    return images + voxels_of(scene) * (_VOXEL + _VOXEL_OF_IMAGE * len(exposures)) / (
+        os.cpu_count() or 1)
+
+
+def _over_tilts(angles: np.ndarray, of: Callable[[int], float]) -> float:
+    """Sum over all images, from the least and the most tilted: linear in 1 / cos(tilt)."""
+    least, most = of(int(np.abs(angles).argmin())), of(int(np.abs(angles).argmax()))
+    paths = 1 / np.cos(np.deg2rad(angles.astype(float)))
+    across = (paths - paths.min()) / max(float(np.ptp(paths)), 1e-9)
+    return float((least + across * (most - least)).sum())
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """That a function takes; a GPU has finished then."""
+    begun = time.perf_counter()
+    work()
+    if current().torch_device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun

@@ -1,0 +1,51 @@
+"""The frames of an image's movie: dose and damage, drift of the field, motion of particles."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from tem_taichi.instrument.exposure import Exposure
+from tem_taichi.scene.settings import Scene
+from tem_taichi.specimen.particles import Specimen
+
+_STREAM = 1 << 34
+"""Random streams of motion, apart from those of noise, tilts and placement."""
+
+_SETTLING = 4.0
+"""Exposure [e-/A^2] within which all but 1/e of the motion is over: most of what beams move lies
+in the first few (Zheng et al. 2017, Nat. Methods 14, 331)."""
+
+
+def frames_of(
+    scene: Scene, specimen: Specimen, exposure: Exposure
+) -> Iterator[tuple[Specimen, Exposure]]:
+    """The specimen and the exposure of each frame of an image.
+
+    A particle is where the truth has it before the first exposure, and moves along a line of its
+    own by motion (1 - exp(-N / 4)), N the exposure at the frame's middle. The field drifts evenly
+    about the image's middle, so that the shift of the image is that of the average frame.
+
+    Args:
+        scene: movie and seed.
+        specimen: before any exposure.
+        exposure: of the whole image.
+    """
+    movie = scene.movie
+    ways = [np.random.Generator(np.random.Philox(key=[scene.seed, _STREAM + kind]))
+            .standard_normal(np.shape(pose.positions)) * movie.motion
+            for kind, pose in enumerate(specimen.poses)]
+    dose = exposure.dose / movie.frames
+    for frame in range(movie.frames):
+        prior = exposure.prior_dose + frame * dose
+        moved = specimen
+        if movie.motion > 0:
+            done = 1 - np.exp(-(prior + dose / 2) / _SETTLING)
+            moved = replace(specimen, poses=tuple(
+                replace(pose, positions=pose.positions + done * way)
+                for pose, way in zip(specimen.poses, ways, strict=True)))
+        part = (frame + 0.5) / movie.frames - 0.5
+        yield moved, replace(
+            exposure, dose=dose, prior_dose=prior, stream=exposure.stream + frame,
+            shift_x=exposure.shift_x + part * movie.drift[0],
+            shift_y=exposure.shift_y + part * movie.drift[1])

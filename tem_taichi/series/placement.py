@@ -1,0 +1,264 @@
+"""Where the copies of each kind of particle are, and how they are turned."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.spatial import cKDTree
+
+from tem_taichi.arguments import check_array, to_tensor
+from tem_taichi.files.particles import read_placements
+from tem_taichi.machine import check_memory
+from tem_taichi.poses import euler_to_matrix, matrix_to_euler, random_rotations
+from tem_taichi.scene.settings import Particle, Scene
+from tem_taichi.series.filaments import along_filaments, helix, random_filaments
+
+_STREAM = 1 << 33
+"""Random streams of placement, apart from those of noise and tilts."""
+
+_PER_COPY = 500.0
+"""Memory of a copy while it is placed [bytes]."""
+
+_ROUNDS = 200
+"""Rounds of random proposals before a specimen counts as full."""
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Copies of one kind of particle in the specimen."""
+
+    positions: np.ndarray | torch.Tensor
+    """x, y, z of each copy's centre from the specimen's [A], shape (n, 3); a tensor may have a
+    gradient. For `forward.expected_images` also (b, n, 3), of each of b images."""
+    rotations: np.ndarray | torch.Tensor
+    """Matrices that take the particle's coordinates to the specimen's [1], shape (n, 3, 3), or
+    (b, n, 3, 3); see `geometry.rotation_from_vector` for gradients."""
+    filament: np.ndarray | None = None
+    """Number of the filament that each is part of, from 1, shape (n,); None = not in filaments."""
+
+    def __post_init__(self) -> None:
+        for name in ("positions", "rotations"):
+            if not isinstance(getattr(self, name), (np.ndarray, torch.Tensor)):
+                object.__setattr__(self, name, to_tensor(name, getattr(self, name)).numpy())
+        positions, rotations = (to_tensor(name, getattr(self, name)).detach()
+                                for name in ("positions", "rotations"))
+        *batch, n, _ = positions.shape if positions.ndim >= 2 else (0, 0)
+        check_array("positions", positions, (*("b" for _ in batch[:1]), "n", 3), "A")
+        check_array("rotations", rotations, (*(["b"] if rotations.ndim == 4 else []), n, 3, 3), "1")
+        rotations = rotations.double()
+        # Steps of an optimiser that knows no rotations, and mirror images, are far beyond this.
+        apart = (rotations @ rotations.mT - torch.eye(3).to(rotations)).abs()
+        if n and not (float(apart.max()) < 1e-3 and bool((torch.linalg.det(rotations) > 0).all())):
+            raise ValueError("rotations: must be rotation matrices (orthogonal, determinant +1)")
+
+
+def particle_table(names: list[str], poses: tuple[Poses, ...]) -> pd.DataFrame:
+    """Truth of all copies: kind, x, y, z [A from the specimen's centre], rot, tilt, psi [deg].
+
+    Where there are filaments, `filament` numbers those of all kinds from 1; 0 = in none.
+    """
+    parts = []
+    filaments = 0
+    for name, pose in zip(names, poses, strict=True):
+        rot, tilt, psi = matrix_to_euler(pose.rotations)
+        x, y, z = pose.positions.T
+        parts.append(pd.DataFrame({"kind": name, "x": x, "y": y, "z": z,
+                                   "rot": rot, "tilt": tilt, "psi": psi}))
+        if any(other.filament is not None for other in poses):
+            number = np.zeros(len(x), dtype=np.int64)
+            if pose.filament is not None and len(x):
+                number = pose.filament + filaments
+                filaments = int(number.max())
+            parts[-1]["filament"] = number
+    columns = ["kind", "x", "y", "z", "rot", "tilt", "psi"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def place(scene: Scene, radii: dict[str, float]) -> tuple[Poses, ...]:
+    """Poses of every kind, in the order of the scene.
+
+    Listed and lattice copies and listed filaments stand where the scene puts them; then random
+    filaments are added, thickest first, and then random copies, largest kind first, where their
+    bounding spheres overlap with none. A filament is the spheres about the points of its axis
+    where its copies stand.
+
+    Args:
+        scene: particles, seed and box.
+        radii: of the bounding sphere of each kind [A].
+
+    Raises:
+        ValueError: if a random kind does not fit into the ice, or not all of its copies.
+    """
+    particles = scene.specimen.particles
+    placed: dict[str, Poses] = {}
+    for stream, (name, particle) in enumerate(particles.items()):
+        rng = np.random.Generator(np.random.Philox(key=[scene.seed, _STREAM + stream]))
+        if particle.placement == "listed":
+            placed[name] = _listed(name, particle)
+        elif particle.placement == "lattice":
+            placed[name] = _lattice(name, particle, radii[name], rng)
+        elif particle.placement == "helix" and (particle.positions is not None or particle.file):
+            listed = _listed(name, particle)
+            placed[name] = _filaments(particle, np.asarray(listed.positions),
+                                      np.asarray(listed.rotations))
+    random = [(stream, name) for stream, name in enumerate(particles) if name not in placed]
+    for stream, name in sorted(random, key=lambda item: (
+            particles[item[1]].placement != "helix", -radii[item[1]])):
+        rng = np.random.Generator(np.random.Philox(key=[scene.seed, _STREAM + stream]))
+        taken = [(np.asarray(poses.positions), radii[other]) for other, poses in placed.items()]
+        somewhere = _random_filaments if particles[name].placement == "helix" else _random
+        placed[name] = somewhere(name, scene, radii[name], taken, rng)
+    return tuple(placed[name] for name in particles)
+
+
+def _turned(name: str, particle: Particle, n: int) -> np.ndarray | None:
+    """Rotations of the scene's orientations for n copies; None where it gives none."""
+    given = particle.orientations
+    if given is None:
+        return None
+    if len(given) not in (1, n):
+        raise ValueError(f"specimen.particles.{name}.orientations: has {len(given)} entries; must "
+                         f"have one, or one for each of the {n} copies")
+    rot, tilt, psi = np.asarray(given, dtype=float).T
+    return np.broadcast_to(euler_to_matrix(rot, tilt, psi), (n, 3, 3)).copy()
+
+
+def _listed(name: str, particle: Particle) -> Poses:
+    if particle.file is not None:
+        try:
+            table = read_placements(Path(particle.file))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"specimen.particles.{name}.file: {error}") from error
+        if "kind" in table and table["kind"].notna().any():
+            table = table[table["kind"] == name]
+        return Poses(table[["x", "y", "z"]].to_numpy(float, copy=True),
+                     euler_to_matrix(table["rot"], table["tilt"], table["psi"]))
+    positions = np.asarray(particle.positions, dtype=float).reshape(-1, 3)
+    rotations = _turned(name, particle, len(positions))
+    if rotations is None:
+        rotations = np.tile(np.eye(3), (len(positions), 1, 1))
+    return Poses(positions, rotations)
+
+
+def _lattice(name: str, particle: Particle, radius: float, rng: np.random.Generator) -> Poses:
+    spacing = particle.spacing or [2.2 * radius] * 3
+    check_memory(f"specimen.particles.{name}.copies={list(particle.copies)}",
+                 _PER_COPY * math.prod(particle.copies), "lower them")
+    axes = [(np.arange(n) - (n - 1) / 2) * step
+            for n, step in zip(particle.copies, spacing, strict=True)]
+    positions = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    rotations = _turned(name, particle, len(positions))
+    return Poses(positions, random_rotations(len(positions), rng) if rotations is None
+                 else rotations)
+
+
+def _subunits(particle: Particle) -> tuple[np.ndarray, np.ndarray]:
+    """Heights and turns along a filament."""
+    rise = particle.rise or 1.0
+    return helix(max(1, round((particle.length or 0.0) / rise)), rise, particle.twist or 0.0)
+
+
+def _filaments(particle: Particle, middles: np.ndarray, rotations: np.ndarray) -> Poses:
+    heights, turns = _subunits(particle)
+    return Poses(*along_filaments(middles, rotations, heights, turns),
+                 np.repeat(np.arange(len(middles)) + 1, len(heights)))
+
+
+def _random_filaments(
+    name: str, scene: Scene, radius: float, taken: list[tuple[np.ndarray, float]],
+    rng: np.random.Generator,
+) -> Poses:
+    particle, thickness = scene.specimen.particles[name], scene.specimen.ice.thickness
+    if 2 * radius > thickness and particle.count:
+        raise ValueError(
+            f"specimen.ice.thickness={thickness:g}: must be at least the diameter of the filament "
+            f"specimen.particles.{name}, {2 * radius:.0f} A, to place it at random")
+    x, y = _field(scene)
+    heights, _ = _subunits(particle)
+    check_memory(f"specimen.particles.{name}.count={particle.count}: {len(heights):,} copies each",
+                 _PER_COPY * particle.count * len(heights), "lower it or length")
+    middles, rotations = random_filaments(
+        particle.count, np.array([x / 2, y / 2, thickness / 2 - radius]), heights,
+        [(points, radius + other + particle.gap) for points, other in taken],
+        2 * radius + particle.gap, particle.inclination, rng)
+    if len(middles) < particle.count:
+        raise ValueError(
+            f"specimen.particles.{name}.count={particle.count}: only {len(middles)} filaments of "
+            f"radius {radius:.0f} A and length {particle.length:g} A found room without overlap in "
+            f"{x:g} x {y:g} x {thickness:g} A; lower the count or enlarge specimen.size or "
+            "specimen.ice.thickness")
+    return _filaments(particle, middles, rotations)
+
+
+def _field(scene: Scene) -> list[float]:
+    """Extent in x and y within which random copies are placed [A]."""
+    return scene.specimen.size or [n * scene.pixel_size for n in reversed(scene.shape)]
+
+
+def _random(
+    name: str, scene: Scene, radius: float, taken: list[tuple[np.ndarray, float]],
+    rng: np.random.Generator,
+) -> Poses:
+    """Random sequential adsorption of spheres, many proposals at a time."""
+    particle = scene.specimen.particles[name]
+    thickness = scene.specimen.ice.thickness
+    if particle.count == 0:
+        return Poses(np.empty((0, 3)), np.empty((0, 3, 3)))
+    if 2 * radius > thickness:
+        raise ValueError(
+            f"specimen.ice.thickness={thickness:g}: must be at least the diameter of "
+            f"specimen.particles.{name}, {2 * radius:.0f} A, to place it at random")
+    size = _field(scene)
+    if 2 * radius > min(size):
+        raise ValueError(
+            f"specimen.size: the field of {size[0]:g} x {size[1]:g} A (null = the image's) must be "
+            f"at least the diameter of specimen.particles.{name}, {2 * radius:.0f} A, to place it "
+            "at random")
+    room = (size[0] + 2 * radius) * (size[1] + 2 * radius) * thickness
+    sphere = 4 / 3 * math.pi * radius**3
+    if particle.count * sphere > room:
+        raise ValueError(
+            f"specimen.particles.{name}.count={particle.count}: only {room / sphere:.0f} of radius "
+            f"{radius:.0f} A would fill {size[0]:g} x {size[1]:g} x {thickness:g} A; lower the "
+            "count or enlarge specimen.size or specimen.ice.thickness")
+    check_memory(f"specimen.particles.{name}.count={particle.count}",
+                 _PER_COPY * particle.count, "lower it")
+    half = np.array([size[0] / 2, size[1] / 2, thickness / 2 - radius])
+    accepted = np.empty((0, 3))
+    for _ in range(_ROUNDS):
+        missing = particle.count - len(accepted)
+        if missing == 0:
+            break
+        proposals = rng.uniform(-half, half, (2 * missing + 16, 3))
+        for centres, other in [*taken, (accepted, radius)]:
+            if len(centres):
+                distance, _ = cKDTree(centres).query(proposals)
+                proposals = proposals[distance >= radius + other + particle.gap]
+        proposals = _compatible(proposals, 2 * radius + particle.gap)
+        accepted = np.concatenate([accepted, proposals[:missing]])
+    if len(accepted) < particle.count:
+        raise ValueError(
+            f"specimen.particles.{name}.count={particle.count}: only {len(accepted)} of radius "
+            f"{radius:.0f} A found room without overlap in {size[0]:g} x {size[1]:g} x "
+            f"{thickness:g} A; lower the count or enlarge specimen.size or specimen.ice.thickness")
+    return Poses(accepted, random_rotations(particle.count, rng))
+
+
+def _compatible(points: np.ndarray, distance: float) -> np.ndarray:
+    """Points of which no two are closer than a distance; of a close pair the first stays."""
+    kept = np.zeros(len(points), dtype=bool)
+    undecided = ~kept
+    if len(points) == 0:
+        return points
+    first, second = cKDTree(points).query_pairs(distance, output_type="ndarray").reshape(-1, 2).T
+    while undecided.any():
+        open_pairs = undecided[first] & undecided[second]
+        winners = undecided.copy()
+        winners[second[open_pairs]] = False
+        kept |= winners
+        undecided &= ~winners
+        undecided[second[winners[first]]] = False
+    return points[kept]

@@ -1,0 +1,1 @@
+"""What scatters electrons."""

@@ -1,0 +1,270 @@
+"""Projected potential of atoms, straight into slices.
+
+Every scattering factor is a sum of Gaussians (Peng et al. 1996), which stays one under a
+B-factor. Each Gaussian is widened until the grid resolves it, splatted, and narrowed again in
+Fourier space, where the widening is a known factor: exact inside the band up to the aliasing
+of the widened Gaussians. The cost is one small stencil an atom and one pair of real FFTs a
+slice.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import gemmi
+import torch
+
+from tem_taichi.arguments import (
+    check_array,
+    check_grid,
+    check_number,
+    check_positive_number,
+    no_gradient,
+    to_field,
+)
+from tem_taichi.device import as_tensor, current, number
+from tem_taichi.physics import SCATTERING_TO_POTENTIAL, Value
+from tem_taichi.specimen.atoms import Atoms, displaced_volumes
+from tem_taichi.specimen.splatting import narrow, splat
+
+DEPTHS = ("nearest", "smooth")
+
+
+def depth_for(depth: str | None, *moving: object) -> str:
+    """The depth asked for; by default "smooth" where a gradient in z is asked for.
+
+    Args:
+        depth: of `depth_weights`, or None.
+        *moving: what moves scatterers in z. Whether one of them requires a gradient decides, also
+            under torch.no_grad, where only leaf tensors do.
+    """
+    wanted = any(isinstance(value, torch.Tensor) and value.requires_grad for value in moving)
+    return depth or ("smooth" if wanted else "nearest")
+
+
+@cache
+def _peng_table() -> tuple[list[list[float]], list[list[float]]]:
+    """Peng's a_g [A] and b_g / 4 [A^2] for Z = 0..98, s-range up to 2 1/A."""
+    elements = [gemmi.Element(z).c4322 for z in range(1, 99)]
+    return ([[0.0] * 5] + [list(e.a) for e in elements],
+            [[1.0] * 5] + [[b / 4 for b in e.b] for e in elements])
+
+
+def peng_table() -> torch.Tensor:
+    """Scattering factors f(k) = sum_g a_g exp(-b_g |k|^2), shape (99, 2, 5): a [A], b [A^2]."""
+    a, b = (as_tensor(part) for part in _peng_table())
+    return torch.stack([a, b], dim=1).contiguous()
+
+
+def depth_weights(
+    z: torch.Tensor, n_slices: int, depth: str
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Slice of each scatterer, and the part of it that belongs to the next slice.
+
+    "nearest" puts a scatterer wholly into the slice that holds it: the potential then has no
+    gradient in z. "smooth" shares it between the two slices whose centres enclose it, by
+    3 f^2 - 2 f^3 of the fraction f of the way: differentiable, at the price of a doubled splat
+    and of depths that are off by less than a tenth of a slice.
+
+    Args:
+        z: depth in slices from the entrance plane, shape (n,), within [0, n_slices].
+        n_slices: number of slices.
+        depth: "nearest" or "smooth".
+
+    Returns:
+        slice index (n,), and the share (n,) of the next slice or None.
+
+    Raises:
+        ValueError: for another depth.
+    """
+    if depth not in DEPTHS:
+        raise ValueError(f"depth={depth!r}: must be {' or '.join(map(repr, DEPTHS))}")
+    if depth == "nearest" or n_slices == 1:  # a single slice has nothing to share
+        return z.detach().floor().long().clamp(0, n_slices - 1), None
+    from_centre = z - 0.5
+    index = from_centre.detach().floor().long().clamp(0, max(n_slices - 2, 0))
+    part = (from_centre - index).clamp(0, 1)
+    return index, part**2 * (3 - 2 * part)
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """What each of n scatterers at given positions adds: sums of Gaussians.
+
+    Scatterer j of kind t has the projected potential whose Fourier transform is
+    47.878 V A^2 weight_j sum_g a_tg exp(-(b_tg + broadening_j) |k|^2).
+    """
+
+    weight: torch.Tensor
+    """Factor of each, shape (n,)."""
+    broadening: torch.Tensor
+    """[A^2], B / 4 of an atom, shape (n,)."""
+    kind: torch.Tensor
+    """Row of the table, integers (n,)."""
+    table: torch.Tensor
+    """a [A] and b [A^2] of each kind, shape (kinds, 2, n_gaussians); without a gradient."""
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "broadening", "table"):
+            object.__setattr__(self, name, to_field(name, getattr(self, name)))
+        n = len(self.weight) if self.weight.ndim else 0
+        for name, shape, unit in (("weight", (n,), "1"), ("broadening", (n,), "A^2"),
+                                  ("kind", (n,), "1"), ("table", ("k", 2, "g"), "A")):
+            check_array(name, getattr(self, name), shape, unit)
+        no_gradient("table", self.table, "scattering factors are constants of the kernels")
+        if n and not 0 <= int(self.kind.min()) <= int(self.kind.max()) < len(self.table):
+            raise ValueError(f"kind from {int(self.kind.min())} to {int(self.kind.max())}: must be "
+                             f"rows of the table, 0 to {len(self.table) - 1}")
+
+    def take(self, rows: torch.Tensor) -> "Gaussians":
+        """Those of the scatterers that an index selects."""
+        return Gaussians(self.weight[rows], self.broadening[rows], self.kind[rows], self.table)
+
+    def scaled(self, factor: Value) -> "Gaussians":
+        """The same, a factor stronger."""
+        return replace(self, weight=self.weight * factor)
+
+
+def atom_gaussians(atoms: Atoms) -> Gaussians:
+    """Scattering of atoms: Peng's factors, B-factors and occupancies."""
+    return Gaussians(atoms.occupancies, atoms.b_factors / 4, atoms.numbers, peng_table())
+
+
+def solvent_gaussians(atoms: Atoms) -> Gaussians:
+    """What atoms take away for each volt of mean inner potential of a solvent around them.
+
+    A Gaussian of each atom's volume (Fraser et al. 1978), soft, and integrating to that volume.
+    """
+    volumes = displaced_volumes(atoms)
+    return Gaussians(-volumes * atoms.occupancies / SCATTERING_TO_POTENTIAL,
+                     math.pi * volumes ** (2 / 3) + atoms.b_factors / 4,
+                     torch.zeros_like(atoms.numbers), as_tensor([[[1.0], [0.0]]]))
+
+
+def render(
+    out: torch.Tensor,
+    groups: Sequence[Gaussians],
+    pixels: torch.Tensor,
+    pixel_size: float,
+    *,
+    first_slice: int = 0,
+    n_slices: int | None = None,
+    depth: str = "nearest",
+) -> torch.Tensor:
+    """Splat scatterers into some slices of a stack; `narrow` then finishes them.
+
+    Args:
+        out: slices first_slice, first_slice + 1, ... of the stack, shape (m, ny, nx).
+        groups: what the scatterers add, all at the same positions.
+        pixels: column, row and depth of each, in pixels, pixels and slices, shape (n, 3).
+        pixel_size: [A].
+        first_slice: number of the first slice of `out` in the stack.
+        n_slices: length of the stack; by default that of `out`.
+        depth: see `depth_weights`.
+
+    Returns:
+        out, added to; scatterers of other slices add nothing.
+    """
+    index, share = depth_weights(pixels[:, 2], n_slices or len(out), depth)
+    layers = [(index, None if share is None else 1 - share)]
+    if share is not None:
+        layers.append((index + 1, share))
+    for layer, part in layers:
+        local = layer - first_slice
+        here = torch.nonzero((local >= 0) & (local < len(out))).flatten()
+        everything = len(here) == len(local)
+        x, y = (pixels[:, i] if everything else pixels[here, i] for i in (0, 1))
+        for group in groups:
+            if not everything:
+                group = group.take(here)
+            weight = group.weight
+            if part is not None:
+                weight = weight * (part if everything else part[here])
+            table = group.table.clone()
+            table[:, 1] /= pixel_size**2
+            out = splat(out, x, y, local if everything else local[here], weight,
+                        group.broadening / pixel_size**2, group.kind, table)
+    return out
+
+
+def slice_potential(
+    atoms: Atoms,
+    shape: tuple[int, int],
+    pixel_size: float,
+    slice_thickness: float,
+    thickness: float,
+    *,
+    periodic: bool = False,
+    clip: bool = False,
+    depth: str | None = None,
+    solvent_potential: float | torch.Tensor = 0.0,
+) -> torch.Tensor:
+    """Projected potential of atoms in slices across the beam.
+
+    V(k) = 47.878 V A^2 sum_j occ_j f_j(k) exp(-B_j |k|^2 / 4) exp(-2 pi i k r_j) per area,
+    exact to 1e-3 (relative L2) at the frequencies below 2/3 Nyquist and zero beyond. The
+    tails of atoms at the rim come back at the opposite side, as in any Fourier series.
+
+    Args:
+        atoms: positions [A]; the origin is at pixel (nx // 2, ny // 2) and mid-thickness.
+        shape: (ny, nx) of a slice.
+        pixel_size: [A].
+        slice_thickness: [A] along the beam.
+        thickness: of all slices [A]; rounded up to whole slices.
+        periodic: put atoms outside the box back into it, modulo its size.
+        clip: leave atoms outside the box out.
+        depth: "nearest" or "smooth" (differentiable in z), see `depth_weights`; by default
+            "smooth" if the positions require a gradient, else "nearest".
+        solvent_potential: mean inner potential [V] of the solvent the atoms displace; 0 for
+            atoms in vacuum, 4.48 for vitreous ice. The solvent itself is not added: the
+            result is the difference from it.
+
+    Returns:
+        Slices (n_slices, ny, nx) [V A], the one of smallest z first; differentiable in
+        positions, B-factors, occupancies and the solvent potential.
+
+    Raises:
+        ValueError: for atoms outside the box, impossible sizes, or a slice thicker than the
+            box; if a gradient is asked for in a length of the grid.
+    """
+    for name, value in (("pixel_size", pixel_size), ("slice_thickness", slice_thickness),
+                        ("thickness", thickness)):
+        check_positive_number(name, value, "A")
+        no_gradient(name, value, "it makes the grid; scale positions and B-factors instead")
+    check_number("solvent_potential", solvent_potential, "V")
+    pixel_size, slice_thickness, thickness = map(
+        number, (pixel_size, slice_thickness, thickness))
+    depth, atoms = depth_for(depth, atoms.positions), atoms.here()
+    if slice_thickness > thickness * (1 + 1e-6):
+        raise ValueError(f"slice_thickness={slice_thickness}: must be at most "
+                         f"thickness={thickness} [A]")
+    ny, nx = check_grid("shape", shape)
+    n_slices = math.ceil(thickness / slice_thickness - 1e-6)
+    box = as_tensor([nx, ny, n_slices])
+    scale = as_tensor([pixel_size, pixel_size, slice_thickness])
+    origin = as_tensor([nx // 2, ny // 2, n_slices / 2])
+    pixels = atoms.positions / scale + origin
+    # A pixel's own area reaches half a pixel around its centre; a slice starts at its edge.
+    low = as_tensor([-0.5, -0.5, 0.0])
+    outside = ((pixels < low) | (pixels > low + box)).any(1)
+    if bool(outside.any()):
+        if periodic:
+            pixels = pixels - box * torch.floor((pixels.detach() - low) / box)
+        elif clip:
+            inside = torch.nonzero(~outside).flatten()
+            atoms, pixels = atoms[inside], pixels[inside]
+        else:
+            first = int(torch.nonzero(outside)[0])
+            position = [round(float(c), 2) for c in atoms.positions[first]]
+            raise ValueError(
+                f"positions: {int(outside.sum())} atoms lie outside the box of "
+                f"{nx * pixel_size:g} x {ny * pixel_size:g} x {n_slices * slice_thickness:g} A, "
+                f"the first at {position}; enlarge it, or allow periodic=True or clip=True")
+    device = current()
+    out = torch.zeros((n_slices, ny, nx), dtype=device.dtype, device=device.torch_device)
+    groups = [atom_gaussians(atoms)]
+    if isinstance(solvent_potential, torch.Tensor) or solvent_potential != 0:
+        groups.append(solvent_gaussians(atoms).scaled(solvent_potential))
+    out = render(out, groups, pixels, pixel_size, depth=depth)
+    return narrow(out, SCATTERING_TO_POTENTIAL / pixel_size**2)
