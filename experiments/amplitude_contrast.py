@@ -14,9 +14,9 @@ import tem_taichi as tt
 from tem_taichi.grid import squared_frequencies
 from tem_taichi.instrument.forward import Exposure, Instrument, exit_wave
 from tem_taichi.instrument.optics import Optics, image_spectrum
-from tem_taichi.series.placement import Poses
 from tem_taichi.specimen.absorption import amplitude_contrast_of_protein, mean_free_path
-from tem_taichi.specimen.particles import Ice, Specimen, kind_of
+from tem_taichi.specimen.particles import Ice, ParticlesInIce, kind_of
+from tem_taichi.specimen.poses import Poses
 
 SHAPE = (256, 256)
 
@@ -24,7 +24,7 @@ SHAPE = (256, 256)
 def measured(kind, voltage: float, contrast: float | None) -> float:
     """Q of a particle in ice by multislice; contrast 0 leaves absorption out, None has it."""
     ice = Ice(400.0, 4.48, mean_free_path(3950.0, voltage))
-    specimen = Specimen((kind,), (Poses(np.zeros((1, 3)), np.eye(3)[None]),), ice)
+    specimen = ParticlesInIce((kind,), (Poses(np.zeros((1, 3)), np.eye(3)[None]),), ice)
     instrument = Instrument(SHAPE, SHAPE, 1.0, voltage, contrast, slice_thickness=10.0)
     wave, distance = exit_wave(specimen, instrument, Exposure())
     wave = torch.fft.ifft2(image_spectrum(wave, 1.0, voltage, Optics(

@@ -37,8 +37,8 @@ def measure(pixels: int, slices: int, atoms: int, repeats: int) -> dict[str, flo
     import tem_taichi as tt
     from tem_taichi.device import as_tensor, init
     from tem_taichi.instrument.forward import Exposure, Instrument, exit_wave
-    from tem_taichi.series.placement import Poses
-    from tem_taichi.specimen.particles import Specimen, kind_of
+    from tem_taichi.specimen.particles import ParticlesInIce, kind_of
+    from tem_taichi.specimen.poses import Poses
 
     device = init()
     model = tt.read_structure("4v1w").centred()
@@ -57,7 +57,7 @@ def measure(pixels: int, slices: int, atoms: int, repeats: int) -> dict[str, flo
         defocus = as_tensor(1e4).requires_grad_(gradient)
         kind = replace(kind_of(replace(model, positions=positions)), displaced=None)
         with torch.set_grad_enabled(gradient):
-            wave, distance = exit_wave(Specimen((kind,), (pose,)), instrument, Exposure())
+            wave, distance = exit_wave(ParticlesInIce((kind,), (pose,)), instrument, Exposure())
             image = tt.form_image(wave, 1.0, 300.0, defocus=defocus + distance)
             if gradient:
                 ((image - 1) ** 2).sum().backward()

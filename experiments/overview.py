@@ -15,9 +15,9 @@ from experiments.panels import WIDTH, in_nanometres, letter, save
 from tem_taichi.device import init
 from tem_taichi.export.preview import block_mean
 from tem_taichi.instrument.forward import exit_wave, view_of
+from tem_taichi.series.build import build_specimen
 from tem_taichi.series.simulate import plan
-from tem_taichi.specimen.particles import build_specimen
-from tem_taichi.specimen.view import slices
+from tem_taichi.specimen.slicing import slices
 
 FILE = Path(__file__).parent / "figures" / "overview.png"
 DEFOCI = (6000.0, 25000.0)

@@ -15,7 +15,7 @@ from tem_taichi.progress import progress
 if TYPE_CHECKING:
     from tem_taichi.scene.settings import Scene
     from tem_taichi.series.simulate import Plan
-    from tem_taichi.specimen.particles import Specimen
+    from tem_taichi.specimen.particles import ParticlesInIce
 
 COMMAND = "simulate"
 """What wrote an output, in its metadata."""
@@ -193,7 +193,7 @@ def check_output(scene: "Scene", read: Sequence[str] = ()) -> None:
 
 
 def prepare(scene: "Scene", read: Sequence[str] = (),
-            may_exist: bool = False) -> tuple["Plan", "Specimen"]:
+            may_exist: bool = False) -> tuple["Plan", "ParticlesInIce"]:
     """What a run needs; finds whatever is wrong with a scene before the long computation.
 
     Args:
@@ -205,9 +205,9 @@ def prepare(scene: "Scene", read: Sequence[str] = (),
         ValueError: with one line that names key, value and what is allowed.
     """
     from tem_taichi.device import init
+    from tem_taichi.series.build import build_specimen
     from tem_taichi.series.cost import DAY, check_memory, check_time, foreseen_time, least_time
     from tem_taichi.series.simulate import plan
-    from tem_taichi.specimen.particles import build_specimen
 
     if not (may_exist and Path(scene.output).expanduser().is_dir()):
         check_output(scene, read)
@@ -226,7 +226,7 @@ def prepare(scene: "Scene", read: Sequence[str] = (),
     return replace(grids, memory=memory), specimen
 
 
-def _describe(scene: "Scene", grids: "Plan", specimen: "Specimen") -> float:
+def _describe(scene: "Scene", grids: "Plan", specimen: "ParticlesInIce") -> float:
     """Say what would be done; returns the seconds that it would take."""
     from tem_taichi.scene.settings import doubts
     from tem_taichi.series.cost import check_time, foreseen_time

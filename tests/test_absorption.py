@@ -9,7 +9,7 @@ import torch
 from tem_taichi import multislice, simulate
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL, interaction_constant, wavelength
 from tem_taichi.scene.load import load_scene
-from tem_taichi.series.placement import Poses
+from tem_taichi.series.build import build_specimen
 from tem_taichi.specimen.absorption import (
     absorption_ratios,
     amplitude_contrast_of_protein,
@@ -23,9 +23,11 @@ from tem_taichi.specimen.absorption import (
 from tem_taichi.specimen.atoms import Atoms
 from tem_taichi.specimen.cross_sections import elastic_cross_section
 from tem_taichi.specimen.ice import ICE_DENSITY
-from tem_taichi.specimen.particles import Ice, Specimen, build_specimen, kind_of
+from tem_taichi.specimen.particles import Ice, ParticlesInIce, kind_of
+from tem_taichi.specimen.poses import Poses
 from tem_taichi.specimen.potential import peng_table
-from tem_taichi.specimen.view import View, slices
+from tem_taichi.specimen.slicing import slices
+from tem_taichi.specimen.view import View
 
 WAVELENGTH = wavelength(300.0)
 
@@ -76,7 +78,7 @@ def test_water_in_ice_has_no_mean_absorption_and_protein_has_that_of_its_composi
 
     def mean(numbers):
         kind = block_of(numbers, 10.0, rng)
-        specimen = Specimen((kind,), (Poses(np.zeros((1, 3)), np.eye(3)[None]),),
+        specimen = ParticlesInIce((kind,), (Poses(np.zeros((1, 3)), np.eye(3)[None]),),
                             Ice(100.0, 4.48))
         return complex(slices(specimen, view, 0, 1).mean())
 

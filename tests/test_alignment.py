@@ -9,9 +9,8 @@ from tem_taichi.export.alignment import (
     tomogram_height,
     true_alignment,
 )
-from tem_taichi.poses import euler_to_matrix
+from tem_taichi.rotations import euler_to_matrix, tilt_rotation
 from tem_taichi.scene.settings import Ice, Scene, Specimen
-from tem_taichi.series.geometry import tilt_rotation
 
 
 def rotation(axis: str, degrees: float) -> np.ndarray:

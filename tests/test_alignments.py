@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from tem_taichi import simulate
 from tem_taichi.export.formats import write_formats
-from tem_taichi.poses import euler_to_matrix, matrix_to_euler
+from tem_taichi.rotations import euler_to_matrix, matrix_to_euler
 from tem_taichi.scene.settings import (
     Compute,
     Ice,

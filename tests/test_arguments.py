@@ -15,10 +15,10 @@ from tem_taichi.instrument.forward import Exposure, Instrument
 from tem_taichi.instrument.multislice import multislice
 from tem_taichi.instrument.optics import Optics, form_image
 from tem_taichi.noise.detector import Detector
-from tem_taichi.series.placement import Poses
 from tem_taichi.specimen.atoms import Atoms
 from tem_taichi.specimen.ice_shape import IceShape
-from tem_taichi.specimen.particles import Ice, Specimen
+from tem_taichi.specimen.particles import Ice, ParticlesInIce
+from tem_taichi.specimen.poses import Poses
 
 NEVER = (math.nan, math.inf, "text", 2 + 1j, {}, object(), [[1.0], [2.0, 3.0]])
 """No number, nor an array of them."""
@@ -129,7 +129,7 @@ def test_complex_arrays_of_numpy(double):
     (lambda: Poses(np.zeros((1, 3)), -np.eye(3)[None]), "rotations: must be rotation matrices"),
     (lambda: Poses(np.zeros((1, 3)), 2 * np.eye(3)[None]), "rotations: must be rotation matrices"),
     (lambda: Poses(np.zeros((2, 3)), np.eye(3)[None]), r"rotations of shape \(1, 3, 3\)"),
-    (lambda: Specimen((), (Poses(np.zeros((1, 3)), np.eye(3)[None]),)), "poses of 1 kinds"),
+    (lambda: ParticlesInIce((), (Poses(np.zeros((1, 3)), np.eye(3)[None]),)), "poses of 1 kinds"),
     (lambda: Instrument((16, 16), (24, 20), 1.0), r"wave_shape=\(24, 20\): must be detector_shape"),
     (lambda: Instrument((15, 15), (30, 30), 1.0), "wave_shape"),
     (lambda: Instrument((16, 16), (24, 24), 1.0, mode="multi"), "mode"),

@@ -10,10 +10,10 @@ import tem_taichi.instrument.forward as forward
 from tem_taichi.device import as_tensor
 from tem_taichi.instrument.forward import Exposure, Instrument, expected_image, expected_images
 from tem_taichi.instrument.optics import Optics
-from tem_taichi.series.geometry import rotation_from_vector
-from tem_taichi.series.placement import Poses
+from tem_taichi.rotations import rotation_from_vector
 from tem_taichi.specimen.atoms import Atoms
-from tem_taichi.specimen.particles import Ice, Specimen, kind_of
+from tem_taichi.specimen.particles import Ice, ParticlesInIce, kind_of
+from tem_taichi.specimen.poses import Poses
 
 INSTRUMENT = Instrument((32, 32), (48, 48), 1.5, slice_thickness=8.0)
 ONE = Poses(np.zeros((1, 3)), np.eye(3)[None])
@@ -23,7 +23,7 @@ def specimen(poses=ONE, ice=None):
     positions = np.random.default_rng(0).uniform(-12, 12, (8, 3))
     atoms = Atoms(np.full(8, 26), positions, np.full(8, 20.0), np.full(8, 5.0),
                   np.zeros(8, dtype=bool))
-    return Specimen((kind_of(atoms),), (poses,), ice or Ice())
+    return ParticlesInIce((kind_of(atoms),), (poses,), ice or Ice())
 
 
 def test_a_batch_of_foci_and_doses_passes_the_specimen_once(double, monkeypatch):

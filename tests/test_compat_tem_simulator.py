@@ -31,7 +31,7 @@ from tem_taichi.compat.tem_simulator_particle import (
 )
 from tem_taichi.instrument.optics import Optics
 from tem_taichi.noise.detector import Detector
-from tem_taichi.series.geometry import tilt_rotation
+from tem_taichi.rotations import tilt_rotation
 from tem_taichi.specimen.atoms import Atoms, read_structure
 from tem_taichi.specimen.particles import cross_sections
 

@@ -10,14 +10,15 @@ from scipy.spatial import cKDTree
 
 from tem_taichi.device import as_tensor
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL
-from tem_taichi.series.placement import Poses
 from tem_taichi.specimen.absorption import protein_potentials
 from tem_taichi.specimen.fiducials import GOLD_LATTICE, fcc_ball, gold_bead, gold_kind
 from tem_taichi.specimen.globules import VOLUME_PER_MASS, globule_kind
 from tem_taichi.specimen.kinds import Kind, kind_of
-from tem_taichi.specimen.particles import Ice, Specimen
+from tem_taichi.specimen.particles import Ice, ParticlesInIce
+from tem_taichi.specimen.poses import Poses
 from tem_taichi.specimen.potential import Gaussians, peng_table
-from tem_taichi.specimen.view import View, slices
+from tem_taichi.specimen.slicing import slices
+from tem_taichi.specimen.view import View
 
 ONE = Poses(np.zeros((1, 3)), np.eye(3)[None])
 
@@ -31,7 +32,7 @@ def projected(kind: Kind, potential: float, n: int = 96, pixel: float = 2.0) -> 
     """Projection of one copy relative to uniform ice [V A]."""
     view = View(torch.eye(3, dtype=as_tensor(0.0).dtype), as_tensor([0.0, 0.0]), (n, n), pixel,
                 n * pixel, -n * pixel / 2, 1)
-    return slices(Specimen((kind,), (ONE,), Ice(n * pixel, potential)), view, 0, 1)[0].numpy()
+    return slices(ParticlesInIce((kind,), (ONE,), Ice(n * pixel, potential)), view, 0, 1)[0].numpy()
 
 
 def test_gold_is_an_fcc_crystal_of_its_density(double):

@@ -8,14 +8,14 @@ from scipy.spatial import cKDTree
 from scipy.special import jv
 
 from tem_taichi.files.particles import write_particles
-from tem_taichi.poses import euler_to_matrix
+from tem_taichi.rotations import euler_to_matrix
 from tem_taichi.scene.load import load_scene
 from tem_taichi.scene.settings import Ice, Particle, Scene, Specimen
 from tem_taichi.scene.typed import from_plain
+from tem_taichi.series.build import build_specimen, load_kind
 from tem_taichi.series.filaments import along_filaments, helix
 from tem_taichi.series.placement import particle_table, place
 from tem_taichi.specimen.atoms import read_structure
-from tem_taichi.specimen.particles import build_specimen, load_kind
 
 HELIX = dict(placement="helix", rise=27.6, twist=-166.6, length=500.0)
 TUBE = dict(globule=50.0, placement="helix", rise=41 / 13, twist=110.769230769,

@@ -20,7 +20,7 @@ from tem_taichi.export.formats import write_formats
 from tem_taichi.export.output import write_output
 from tem_taichi.export.shrec import zxz_angles
 from tem_taichi.files.tilts import read_mdoc
-from tem_taichi.poses import euler_to_matrix
+from tem_taichi.rotations import euler_to_matrix
 from tem_taichi.scene.settings import (
     FORMATS,
     Compute,

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tem_taichi.device import as_tensor
+from tem_taichi.rotations import tilt_rotation
 from tem_taichi.scene.settings import Imaging, Scene, TiltErrors, Tilts
-from tem_taichi.series.geometry import acquisition_angles, tilt_rotation, tilt_table
+from tem_taichi.series.tilts import acquisition_angles, tilt_table
 
 
 def angles(**settings):

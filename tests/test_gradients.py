@@ -12,12 +12,11 @@ from tem_taichi.device import as_tensor, init
 from tem_taichi.instrument.forward import Exposure, Instrument, expected_image
 from tem_taichi.instrument.optics import Optics, form_image
 from tem_taichi.noise.detector import Detector, expected_counts, noise_power_spectrum
-from tem_taichi.poses import euler_to_matrix
-from tem_taichi.series.geometry import rotation_from_vector
-from tem_taichi.series.placement import Poses
+from tem_taichi.rotations import euler_to_matrix, rotation_from_vector
 from tem_taichi.specimen.atoms import Atoms
 from tem_taichi.specimen.ice_shape import IceShape
-from tem_taichi.specimen.particles import Ice, Specimen, kind_of
+from tem_taichi.specimen.particles import Ice, ParticlesInIce, kind_of
+from tem_taichi.specimen.poses import Poses
 
 TABLE = Path(__file__).parent.parent / "docs" / "gradients.md"
 TOLERANCE = 1e-6
@@ -91,7 +90,7 @@ def image(p):
     base = as_tensor(euler_to_matrix([10.0, 200.0], [30.0, 70.0], [50.0, -20.0]))
     poses = Poses(p["particle positions"],
                   rotation_from_vector(p["particle orientations"]) @ base)
-    specimen = Specimen((kind_of(atoms),), (poses,), Ice(
+    specimen = ParticlesInIce((kind_of(atoms),), (poses,), Ice(
         p["ice thickness"], p["ice potential"], p["ice mean free path"]))
     optics = Optics(
         defocus=p["defocus"], spherical_aberration=p["spherical aberration"],
@@ -123,7 +122,7 @@ def realistic_image(p):
     instrument = Instrument((48, 48), (72, 72), 1.0, 300.0, None, slice_thickness=4.0,
                             depth="smooth", energy_filter=False, damage=p["radiation damage"])
     exposure = Exposure(Optics(defocus=3000.0), 25.0, -8.0, dose=20.0, prior_dose=p["prior dose"])
-    return expected_image(Specimen((kind_of(atoms),), (poses,), ice), instrument, exposure)
+    return expected_image(ParticlesInIce((kind_of(atoms),), (poses,), ice), instrument, exposure)
 
 
 def loss(p):

@@ -21,7 +21,7 @@ from scipy.spatial.transform import Rotation
 
 from tem_taichi.device import as_tensor
 from tem_taichi.export.output import write_output
-from tem_taichi.poses import random_rotations
+from tem_taichi.rotations import random_rotations
 from tem_taichi.scene.settings import (
     Compute,
     Ice,
@@ -33,11 +33,11 @@ from tem_taichi.scene.settings import (
     Tilts,
 )
 from tem_taichi.scene.settings import Specimen as SpecimenConfig
-from tem_taichi.series.placement import Poses
 from tem_taichi.series.simulate import simulate
 from tem_taichi.specimen.atoms import Atoms
 from tem_taichi.specimen.particles import Ice as SpecimenIce
-from tem_taichi.specimen.particles import Specimen, kind_of
+from tem_taichi.specimen.particles import ParticlesInIce, kind_of
+from tem_taichi.specimen.poses import Poses
 
 BOX, PIXEL, SULFUR, B_FACTOR = 48, 2.0, 16, 60.0
 GOOD = slice(1, round(0.8 * BOX / 2) + 1)
@@ -82,7 +82,7 @@ def scene_of(**changes):
 
 def written(folder, scene, kind, positions, rotations):
     """Simulate without noise and write all files."""
-    specimen = Specimen((kind,), (Poses(positions, rotations),), SpecimenIce(1000.0))
+    specimen = ParticlesInIce((kind,), (Poses(positions, rotations),), SpecimenIce(1000.0))
     series = simulate(scene, specimen=specimen)
     write_output(folder, scene, replace(series, images=series.noise_free))
     return folder

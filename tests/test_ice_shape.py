@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tem_taichi.device import as_tensor
-from tem_taichi.series.geometry import tilt_rotation
+from tem_taichi.rotations import tilt_rotation
 from tem_taichi.specimen.ice_shape import IceShape, carbon_at, fill, path_length, thickness_at
 
 HOLE = IceShape(300.0, 800.0, 6000.0, centre_x=500.0, centre_y=-200.0)

@@ -15,11 +15,11 @@ from tem_taichi.instrument.exposure import Exposure, Instrument
 from tem_taichi.instrument.forward import exit_wave
 from tem_taichi.instrument.imaging import after_loss, intensity, transmitted
 from tem_taichi.instrument.optics import Optics
-from tem_taichi.series.geometry import tilt_rotation
-from tem_taichi.series.placement import Poses
+from tem_taichi.rotations import tilt_rotation
 from tem_taichi.specimen.atoms import Atoms
 from tem_taichi.specimen.ice_shape import IceShape
-from tem_taichi.specimen.particles import Ice, Specimen, kind_of
+from tem_taichi.specimen.particles import Ice, ParticlesInIce, kind_of
+from tem_taichi.specimen.poses import Poses
 
 SHAPE = (48, 48)
 
@@ -28,7 +28,7 @@ def empty(ice, **changes):
     """Image of ice alone."""
     instrument = Instrument(SHAPE, (72, 72), 4.0, **changes)
     exposure = Exposure(Optics(defocus=2e4), tilt_angle=40.0)
-    specimen = Specimen((), (), ice)
+    specimen = ParticlesInIce((), (), ice)
     wave, distance = exit_wave(specimen, instrument, exposure)
     return intensity(specimen, instrument, exposure, wave, distance)
 
@@ -77,7 +77,7 @@ def two_atoms(tilt, mode, **changes):
     instrument = Instrument((128, 512), (192, 768), 3.0, mode=mode, amplitude_contrast=0.0,
                             slice_thickness=40.0, **changes)
     exposure = Exposure(Optics(defocus=6000.0), tilt_angle=tilt)
-    specimen = Specimen((kind,), (poses,), Ice(0.0, 0.0))
+    specimen = ParticlesInIce((kind,), (poses,), Ice(0.0, 0.0))
     wave, distance = exit_wave(specimen, instrument, exposure)
     return intensity(specimen, instrument, exposure, wave, distance)
 
@@ -112,7 +112,7 @@ def test_images_hold_their_signal_up_to_nyquist(double, pixel, b_factor, voltage
     """
     atoms, n, instrument = random_atoms(3000, 0.9 * 96 * pixel, b_factor), 96, Instrument(
         (96, 96), (144, 144), pixel, voltage, 0.0)
-    specimen = Specimen((kind_of(atoms),), (Poses(np.zeros((1, 3)), np.eye(3)[None]),), Ice())
+    specimen = ParticlesInIce((kind_of(atoms),), (Poses(np.zeros((1, 3)), np.eye(3)[None]),), Ice())
     spectra = []
     for sampling in (1.5, 3):
         here = replace(instrument, wave_shape=(round(n * sampling),) * 2)
@@ -139,7 +139,7 @@ def test_electrons_that_a_linear_image_makes_up_are_said(mode, number, defocus):
     n = len(points)
     atoms = Atoms(torch.full((n,), number), points, torch.full((n,), 20.0), torch.ones(n),
                   torch.zeros(n, dtype=torch.bool))
-    specimen = Specimen((replace(kind_of(atoms), displaced=None),),
+    specimen = ParticlesInIce((replace(kind_of(atoms), displaced=None),),
                         (Poses(np.zeros((1, 3)), np.eye(3)[None]),), Ice(0.0, 0.0))
     instrument = Instrument((96, 96), (144, 144), 1.0, mode=mode, amplitude_contrast=0.0)
     exposure = Exposure(Optics(defocus=defocus))
@@ -162,7 +162,7 @@ def test_an_amplitude_contrast_is_that_of_particles_alone(mode, contrast):
     instrument = Instrument(SHAPE, (72, 72), 4.0, mode=mode, amplitude_contrast=contrast)
     for ice in (Ice(200.0, 4.48, 3950.0, granularity=1.0, shape=film),
                 Ice(800.0, 4.48, 3950.0, granularity=1.0)):
-        specimen = Specimen((), (), ice)
+        specimen = ParticlesInIce((), (), ice)
         wave, distance = exit_wave(specimen, instrument, Exposure())
         left = transmitted(ice, SHAPE, 4.0, torch.eye(3))
         image = intensity(specimen, instrument, Exposure(), wave, distance)
@@ -172,7 +172,7 @@ def test_an_amplitude_contrast_is_that_of_particles_alone(mode, contrast):
 def test_particles_have_the_same_contrast_in_grains_and_in_a_continuum(double):
     """Grains so weak that nothing else differs."""
     atoms = random_atoms(300, 80.0, 20.0)
-    waves = [exit_wave(Specimen((kind_of(atoms),), (Poses(np.zeros((1, 3)), np.eye(3)[None]),),
+    waves = [exit_wave(ParticlesInIce((kind_of(atoms),), (Poses(np.zeros((1, 3)), np.eye(3)[None]),),
                                 Ice(200.0, 4.48, granularity=granularity)),
                        Instrument((48, 48), (72, 72), 2.0, amplitude_contrast=0.1), Exposure())[0]
              for granularity in (0.0, 1e-6)]

@@ -9,7 +9,6 @@ from scipy.ndimage import gaussian_filter1d
 
 from tem_taichi.device import as_tensor
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL
-from tem_taichi.series.placement import Poses
 from tem_taichi.specimen.atoms import read_structure
 from tem_taichi.specimen.kinds import Kind
 from tem_taichi.specimen.membranes import (
@@ -19,9 +18,11 @@ from tem_taichi.specimen.membranes import (
     membrane_kind,
     vesicle_kind,
 )
-from tem_taichi.specimen.particles import Ice, Specimen
+from tem_taichi.specimen.particles import Ice, ParticlesInIce
+from tem_taichi.specimen.poses import Poses
 from tem_taichi.specimen.potential import Gaussians, peng_table
-from tem_taichi.specimen.view import View, slices
+from tem_taichi.specimen.slicing import slices
+from tem_taichi.specimen.view import View
 
 
 def value_at(points: np.ndarray, kind: Kind, group: Gaussians) -> np.ndarray:
@@ -133,7 +134,7 @@ def test_edge_on_patch_in_ice(double, potential):
     """Rendered like any particle: profile times depth, relative to the ice that is there."""
     kind = membrane_kind("m", (60.0, 120.0))
     turn = np.array([[[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]]])
-    specimen = Specimen((kind,), (Poses(np.zeros((1, 3)), turn),), Ice(100.0, potential))
+    specimen = ParticlesInIce((kind,), (Poses(np.zeros((1, 3)), turn),), Ice(100.0, potential))
     view = View(torch.eye(3, dtype=torch.float64), as_tensor([0.0, 0.0]), (80, 80), 1.5, 100.0,
                 -50.0, 1)
     found = slices(specimen, view, 0, 1)[0].numpy()[36:45].mean(0)

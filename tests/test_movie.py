@@ -10,9 +10,9 @@ from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.noise.detector import Detector, detect
 from tem_taichi.scene.settings import Camera, Ice, Imaging, Movie, Particle, Scene, Tilts
 from tem_taichi.scene.settings import Specimen as SpecimenConfig
+from tem_taichi.series.build import build_specimen
 from tem_taichi.series.movie import frames_of
 from tem_taichi.series.simulate import simulate
-from tem_taichi.specimen.particles import build_specimen
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import starfile
 
 from tem_taichi.files.particles import read_placements, write_particles
-from tem_taichi.poses import euler_to_matrix, matrix_to_euler, random_rotations
+from tem_taichi.rotations import euler_to_matrix, matrix_to_euler, random_rotations
 
 NUMBERS = ["x", "y", "z", "rot", "tilt", "psi"]
 COORDINATES = [f"rlnCenteredCoordinate{axis}Angst" for axis in "XYZ"]

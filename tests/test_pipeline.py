@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tem_taichi import simulate
+from tem_taichi.rotations import tilt_rotation
 from tem_taichi.scene.settings import (
     Camera,
     Ice,
@@ -21,10 +22,9 @@ from tem_taichi.scene.settings import (
     Tilts,
 )
 from tem_taichi.scene.settings import Specimen as SpecimenConfig
+from tem_taichi.series.build import build_specimen
 from tem_taichi.series.cost import foreseen_time
-from tem_taichi.series.geometry import tilt_rotation
 from tem_taichi.series.simulate import plan
-from tem_taichi.specimen.particles import build_specimen
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from tem_taichi.poses import euler_to_matrix, matrix_to_euler, random_rotations
+from tem_taichi.rotations import euler_to_matrix, matrix_to_euler, random_rotations
 
 # Rounding of a few products of cosines in double precision.
 EXACT = 1e-14

@@ -8,14 +8,14 @@ from scipy.spatial.distance import pdist
 from tem_taichi import slice_potential
 from tem_taichi.device import as_tensor
 from tem_taichi.files.mrc import write_mrc
-from tem_taichi.poses import euler_to_matrix
+from tem_taichi.rotations import euler_to_matrix, tilt_rotation
 from tem_taichi.scene.settings import Ice, Interaction, Particle, Scene
 from tem_taichi.scene.settings import Specimen as SpecimenConfig
-from tem_taichi.series.geometry import tilt_rotation
+from tem_taichi.series.build import build_specimen
 from tem_taichi.series.placement import particle_table, place
 from tem_taichi.specimen.atoms import Atoms
-from tem_taichi.specimen.particles import build_specimen
-from tem_taichi.specimen.view import View, extent, slices
+from tem_taichi.specimen.slicing import extent, slices
+from tem_taichi.specimen.view import View
 
 # A chiral molecule: no rotation takes it to its mirror image.
 CHIRAL = np.array([[0, 0, 0], [9, 0, 0], [9, 7, 0], [9, 7, 11], [0, 0, 4]], dtype=float)

@@ -20,8 +20,8 @@ from tem_taichi.scene.settings import (
     Stack,
     Tilts,
 )
-from tem_taichi.series.geometry import tilt_table
 from tem_taichi.series.simulate import TiltSeries
+from tem_taichi.series.tilts import tilt_table
 
 PARTICLES = pd.DataFrame({
     "kind": ["a", "b", "a"], "x": [10.0, -30.0, 0.0], "y": [4.0, 21.0, 0.0],

@@ -20,15 +20,15 @@ from tem_taichi.export.volumes import (
     solid,
 )
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL
-from tem_taichi.poses import random_rotations
+from tem_taichi.rotations import random_rotations
 from tem_taichi.scene.settings import Compute, Ice, Particle, Scene, Specimen, Tilts
-from tem_taichi.series.placement import Poses
+from tem_taichi.series.build import build_specimen
 from tem_taichi.specimen.fiducials import gold_kind
 from tem_taichi.specimen.globules import globule_kind
 from tem_taichi.specimen.membranes import HALF_THICKNESS, vesicle_kind
 from tem_taichi.specimen.particles import Ice as IceOf
 from tem_taichi.specimen.particles import Specimen as SpecimenOf
-from tem_taichi.specimen.particles import build_specimen
+from tem_taichi.specimen.poses import Poses
 
 
 @pytest.fixture(scope="module")

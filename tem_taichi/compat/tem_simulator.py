@@ -32,7 +32,7 @@ from tem_taichi.instrument.optics import Optics, aberration_phase, envelope
 from tem_taichi.noise import curves
 from tem_taichi.noise.detector import Detector, expected_counts
 from tem_taichi.physics import interaction_constant, wavelength
-from tem_taichi.series.geometry import tilt_rotation
+from tem_taichi.rotations import tilt_rotation
 from tem_taichi.specimen.cross_sections import molecular_cross_section, scattering_transform
 
 _SMALLEST_ANGLE = 1.061e-3

@@ -20,14 +20,14 @@ from tem_taichi.estimate.crowd_fit import CrowdFit, Lens, Sight, fit_crowd
 from tem_taichi.estimate.thickness_field import fit_images_thickness
 from tem_taichi.estimate.thickness_fit import ThicknessFit
 from tem_taichi.estimate.twin_table import complete_table
+from tem_taichi.rotations import tilt_rotation
 from tem_taichi.scene.settings import Camera, Imaging, Interaction, Microscope, Scene, Tilts
 from tem_taichi.scene.show import to_yaml
 from tem_taichi.scene.specimen import Ice, Particle, Specimen
+from tem_taichi.series.build import build_specimen
 from tem_taichi.series.cost import foreseen_time
-from tem_taichi.series.geometry import tilt_rotation
 from tem_taichi.series.simulate import plan
 from tem_taichi.specimen.absorption import mean_free_path, protein_potentials
-from tem_taichi.specimen.particles import build_specimen
 
 _WHITE = 1.2
 """Largest over least noise up to which it is taken as white."""

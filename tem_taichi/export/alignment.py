@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from tem_taichi.files.particles import ANGLES, POSITION
-from tem_taichi.poses import euler_to_matrix, matrix_to_euler
+from tem_taichi.rotations import euler_to_matrix, matrix_to_euler
 from tem_taichi.scene.settings import Scene
 
 Array = NDArray[np.float64]

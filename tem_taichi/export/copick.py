@@ -17,7 +17,7 @@ from tem_taichi.export.volumes import Volumes, reference
 from tem_taichi.files.io import write_json
 from tem_taichi.files.particles import ANGLES, POSITION
 from tem_taichi.files.zarr import write_ome_zarr
-from tem_taichi.poses import euler_to_matrix
+from tem_taichi.rotations import euler_to_matrix
 from tem_taichi.scene.settings import Scene
 from tem_taichi.scene.specimen import copick_name
 from tem_taichi.series.simulate import TiltSeries
@@ -106,4 +106,3 @@ def _points(table: pd.DataFrame, first: NDArray[np.float64]) -> list[dict[str, o
              "transformation_": transformation, "instance_id": number, "score": 1.0}
             for number, (place, transformation) in enumerate(
                 zip(places.tolist(), transformations.tolist(), strict=True), 1)]
-

@@ -16,15 +16,16 @@ from tem_taichi.files.mrc import mrc_mode, smallest_type
 from tem_taichi.files.tiff import write_tiff
 from tem_taichi.files.tilts import image_names, write_mdoc
 from tem_taichi.scene.settings import Scene
+from tem_taichi.series.build import build_specimen
 from tem_taichi.series.simulate import TiltSeries
-from tem_taichi.specimen.particles import Specimen, build_specimen
+from tem_taichi.specimen.particles import ParticlesInIce
 
 _SERIES: dict[str, Callable[[Path, Scene, TiltSeries], None]] = {
     "relion5": write_relion, "warp": write_warp, "aretomo": write_aretomo, "imod": write_imod}
 
 
 def write_formats(folder: Path, scene: Scene, series: TiltSeries,
-                  specimen: Specimen | None = None, final: Path | None = None) -> None:
+                  specimen: ParticlesInIce | None = None, final: Path | None = None) -> None:
     """Write the formats that a scene asks for, each into a subfolder of its name.
 
     Args:

@@ -18,13 +18,13 @@ from tem_taichi.files.tilts import image_names
 from tem_taichi.scene.settings import Scene, doubts
 from tem_taichi.scene.show import to_yaml
 from tem_taichi.series.simulate import TiltSeries
-from tem_taichi.specimen.particles import Specimen
+from tem_taichi.specimen.particles import ParticlesInIce
 from tem_taichi.versions import versions
 from tem_taichi.waiting import waiting
 
 
 def write_output(folder: Path, scene: Scene, series: TiltSeries,
-                 specimen: Specimen | None = None, final: Path | None = None) -> list[str]:
+                 specimen: ParticlesInIce | None = None, final: Path | None = None) -> list[str]:
     """Write everything a simulation gives into an empty folder.
 
     Args:

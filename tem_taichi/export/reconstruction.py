@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tem_taichi.device import as_tensor
-from tem_taichi.series.geometry import tilt_rotation
+from tem_taichi.rotations import tilt_rotation
 
 _BATCH = 1 << 22
 """Voxels at once: bounds the memory."""

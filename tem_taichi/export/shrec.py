@@ -16,7 +16,7 @@ import pandas as pd
 from tem_taichi.export.volumes import Volumes, write_references
 from tem_taichi.files.mrc import smallest_type, write_mrc
 from tem_taichi.files.particles import ANGLES, POSITION
-from tem_taichi.poses import euler_to_matrix
+from tem_taichi.rotations import euler_to_matrix
 from tem_taichi.scene.settings import Scene
 from tem_taichi.series.simulate import TiltSeries
 

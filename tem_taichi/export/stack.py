@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from tem_taichi.files.io import write_mrc
 from tem_taichi.files.particles import ANGLES, KIND, POSITION, star_table
 from tem_taichi.instrument.distortion import anisotropic
-from tem_taichi.poses import euler_to_matrix, matrix_to_euler
+from tem_taichi.rotations import euler_to_matrix, matrix_to_euler, tilt_rotation
 from tem_taichi.scene.settings import Scene
-from tem_taichi.series.geometry import tilt_rotation
 from tem_taichi.series.simulate import TiltSeries
 
 Array = NDArray[np.float64]

@@ -20,11 +20,12 @@ from tem_taichi.export.reconstruction import back_project
 from tem_taichi.export.visibility import in_field
 from tem_taichi.files.mrc import write_mrc
 from tem_taichi.scene.settings import Scene
-from tem_taichi.series.placement import Poses
 from tem_taichi.series.simulate import TiltSeries
 from tem_taichi.specimen.kinds import Kind
-from tem_taichi.specimen.particles import Ice, Specimen
-from tem_taichi.specimen.view import View, slices
+from tem_taichi.specimen.particles import Ice, ParticlesInIce
+from tem_taichi.specimen.poses import Poses
+from tem_taichi.specimen.slicing import slices
+from tem_taichi.specimen.view import View
 
 _SLICES = 32
 _BATCH = 1_000_000
@@ -43,7 +44,7 @@ class Volumes:
     """What is in the box, voxel by voxel; each volume is made when it is first asked for."""
 
     scene: Scene
-    specimen: Specimen
+    specimen: ParticlesInIce
     series: TiltSeries
 
     @property
@@ -117,12 +118,12 @@ def reference(kind: Kind, ice: Ice, voxel: float) -> Reference:
     while width > _LARGEST_REFERENCE * voxel:
         voxel *= 2
     n = 2 * math.ceil(width / voxel / 2)
-    one = Specimen((kind,), (Poses(np.zeros((1, 3)), np.eye(3)[None]),), ice)
+    one = ParticlesInIce((kind,), (Poses(np.zeros((1, 3)), np.eye(3)[None]),), ice)
     mask = solid(scatterer_labels(one, (n, n, n), voxel), voxel)
     return Reference(potential_volume(one, (n, n, n), voxel), mask.astype(np.int8), voxel)
 
 
-def write_references(folder: Path, scene: Scene, specimen: Specimen) -> None:
+def write_references(folder: Path, scene: Scene, specimen: ParticlesInIce) -> None:
     """Write <kind>.mrc and <kind>_mask.mrc of each kind of particle into a new folder.
 
     Raises:
@@ -172,7 +173,7 @@ def _entrance(depth: int, voxel: float) -> float:
     return -(depth // 2 + 0.5) * voxel
 
 
-def potential_volume(specimen: Specimen, shape: tuple[int, int, int],
+def potential_volume(specimen: ParticlesInIce, shape: tuple[int, int, int],
                      voxel: float) -> NDArray[np.float32]:
     """Potential of the particles over each voxel's width, relative to even ice [V].
 
@@ -194,7 +195,7 @@ def potential_volume(specimen: Specimen, shape: tuple[int, int, int],
     return volume
 
 
-def scatterer_labels(specimen: Specimen, shape: tuple[int, int, int],
+def scatterer_labels(specimen: ParticlesInIce, shape: tuple[int, int, int],
                      voxel: float) -> NDArray[np.int32]:
     """Number of the particle, from 1, in each voxel that holds the middle of a scatterer; or 0.
 

@@ -14,7 +14,7 @@ import pandas as pd
 import starfile
 from numpy.typing import NDArray
 
-from tem_taichi.poses import euler_to_matrix, matrix_to_euler
+from tem_taichi.rotations import euler_to_matrix, matrix_to_euler
 
 POSITION = ("x", "y", "z")
 ANGLES = ("rot", "tilt", "psi")

@@ -21,11 +21,12 @@ from tem_taichi.instrument.multislice import multislice
 from tem_taichi.noise.detector import expected_counts
 from tem_taichi.physics import Value
 from tem_taichi.recompute import recomputed, tensors_in, with_tensors
-from tem_taichi.series.geometry import tilt_rotation
+from tem_taichi.rotations import tilt_rotation
 from tem_taichi.specimen.absorption import imaginary_potential
-from tem_taichi.specimen.particles import Specimen
+from tem_taichi.specimen.particles import ParticlesInIce
 from tem_taichi.specimen.potential import depth_for
-from tem_taichi.specimen.view import View, extent, slices
+from tem_taichi.specimen.slicing import extent, slices
+from tem_taichi.specimen.view import View
 
 _GROUP = 6
 """Slices held at once; of very many slices more, as the root of their number, since on the way
@@ -40,7 +41,7 @@ Stages = Callable[[str], AbstractContextManager]
 """Called with the name of a stage; what it returns is held during the stage."""
 
 
-def view_of(specimen: Specimen, instrument: Instrument, exposure: Exposure) -> View:
+def view_of(specimen: ParticlesInIce, instrument: Instrument, exposure: Exposure) -> View:
     """How an exposure sees the specimen, with as many slices as its particles need.
 
     Slices begin at multiples of their thickness from the specimen's centre. The modes that
@@ -72,7 +73,7 @@ def view_of(specimen: Specimen, instrument: Instrument, exposure: Exposure) -> V
                 instrument.amplitude_contrast if ice.structured else None)
 
 
-def resolved_depth(specimen: Specimen, instrument: Instrument, exposure: Exposure) -> str:
+def resolved_depth(specimen: ParticlesInIce, instrument: Instrument, exposure: Exposure) -> str:
     """The instrument's `depth`, decided where it is None."""
     return depth_for(instrument.depth, exposure.tilt_angle, exposure.axis_angle,
                      *tensors_in(tuple(kind.positions for kind in specimen.kinds)),
@@ -85,7 +86,7 @@ def group_size(n_slices: int) -> int:
 
 
 def exit_wave(
-    specimen: Specimen, instrument: Instrument, exposure: Exposure,
+    specimen: ParticlesInIce, instrument: Instrument, exposure: Exposure,
     stages: Stages = nullcontext, only: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor, float]:
     """Wave behind the tilted specimen, some slices at a time.
@@ -139,7 +140,7 @@ def exit_wave(
 
 
 def expected_image(
-    specimen: Specimen, instrument: Instrument, exposure: Exposure
+    specimen: ParticlesInIce, instrument: Instrument, exposure: Exposure
 ) -> torch.Tensor:
     """Expected counts on the detector, margin included, from specimen to detector in one call.
 
@@ -164,7 +165,7 @@ def expected_image(
 
 
 def expected_images(
-    specimen: Specimen, instrument: Instrument, exposure: Exposure
+    specimen: ParticlesInIce, instrument: Instrument, exposure: Exposure
 ) -> torch.Tensor:
     """Expected counts of b images in one call: tilts, poses, foci, doses.
 
@@ -209,7 +210,7 @@ def expected_images(
     return torch.stack(images)
 
 
-def _batches(specimen: Specimen, exposure: Exposure) -> dict[str, int]:
+def _batches(specimen: ParticlesInIce, exposure: Exposure) -> dict[str, int]:
     """What is given for each of several images, and for how many."""
     found = {f.name: len(value) for part in (exposure, exposure.optics) for f in fields(part)
              if np.ndim(value := getattr(part, f.name))}

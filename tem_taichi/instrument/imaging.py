@@ -13,15 +13,15 @@ from tem_taichi.instrument.distortion import anisotropic, distort
 from tem_taichi.instrument.exposure import Exposure, Instrument
 from tem_taichi.instrument.optics import Optics, defocus_per_energy, form_image
 from tem_taichi.physics import Value, wavelength
-from tem_taichi.series.geometry import tilt_rotation
+from tem_taichi.rotations import tilt_rotation
 from tem_taichi.specimen.absorption import absorption_ratios
 from tem_taichi.specimen.ice import mean_potential
 from tem_taichi.specimen.ice_shape import path_length
-from tem_taichi.specimen.particles import Ice, Specimen
+from tem_taichi.specimen.particles import Ice, ParticlesInIce
 
 
 def intensity(
-    specimen: Specimen, instrument: Instrument, exposure: Exposure, wave: torch.Tensor,
+    specimen: ParticlesInIce, instrument: Instrument, exposure: Exposure, wave: torch.Tensor,
     distance: float,
 ) -> torch.Tensor:
     """Relative intensity on the detector's pixels, margin included.

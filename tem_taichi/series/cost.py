@@ -16,10 +16,12 @@ from tem_taichi.instrument.forward import exit_wave, group_size, view_of
 from tem_taichi.instrument.imaging import intensity
 from tem_taichi.machine import duration, memory_limit, size
 from tem_taichi.noise.detector import detect
+from tem_taichi.rotations import tilt_rotation
 from tem_taichi.scene.settings import Scene
-from tem_taichi.series.geometry import tilt_rotation
+from tem_taichi.series.build import ice_of
 from tem_taichi.specimen.ice_shape import depth_range
-from tem_taichi.specimen.particles import BATCH, Specimen, ice_of
+from tem_taichi.specimen.particles import ParticlesInIce
+from tem_taichi.specimen.slicing import BATCH
 
 DAY = 86400.0
 """Of computing [s], beyond which a scene must say force: true."""
@@ -59,7 +61,7 @@ def slices_of(scene: Scene, instrument: Instrument, tilt_angle: float) -> int:
 
 def foreseen_memory(
     scene: Scene, instrument: Instrument, angles: np.ndarray,
-    specimen: Specimen | None = None,
+    specimen: ParticlesInIce | None = None,
 ) -> tuple[float, float]:
     """Memory that a run takes, within about a third [bytes].
 
@@ -97,7 +99,7 @@ def voxels_of(scene: Scene) -> float:
 
 
 def check_memory(scene: Scene, instrument: Instrument, angles: np.ndarray,
-                 specimen: Specimen | None = None) -> float:
+                 specimen: ParticlesInIce | None = None) -> float:
     """Memory that a run takes in all [bytes].
 
     Raises:
@@ -145,7 +147,7 @@ def check_time(scene: Scene, seconds: float, images: int) -> None:
 
 
 def foreseen_time(scene: Scene, instrument: Instrument, exposures: Sequence[Exposure],
-                  specimen: Specimen) -> float:
+                  specimen: ParticlesInIce) -> float:
     """Seconds that a run will take, from some slices of its least and most tilted images.
 
     In between it goes with 1 / cos(tilt). What other programs do meanwhile counts: as they do

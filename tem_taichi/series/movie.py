@@ -7,7 +7,7 @@ import numpy as np
 
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.scene.settings import Scene
-from tem_taichi.specimen.particles import Specimen
+from tem_taichi.specimen.particles import ParticlesInIce
 
 _STREAM = 1 << 34
 """Random streams of motion, apart from those of noise, tilts and placement."""
@@ -18,8 +18,8 @@ in the first few (Zheng et al. 2017, Nat. Methods 14, 331)."""
 
 
 def frames_of(
-    scene: Scene, specimen: Specimen, exposure: Exposure
-) -> Iterator[tuple[Specimen, Exposure]]:
+    scene: Scene, specimen: ParticlesInIce, exposure: Exposure
+) -> Iterator[tuple[ParticlesInIce, Exposure]]:
     """The specimen and the exposure of each frame of an image.
 
     A particle is where the truth has it before the first exposure, and moves along a line of its

@@ -1,20 +1,18 @@
 """Where the copies of each kind of particle are, and how they are turned."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.spatial import cKDTree
 
-from tem_taichi.arguments import check_array, to_tensor
 from tem_taichi.files.particles import read_placements
 from tem_taichi.machine import check_memory
-from tem_taichi.poses import euler_to_matrix, matrix_to_euler, random_rotations
+from tem_taichi.rotations import euler_to_matrix, matrix_to_euler, random_rotations
 from tem_taichi.scene.settings import Particle, Scene
 from tem_taichi.series.filaments import along_filaments, helix, random_filaments
+from tem_taichi.specimen.poses import Poses
 
 _STREAM = 1 << 33
 """Random streams of placement, apart from those of noise and tilts."""
@@ -24,35 +22,6 @@ _PER_COPY = 500.0
 
 _ROUNDS = 200
 """Rounds of random proposals before a specimen counts as full."""
-
-
-@dataclass(frozen=True)
-class Poses:
-    """Copies of one kind of particle in the specimen."""
-
-    positions: np.ndarray | torch.Tensor
-    """x, y, z of each copy's centre from the specimen's [A], shape (n, 3); a tensor may have a
-    gradient. For `forward.expected_images` also (b, n, 3), of each of b images."""
-    rotations: np.ndarray | torch.Tensor
-    """Matrices that take the particle's coordinates to the specimen's [1], shape (n, 3, 3), or
-    (b, n, 3, 3); see `geometry.rotation_from_vector` for gradients."""
-    filament: np.ndarray | None = None
-    """Number of the filament that each is part of, from 1, shape (n,); None = not in filaments."""
-
-    def __post_init__(self) -> None:
-        for name in ("positions", "rotations"):
-            if not isinstance(getattr(self, name), (np.ndarray, torch.Tensor)):
-                object.__setattr__(self, name, to_tensor(name, getattr(self, name)).numpy())
-        positions, rotations = (to_tensor(name, getattr(self, name)).detach()
-                                for name in ("positions", "rotations"))
-        *batch, n, _ = positions.shape if positions.ndim >= 2 else (0, 0)
-        check_array("positions", positions, (*("b" for _ in batch[:1]), "n", 3), "A")
-        check_array("rotations", rotations, (*(["b"] if rotations.ndim == 4 else []), n, 3, 3), "1")
-        rotations = rotations.double()
-        # Steps of an optimiser that knows no rotations, and mirror images, are far beyond this.
-        apart = (rotations @ rotations.mT - torch.eye(3).to(rotations)).abs()
-        if n and not (float(apart.max()) < 1e-3 and bool((torch.linalg.det(rotations) > 0).all())):
-            raise ValueError("rotations: must be rotation matrices (orthogonal, determinant +1)")
 
 
 def particle_table(names: list[str], poses: tuple[Poses, ...]) -> pd.DataFrame:

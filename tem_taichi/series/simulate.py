@@ -20,13 +20,14 @@ from tem_taichi.noise.cameras import detector_from_config
 from tem_taichi.noise.detector import detect
 from tem_taichi.physics import wavelength
 from tem_taichi.scene.settings import Scene, doubts
+from tem_taichi.series.build import build_specimen
 from tem_taichi.series.cost import check_memory, check_time, least_time
-from tem_taichi.series.geometry import tilt_table
 from tem_taichi.series.movie import frames_of
 from tem_taichi.series.placement import particle_table
+from tem_taichi.series.tilts import tilt_table
 from tem_taichi.sharing import Sharing
 from tem_taichi.specimen.absorption import amplitude_contrast_of_protein
-from tem_taichi.specimen.particles import Specimen, build_specimen
+from tem_taichi.specimen.particles import ParticlesInIce
 
 _MAX_WAVE = 32768
 """Pixels along a side; beyond it one wave fills a large GPU."""
@@ -155,7 +156,7 @@ class _Timer:
 def simulate(
     scene: Scene,
     progress: Callable[[int, int], None] | None = None,
-    specimen: Specimen | None = None,
+    specimen: ParticlesInIce | None = None,
 ) -> TiltSeries:
     """Simulate the tilt series of a scene.
 
@@ -218,7 +219,7 @@ def simulate(
         stages.seconds, tuple(share.counts))
 
 
-def amplitude_contrast(scene: Scene, specimen: Specimen) -> float:
+def amplitude_contrast(scene: Scene, specimen: ParticlesInIce) -> float:
     """Q that other programs need as a number: the scene's, or else that of protein in its ice."""
     given, ice = scene.optics.amplitude_contrast, specimen.ice
     if given is not None:

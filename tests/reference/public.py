@@ -22,12 +22,12 @@ from tem_taichi.noise.curves import smoothness_penalty
 from tem_taichi.noise.detector import Detector, detect, expected_counts, noise_power_spectrum
 from tem_taichi.noise.likelihood import log_prob, reparametrised_sample
 from tem_taichi.physics import interaction_constant, wavelength
-from tem_taichi.series.geometry import rotation_from_vector, tilt_rotation
-from tem_taichi.series.placement import Poses
+from tem_taichi.rotations import rotation_from_vector, tilt_rotation
 from tem_taichi.specimen.atoms import Atoms
 from tem_taichi.specimen.damage import damping
 from tem_taichi.specimen.ice_shape import IceShape, fill, path_length
-from tem_taichi.specimen.particles import Ice, Kind, Specimen, kind_of
+from tem_taichi.specimen.particles import Ice, Kind, ParticlesInIce, kind_of
+from tem_taichi.specimen.poses import Poses
 from tem_taichi.specimen.potential import Gaussians
 
 Values = dict[str, Any]
@@ -99,13 +99,13 @@ def _image(linear: bool) -> Callable[[Values], torch.Tensor]:
                                 taken(Optics, v), linear=linear)
 
 
-def _specimen(values: Values, ice: Ice) -> Specimen:
+def _specimen(values: Values, ice: Ice) -> ParticlesInIce:
     kind = kind_of(atoms(values))
     positions = values["copies"]
     rotations = values["rotations"]
     if isinstance(rotations, (torch.Tensor, np.ndarray)) and rotations.ndim:
         rotations = rotation_from_vector(rotations) @ as_tensor(TURN)
-    return Specimen((kind,), (Poses(positions, rotations),), ice)
+    return ParticlesInIce((kind,), (Poses(positions, rotations),), ice)
 
 
 def _whole(values: Values, ice: Ice, several: bool = False, **more: Any) -> torch.Tensor:
@@ -119,7 +119,7 @@ def _kind(values: Values) -> torch.Tensor:
     group = Gaussians(values["weight"], values["broadening"], torch.tensor([0, 1, 1]),
                       values["table"])
     kind = Kind("some", values["sites"], group)
-    specimen = Specimen((kind,), (Poses(np.zeros((1, 3)), np.eye(3)[None]),))
+    specimen = ParticlesInIce((kind,), (Poses(np.zeros((1, 3)), np.eye(3)[None]),))
     instrument = Instrument((16, 14), (16, 14), 1.5, slice_thickness=5.0)
     return expected_image(specimen, instrument, Exposure(Optics(defocus=3000.0)))
 

@@ -8,10 +8,7 @@ direction is (-sin, cos, 0); a positive tilt turns the specimen right-handedly a
 
 import numpy as np
 import pandas as pd
-import torch
 
-from tem_taichi.arguments import check_number, to_field
-from tem_taichi.device import as_tensor
 from tem_taichi.scene.settings import MAX_TILT, Scene, Tilts
 
 _STREAM = 1 << 32
@@ -96,47 +93,3 @@ def tilt_table(scene: Scene) -> pd.DataFrame:
         "phase_shift": optics.phase_shift,
     })
     return table.sort_values("nominal_angle", kind="stable", ignore_index=True)
-
-
-def tilt_rotation(
-    tilt_angle: float | torch.Tensor, axis_angle: float | torch.Tensor = 0.0
-) -> torch.Tensor:
-    """Rotation that takes specimen coordinates to those of the tilted image frame.
-
-    Args:
-        tilt_angle: [deg], right-handed about the axis.
-        axis_angle: of the tilt axis from +y, counter-clockwise [deg].
-
-    Returns:
-        Matrix (3, 3), differentiable in both angles.
-    """
-    for name, angle in (("tilt_angle", tilt_angle), ("axis_angle", axis_angle)):
-        check_number(name, angle, "deg")
-    tilt, axis = (torch.deg2rad(as_tensor(angle)) for angle in (tilt_angle, axis_angle))
-    ux, uy = -torch.sin(axis), torch.cos(axis)
-    c, s = torch.cos(tilt), torch.sin(tilt)
-    rows = [c + ux * ux * (1 - c), ux * uy * (1 - c), uy * s,
-            ux * uy * (1 - c), c + uy * uy * (1 - c), -ux * s,
-            -uy * s, ux * s, c]
-    return torch.stack(rows).reshape(3, 3)
-
-
-def rotation_from_vector(vector: torch.Tensor) -> torch.Tensor:
-    """Rotation about a vector by its length, right-handed: exp of its cross-product matrix.
-
-    A pose is refined as rotation_from_vector(v) @ rotation with v = 0 to start from, which has
-    a gradient in every direction, unlike angles at their poles.
-
-    Args:
-        vector: [rad], shape (..., 3).
-
-    Returns:
-        Matrices (..., 3, 3), differentiable.
-    """
-    vector = to_field("vector", vector)
-    if vector.shape[-1:] != (3,):
-        raise ValueError(f"vector of shape {tuple(vector.shape)}: must be (..., 3)")
-    x, y, z = vector.unbind(-1)
-    zero = torch.zeros_like(x)
-    rows = [zero, -z, y, z, zero, -x, -y, x, zero]
-    return torch.linalg.matrix_exp(torch.stack(rows, dim=-1).reshape(*x.shape, 3, 3))

@@ -1,0 +1,157 @@
+"""From a scene to its specimen: kinds read or made, copies placed, the ice and its loss."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from tem_taichi.device import as_tensor, current
+from tem_taichi.files.mrc import read_volume
+from tem_taichi.grid import BAND_LIMIT
+from tem_taichi.physics import wavelength
+from tem_taichi.scene.settings import Particle, Scene
+from tem_taichi.series.placement import place
+from tem_taichi.specimen.absorption import (
+    Loss,
+    Ratios,
+    loss_with_aperture,
+    mean_free_path,
+    protein_potentials,
+)
+from tem_taichi.specimen.atoms import read_structure
+from tem_taichi.specimen.fiducials import GOLD_B_FACTOR, gold_kind
+from tem_taichi.specimen.globules import globule_kind
+from tem_taichi.specimen.ice_shape import IceShape
+from tem_taichi.specimen.kinds import Kind, kind_of
+from tem_taichi.specimen.maps import _ratio_of_maps, map_gaussians
+from tem_taichi.specimen.membranes import membrane_kind, vesicle_kind
+from tem_taichi.specimen.particles import Ice, ParticlesInIce
+from tem_taichi.specimen.poses import Poses
+from tem_taichi.specimen.slicing import depths
+
+
+def load_kind(name: str, particle: Particle, ratios: Ratios | None = None) -> Kind:
+    """Read a structure or map, or make a part, and make it a kind of particle.
+
+    A structure is centred on its bounding box; if it repeats along a helix at no given distance
+    from the axis, only along the axis, which stays where x and y are 0 in its file.
+
+    Raises:
+        ValueError: for a file that cannot be read, or as `read_structure`, or for a part of a
+            size that cannot be, naming the key.
+    """
+    kind = _kind_alone(name, particle, ratios)
+    if particle.axis_distance is None:
+        return kind
+    return replace(kind, positions=kind.positions + as_tensor([particle.axis_distance, 0, 0]))
+
+
+def _kind_alone(name: str, particle: Particle, ratios: Ratios | None) -> Kind:
+    key = f"specimen.particles.{name}"
+    if particle.structure is None and particle.map is None:
+        return _made_kind(name, particle, ratios)
+    if particle.map is not None:
+        try:
+            volume, voxel = read_volume(Path(particle.map), particle.voxel_size)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{key}.map: {error}") from error
+        positions, group = map_gaussians(volume * particle.map_scale, voxel)
+        if len(positions) == 0:
+            raise ValueError(f"{key}.map={particle.map}: is zero everywhere")
+        return Kind(name, positions, group, absorbing=group.scaled(_ratio_of_maps(ratios)))
+    model = particle.model if particle.model == "all" else int(particle.model)
+    try:
+        atoms = read_structure(particle.structure or "", particle.assembly, model,
+                               particle.hydrogens, particle.altlocs)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{key}.structure: {error}") from error
+    centred = atoms.centred()
+    if particle.placement == "helix" and particle.axis_distance is None:
+        centred = replace(centred, positions=torch.cat(
+            [atoms.positions[:, :2], centred.positions[:, 2:]], dim=1))
+    atoms = centred
+    if particle.b_factor is not None:
+        atoms = replace(atoms, b_factors=torch.full_like(atoms.b_factors, particle.b_factor))
+    return kind_of(atoms, name, ratios)
+
+
+def _made_kind(name: str, particle: Particle, ratios: Ratios | None) -> Kind:
+    """A part that needs no file."""
+    size = particle.membrane or [0.0, 0.0]
+    b_factor = GOLD_B_FACTOR if particle.b_factor is None else particle.b_factor
+    makers = {
+        "fiducial": lambda diameter: gold_kind(name, diameter, b_factor, ratios),
+        "globule": lambda mass: globule_kind(name, mass, ratios),
+        "vesicle": lambda diameter: vesicle_kind(name, diameter, ratios),
+        "membrane": lambda _: membrane_kind(name, (size[0], size[1]), particle.bend, ratios),
+    }
+    part = next(part for part in makers if getattr(particle, part) is not None)
+    try:
+        return makers[part](getattr(particle, part))
+    except ValueError as error:
+        raise ValueError(f"specimen.particles.{name}.{part}: {error}") from error
+
+
+def build_specimen(scene: Scene) -> ParticlesInIce:
+    """Read all particles and place their copies; the seed decides what is random.
+
+    Raises:
+        ValueError: for files that cannot be read, particles that do not fit into the ice, or
+            more copies than fit without overlap.
+    """
+    names = list(scene.specimen.particles)
+    ice = ice_of(scene)
+    kinds = tuple(load_kind(name, scene.specimen.particles[name], ice.ratios) for name in names)
+    poses = place(scene, {kind.name: kind.radius for kind in kinds})
+    for kind, pose in zip(kinds, poses, strict=True):
+        _check_inside(kind, pose, scene.specimen.ice.thickness)
+    return ParticlesInIce(kinds, poses, ice)
+
+
+def ice_of(scene: Scene) -> Ice:
+    """The ice of a scene."""
+    ice = scene.specimen.ice
+    path, stronger, loss = None, 1.0, None
+    if ice.mean_free_path is not None:
+        path = mean_free_path(ice.mean_free_path, scene.microscope.voltage)
+        if ice.protein_mean_free_path is not None:
+            by_composition = ice.mean_free_path / protein_potentials()[1]
+            stronger = by_composition / ice.protein_mean_free_path
+        loss = _loss(scene, float(path), stronger)
+    shape = None
+    if ice.hole_radius is not None or any(ice.slope):
+        (x, y), (along_x, along_y) = ice.hole_centre, ice.slope
+        shape = IceShape(ice.thickness, ice.edge_thickness, ice.hole_radius or math.inf, x, y,
+                         along_x, along_y, ice.carbon_thickness)
+    # Particles in vacuum have no ice around them.
+    granularity = ice.granularity if ice.potential else 0.0
+    if loss is None:
+        return Ice(ice.thickness, ice.potential, path, stronger, granularity, scene.seed, shape)
+    return Ice(ice.thickness, ice.potential, loss.mean_free_path, stronger, granularity,
+               scene.seed, shape, loss.ratios, loss.stopped)
+
+
+def _loss(scene: Scene, inelastic: float, stronger: float) -> Loss | None:
+    """What an aperture makes of the loss; None without one."""
+    microscope, ice = scene.microscope, scene.specimen.ice
+    if microscope.aperture is None:
+        return None
+    angle = microscope.aperture * 1e-3 / (2 * microscope.focal_length)
+    band = BAND_LIMIT / 2 * scene.interaction.oversampling / scene.pixel_size
+    return loss_with_aperture(
+        inelastic, microscope.voltage, angle / wavelength(microscope.voltage),
+        band if scene.interaction.mode != "weak_phase" else 0.0,
+        ice.granularity if ice.potential else 0.0, stronger)
+
+
+def _check_inside(kind: Kind, pose: Poses, thickness: float) -> None:
+    """ValueError if a copy sticks out of the ice."""
+    low, high = depths(kind, pose, torch.eye(3, dtype=current().dtype))
+    out = torch.nonzero(torch.maximum(-low, high) > thickness / 2).flatten()
+    if len(out):
+        n = int(out[0])
+        raise ValueError(
+            f"specimen.particles.{kind.name}: copy {n} reaches from z={float(low[n]):.0f} to "
+            f"{float(high[n]):.0f} A: must lie within the ice, "
+            f"specimen.ice.thickness={thickness:g}")

@@ -1,0 +1,201 @@
+"""Particles in ice as slices of projected potential, in a view."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from tem_taichi.device import as_tensor, current, present
+from tem_taichi.physics import SCATTERING_TO_POTENTIAL
+from tem_taichi.specimen.damage import damping
+from tem_taichi.specimen.ice import ice_slice, mean_potential
+from tem_taichi.specimen.ice_shape import depth_range, fill
+from tem_taichi.specimen.kinds import Kind
+from tem_taichi.specimen.poses import Poses
+from tem_taichi.specimen.potential import render
+from tem_taichi.specimen.splatting import narrow
+from tem_taichi.specimen.view import View
+
+if TYPE_CHECKING:
+    from tem_taichi.specimen.particles import Ice, ParticlesInIce
+
+
+BATCH = 1_000_000
+"""Scatterers rendered at once: bounds the memory of crowded scenes."""
+
+
+def depths(
+    kind: Kind, pose: Poses, rotation: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Least and largest z [A] of the scatterers of each copy, after a rotation, (copies,)."""
+    axis = rotation[2].detach().to(kind.positions)
+    centres = as_tensor(pose.positions).detach() @ axis
+    rows = axis @ as_tensor(pose.rotations).detach()  # (copies, 3)
+    if len(centres) == 0:
+        return centres, centres
+    at_once = max(1, BATCH // len(kind.positions))
+    reach = [(z.amin(1), z.amax(1)) for z in
+             (part @ kind.positions.detach().T for part in rows.split(at_once))]
+    low, high = (torch.cat(bound) for bound in zip(*reach, strict=True))
+    return centres + low, centres + high
+
+
+_STREAM = 1 << 35
+"""Random streams of ice, apart from those of noise, tilts, placement and motion."""
+
+
+def extent(
+    specimen: "ParticlesInIce", rotation: torch.Tensor, field: tuple[float, float] = (0.0, 0.0)
+) -> tuple[float, float]:
+    """Least and largest z [A] of all scatterers in a view; (0, 0) if there are none.
+
+    Args:
+        specimen: particles, and ice where that has a structure.
+        rotation: specimen to image frame, (3, 3).
+        field: width and height of the view [A], over which ice is needed.
+    """
+    ends = [depths(kind, pose, rotation)
+            for kind, pose in zip(specimen.kinds, specimen.poses, strict=True)
+            if len(pose.positions)]
+    bounds = [(float(low.min()), float(high.max())) for low, high in ends]
+    if specimen.ice.structured:
+        bounds.append(depth_range(specimen.ice.layer, rotation, *field))
+    return (min((low for low, _ in bounds), default=0.0),
+            max((high for _, high in bounds), default=0.0))
+
+
+def slices(
+    specimen: "ParticlesInIce", view: View, first: int, count: int, depth: str = "nearest"
+) -> torch.Tensor:
+    """Projected potential of slices first .. first + count - 1 of a view.
+
+    Args:
+        specimen: particles.
+        view: how they lie and how they are sliced.
+        first: number of the first slice.
+        count: how many.
+        depth: see `potential.depth_weights`.
+
+    Returns:
+        Band-limited slices (count, ny, nx) [V A] relative to the ice; complex where the view has
+        an absorption or a contrast, the imaginary part being that of the potential.
+    """
+    ice = specimen.ice
+    layers = _splatted(specimen, view, first, count, depth)
+    scale = SCATTERING_TO_POTENTIAL / view.pixel_size**2
+    left = (damping(view.shape, view.pixel_size, view.exposure, view.voltage)
+            if present(view.exposure) and layers else None)
+    device = current()
+    potential = absorbing = taken = None
+    if layers:
+        displaced = layers.get("displaced", 0.0)
+        # Narrowing works in place, on arrays that are needed nowhere else.
+        potential = narrow(layers["group"] + displaced * ice.potential, scale, left)
+        if view.absorption is not None:
+            absorbing = layers["absorbing"] * ice.particle_absorption + displaced
+            absorbing = narrow(absorbing, scale, left) * view.absorption
+        if ice.structured and "displaced" in layers:
+            taken = -narrow(layers["displaced"].clone(), scale) / view.slice_thickness
+    if view.contrast is not None and potential is not None:
+        contrast = as_tensor(view.contrast)
+        potential, absorbing = potential * (1 - contrast**2).sqrt(), potential * contrast
+    if ice.structured:
+        structure = _structure(ice, view, first, count, taken)
+        potential = structure if potential is None else potential + structure
+    if potential is None:
+        return torch.zeros((count, *view.shape), dtype=device.dtype, device=device.torch_device)
+    return potential if absorbing is None else torch.complex(potential, absorbing)
+
+
+def _splatted(
+    specimen: "ParticlesInIce", view: View, first: int, count: int, depth: str
+) -> dict[str, torch.Tensor]:
+    """What `Kind` names, summed over all copies in some slices; empty where there are none."""
+    names = ["group"] + (["displaced"] if present(specimen.ice.potential) else []) + (
+        ["absorbing"] if view.absorption is not None else [])
+    device = current()
+    layers: dict[str, torch.Tensor] = {}
+    for kind, pose in zip(specimen.kinds, specimen.poses, strict=True):
+        for template, pixels in _in_slices(kind, pose, view, first, count):
+            for name in names if len(pixels) else ():
+                if name not in layers:
+                    layers[name] = torch.zeros((count, *view.shape), dtype=device.dtype,
+                                               device=device.torch_device)
+                if getattr(kind, name) is not None:
+                    layers[name] = render(
+                        layers[name], [getattr(kind, name).take(template)], pixels,
+                        view.pixel_size, first_slice=first, n_slices=view.n_slices, depth=depth)
+    return layers
+
+
+def _structure(
+    ice: "Ice", view: View, first: int, count: int, displaced: torch.Tensor | None
+) -> torch.Tensor:
+    """Random potential of the ice, where particles leave it room, and that of a carbon film.
+
+    Args:
+        ice: granular, or with a film.
+        view: how it lies.
+        first: number of the first slice.
+        count: how many.
+        displaced: part of each column that particles take, (count, ny, nx).
+
+    Returns:
+        (count, ny, nx) [V A] relative to the ice's mean.
+    """
+    thickness = view.slice_thickness
+    materials = ["ice"] + (["carbon"] if present(ice.layer.carbon_thickness) else [])
+    out: list[torch.Tensor] = []
+    for n in range(count):
+        entrance = view.entrance + (first + n) * thickness
+        # Slices begin at multiples of their thickness: the same number for whatever is around.
+        number = round(entrance / thickness)
+        total = torch.zeros(view.shape, dtype=current().dtype, device=current().torch_device)
+        for material in materials:
+            part = fill(ice.layer, view.rotation, view.shape, view.pixel_size, entrance,
+                        entrance + thickness, material, view.shift)
+            if float(part.detach().max()) == 0:
+                continue
+            if material == "carbon":
+                total = total + part * thickness * (mean_potential("carbon") - ice.potential)
+            elif displaced is not None:
+                part = part - displaced[n]
+            if present(ice.granularity):
+                # The variance is that of the filled part; its root has no gradient at zero.
+                part = part.clamp(0, 1)
+                total = total + part / (part + 1e-4).sqrt() * ice_slice(
+                    view.shape, view.pixel_size, thickness, ice.seed, _STREAM + view.stream,
+                    number, ice.granularity, material)
+        out.append(total)
+    return torch.stack(out)
+
+
+def _in_slices(
+    kind: Kind, pose: Poses, view: View, first: int, count: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Scatterers of a kind in some slices and the field: number in the kind, and pixels."""
+    ny, nx = view.shape
+    low = view.entrance + (first - 1) * view.slice_thickness
+    high = view.entrance + (first + count + 1) * view.slice_thickness
+    half_x, half_y = nx * view.pixel_size / 2, ny * view.pixel_size / 2
+    scale = as_tensor([view.pixel_size, view.pixel_size, view.slice_thickness])
+    origin = as_tensor([nx // 2, ny // 2, -view.entrance / view.slice_thickness])
+    centres = as_tensor(pose.positions) @ view.rotation.T
+    centres = torch.cat([centres[:, :2] + view.shift, centres[:, 2:]], dim=1)
+    r = kind.radius
+    seen = torch.nonzero((centres[:, 2] > low - r) & (centres[:, 2] < high + r)
+                         & (centres[:, 0].abs() < half_x + r)
+                         & (centres[:, 1].abs() < half_y + r)).flatten()
+    rotations = view.rotation @ as_tensor(pose.rotations)
+    at_once = max(1, BATCH // len(kind.positions))
+    for copies in seen.split(at_once):
+        for begin in range(0, len(kind.positions), BATCH):
+            part = kind.positions[begin:begin + BATCH]
+            placed = (torch.einsum("cij,nj->cni", rotations[copies], part)
+                      + centres[copies, None, :]).reshape(-1, 3)
+            pixels = placed / scale + origin
+            inside = torch.nonzero((pixels[:, 0] > -0.5) & (pixels[:, 0] < nx - 0.5)
+                                   & (pixels[:, 1] > -0.5) & (pixels[:, 1] < ny - 0.5)
+                                   & (pixels[:, 2] > first - 1)
+                                   & (pixels[:, 2] < first + count + 1)).flatten()
+            yield inside.remainder(len(part)) + begin, pixels[inside]
