@@ -26,7 +26,7 @@ from experiments.ctf_simulated import (
 from tem_taichi.estimate.ctf_fit import fit_micrograph
 from tem_taichi.estimate.ctf_tilt import fit_tilted_micrograph
 from tem_taichi.grid import squared_frequencies
-from tem_taichi.instrument.exposure import optics
+from tem_taichi.instrument import optics
 
 AMPLITUDE_CONTRAST = 0.07
 DOSE, B_FACTOR = 30.0, 60.0  # [e-/A^2], [A^2]

@@ -16,7 +16,7 @@ from tem_taichi.device import init
 from tem_taichi.export.preview import block_mean
 from tem_taichi.instrument.forward import exit_wave, view_of
 from tem_taichi.series.build import build_specimen
-from tem_taichi.series.simulate import plan
+from tem_taichi.series.plan import plan
 from tem_taichi.specimen.slicing import slices
 
 FILE = Path(__file__).parent / "figures" / "overview.png"

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from tem_taichi.noise.likelihood import log_prob
     from tem_taichi.scene.load import load_scene
     from tem_taichi.scene.settings import Scene
-    from tem_taichi.series.simulate import TiltSeries, simulate
+    from tem_taichi.series.record import TiltSeries
+    from tem_taichi.series.simulate import simulate
     from tem_taichi.specimen.atoms import Atoms, read_structure
     from tem_taichi.specimen.potential import slice_potential
 
@@ -31,11 +32,13 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Atoms": "structures", "Detector": "detector", "Optics": "optics", "Scene": "config",
-    "TiltSeries": "pipeline", "ctf": "optics", "detect": "detector",
-    "expected_counts": "detector", "form_image": "optics", "init": "device",
-    "load_scene": "scene", "log_prob": "likelihood", "multislice": "propagation",
-    "read_structure": "structures", "simulate": "pipeline", "slice_potential": "potential",
+    "Atoms": "specimen.atoms", "Detector": "noise.detector", "Optics": "instrument.optics",
+    "Scene": "scene.settings", "TiltSeries": "series.record", "ctf": "instrument.optics",
+    "detect": "noise.detector", "expected_counts": "noise.detector",
+    "form_image": "instrument.optics", "init": "device", "load_scene": "scene.load",
+    "log_prob": "noise.likelihood", "multislice": "instrument.multislice",
+    "read_structure": "specimen.atoms", "simulate": "series.simulate",
+    "slice_potential": "specimen.potential",
 }
 
 # Taichi greets on standard output when imported; a program that prints results should not.

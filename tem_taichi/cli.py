@@ -14,7 +14,7 @@ from tem_taichi.progress import progress
 
 if TYPE_CHECKING:
     from tem_taichi.scene.settings import Scene
-    from tem_taichi.series.simulate import Plan
+    from tem_taichi.series.plan import Plan
     from tem_taichi.specimen.particles import ParticlesInIce
 
 COMMAND = "simulate"
@@ -207,7 +207,7 @@ def prepare(scene: "Scene", read: Sequence[str] = (),
     from tem_taichi.device import init
     from tem_taichi.series.build import build_specimen
     from tem_taichi.series.cost import DAY, check_memory, check_time, foreseen_time, least_time
-    from tem_taichi.series.simulate import plan
+    from tem_taichi.series.plan import plan
 
     if not (may_exist and Path(scene.output).expanduser().is_dir()):
         check_output(scene, read)

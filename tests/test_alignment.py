@@ -2,15 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tem_taichi.export.alignment import (
-    particles_in_tomogram,
-    project,
-    to_tomogram,
-    tomogram_height,
-    true_alignment,
-)
+from tem_taichi.export.alignment import particles_in_tomogram, project, to_tomogram, true_alignment
 from tem_taichi.rotations import euler_to_matrix, tilt_rotation
 from tem_taichi.scene.settings import Ice, Scene, Specimen
+from tem_taichi.series.record import tomogram_height
 
 
 def rotation(axis: str, degrees: float) -> np.ndarray:

@@ -32,8 +32,8 @@ from tem_taichi.compat.tem_simulator_particle import (
 from tem_taichi.instrument.optics import Optics
 from tem_taichi.noise.detector import Detector
 from tem_taichi.rotations import tilt_rotation
+from tem_taichi.specimen import cross_sections
 from tem_taichi.specimen.atoms import Atoms, read_structure
-from tem_taichi.specimen.particles import cross_sections
 
 OPTICS = Optics(defocus=2e4, spherical_aberration=2.0, chromatic_aberration=2.0, energy_spread=1.3,
                 convergence=0.1, aperture=50.0, focal_length=3.0)

@@ -18,7 +18,7 @@ from tem_taichi.estimate.ctf_fit import CtfFit, fit_micrograph, fit_particles, f
 from tem_taichi.estimate.ctf_pool import Pooled
 from tem_taichi.estimate.ctf_search import CtfSearch
 from tem_taichi.estimate.spectra import centred_frequencies
-from tem_taichi.instrument.exposure import optics
+from tem_taichi.instrument import optics
 
 LENS = ctf_hostile.LENS
 REAL = 1.3995525, 200.0, 1.4, 0.1

@@ -20,7 +20,7 @@ from tem_taichi.estimate.ctf_model import Elements, Lens, Rings
 from tem_taichi.estimate.ctf_search import CtfSearch
 from tem_taichi.estimate.ctf_tilt import fit_stack
 from tem_taichi.estimate.spectra import centred_frequencies
-from tem_taichi.instrument.exposure import optics
+from tem_taichi.instrument import optics
 from tem_taichi.physics import wavelength
 
 PIXEL_SIZE, VOLTAGE, CS, Q = 1.35, 300.0, 2.7, 0.07

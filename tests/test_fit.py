@@ -28,7 +28,7 @@ from tem_taichi.recipes import ctf as recipe_ctf
 from tem_taichi.recipes.input import series_table
 from tem_taichi.recipes.settings import RECIPES, read_recipe
 from tem_taichi.scene.load import CONFIG_FOLDER, load_scene
-from tem_taichi.series.simulate import plan
+from tem_taichi.series.plan import plan
 from tem_taichi.simulate import main as simulate
 
 CAMERA = Detector("integrating", gain=10.0, mtf=(0.7, 0.2, 0.1, 10.0, 40.0), dqe=0.4)

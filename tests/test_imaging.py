@@ -172,8 +172,8 @@ def test_an_amplitude_contrast_is_that_of_particles_alone(mode, contrast):
 def test_particles_have_the_same_contrast_in_grains_and_in_a_continuum(double):
     """Grains so weak that nothing else differs."""
     atoms = random_atoms(300, 80.0, 20.0)
-    waves = [exit_wave(ParticlesInIce((kind_of(atoms),), (Poses(np.zeros((1, 3)), np.eye(3)[None]),),
-                                Ice(200.0, 4.48, granularity=granularity)),
+    kinds, poses = (kind_of(atoms),), (Poses(np.zeros((1, 3)), np.eye(3)[None]),)
+    waves = [exit_wave(ParticlesInIce(kinds, poses, Ice(200.0, 4.48, granularity=granularity)),
                        Instrument((48, 48), (72, 72), 2.0, amplitude_contrast=0.1), Exposure())[0]
              for granularity in (0.0, 1e-6)]
     assert float(waves[0].abs().mean()) < 0.99995  # so that there is something to compare

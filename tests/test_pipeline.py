@@ -24,7 +24,7 @@ from tem_taichi.scene.settings import (
 from tem_taichi.scene.settings import Specimen as SpecimenConfig
 from tem_taichi.series.build import build_specimen
 from tem_taichi.series.cost import foreseen_time
-from tem_taichi.series.simulate import plan
+from tem_taichi.series.plan import plan
 
 
 @pytest.fixture

@@ -36,7 +36,8 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def small_machine(monkeypatch):
     """A container of 2 GB."""
-    for place in ("machine.memory_limit", "cost.memory_limit", "files.packed.memory_limit"):
+    for place in ("machine.memory_limit", "series.cost.memory_limit",
+                  "files.packed.memory_limit"):
         monkeypatch.setattr(f"tem_taichi.{place}", lambda: 2e9)
 
 
@@ -117,7 +118,7 @@ def test_force_lets_it_run(here):
 def test_maps_take_little_memory():
     """All of whose voxels are kept: 414 bytes each before, 90 to 130 now; 140 are reckoned with."""
     code = ("import numpy as np, tem_taichi; tem_taichi.init('cpu')\n"
-            "from tem_taichi.specimen.particles import map_gaussians\n"
+            "from tem_taichi.specimen.maps import map_gaussians\n"
             "def peak(): return int(open('/proc/self/status').read().split('VmHWM:')[1]"
             ".split()[0])\n"
             "v = np.random.default_rng(0).standard_normal((128,) * 3).astype(np.float32)\n"

@@ -76,7 +76,7 @@ def test_chunks_and_batches_are_the_whole(molecule, monkeypatch):
     scene = scene_of(a=dict(structure=molecule, count=12), size=[80.0, 80.0])
     specimen, view = build_specimen(scene), view_of(tilt_rotation(20.0), n_slices=30)
     whole = slices(specimen, view, 0, 30)
-    monkeypatch.setattr("tem_taichi.specimen.view.BATCH", 11)
+    monkeypatch.setattr("tem_taichi.specimen.slicing.BATCH", 11)
     pieces = torch.cat([slices(specimen, view, first, 5) for first in range(0, 30, 5)])
     assert float((whole - pieces).abs().max()) < 1e-5 * float(whole.max())  # order of float32 sums
     low, high = extent(specimen, view.rotation)

@@ -20,7 +20,7 @@ from tem_taichi.scene.settings import (
     Stack,
     Tilts,
 )
-from tem_taichi.series.simulate import TiltSeries
+from tem_taichi.series.record import TiltSeries
 from tem_taichi.series.tilts import tilt_table
 
 PARTICLES = pd.DataFrame({

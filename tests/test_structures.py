@@ -11,8 +11,8 @@ from scipy.spatial import cKDTree
 
 from tem_taichi import device
 from tem_taichi.files import pdb as pdb_files
+from tem_taichi.specimen import assemblies, hydrogens
 from tem_taichi.specimen.atoms import Atoms, concatenate, displaced_volumes, read_structure
-from tem_taichi.specimen.particles import assemblies, hydrogens
 
 ICE_MOLECULE = 1e3 / 30.75
 

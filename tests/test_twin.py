@@ -12,7 +12,8 @@ from tem_taichi.estimate.twin_table import complete_table
 from tem_taichi.scene.load import load_scene
 from tem_taichi.scene.settings import Camera, Imaging, Interaction, Microscope, Scene, Tilts
 from tem_taichi.scene.specimen import Ice, Particle, Specimen
-from tem_taichi.series.simulate import TiltSeries, simulate
+from tem_taichi.series.record import TiltSeries
+from tem_taichi.series.simulate import simulate
 
 ANGLES = [0.0, 15.0, -15.0, -30.0, 30.0, 45.0, -45.0, -60.0, 60.0]
 SETTINGS = TwinSettings(tile=32, masses=(100.0, 500.0, 2500.0), seed=5)

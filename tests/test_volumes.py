@@ -27,7 +27,7 @@ from tem_taichi.specimen.fiducials import gold_kind
 from tem_taichi.specimen.globules import globule_kind
 from tem_taichi.specimen.membranes import HALF_THICKNESS, vesicle_kind
 from tem_taichi.specimen.particles import Ice as IceOf
-from tem_taichi.specimen.particles import Specimen as SpecimenOf
+from tem_taichi.specimen.particles import ParticlesInIce
 from tem_taichi.specimen.poses import Poses
 
 
@@ -149,7 +149,7 @@ def test_masks_are_solid(name, voxel):
     kind, inner, outer = BODIES[name]
     n, centre = 2 * math.ceil((outer + 25) / voxel), np.array([1.3, -0.7, 0.4])
     rotation = random_rotations(1, np.random.default_rng(0))
-    specimen = SpecimenOf((kind,), (Poses(centre[None], rotation),))
+    specimen = ParticlesInIce((kind,), (Poses(centre[None], rotation),))
     mask = solid(scatterer_labels(specimen, (n, n, n), voxel), voxel)
     z, y, x = (np.mgrid[:n, :n, :n] - n // 2) * voxel
     r = np.sqrt((x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2)

@@ -26,7 +26,7 @@ from tem_taichi.scene.show import to_yaml
 from tem_taichi.scene.specimen import Ice, Particle, Specimen
 from tem_taichi.series.build import build_specimen
 from tem_taichi.series.cost import foreseen_time
-from tem_taichi.series.simulate import plan
+from tem_taichi.series.plan import plan
 from tem_taichi.specimen.absorption import mean_free_path, protein_potentials
 
 _WHITE = 1.2

@@ -11,7 +11,6 @@ setProjectionMatrix), and IMOD's with x_tilt = 0. Without errors of the axis z_r
 axis angle, y_tilt the tilt angle and x_tilt 0.
 """
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ from scipy.spatial.transform import Rotation
 
 from tem_taichi.files.particles import ANGLES, POSITION
 from tem_taichi.rotations import euler_to_matrix, matrix_to_euler
-from tem_taichi.scene.settings import Scene
 
 Array = NDArray[np.float64]
 
@@ -33,15 +31,6 @@ def to_tomogram(axis_angle: float) -> Array:
         axis_angle: nominal, of the tilt axis from +y, counter-clockwise [deg].
     """
     return Rotation.from_euler("z", -axis_angle, degrees=True).as_matrix()
-
-
-def tomogram_height(scene: Scene) -> int:
-    """Voxels along z of a tomogram that holds the ice wherever it is in the field, even."""
-    ice, (ny, nx) = scene.specimen.ice, scene.shape
-    thickness = max(ice.thickness, ice.edge_thickness or 0.0)
-    rise = (abs(ice.slope[0]) * nx + abs(ice.slope[1]) * ny) * scene.pixel_size
-    height = math.ceil((thickness + rise) / scene.pixel_size)
-    return height + height % 2
 
 
 def true_alignment(tilts: pd.DataFrame, axis_angle: float) -> pd.DataFrame:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from tem_taichi.export.alignment import tomogram_height, true_alignment
+from tem_taichi.export.alignment import true_alignment
 from tem_taichi.files.mrc import smallest_type, write_mrc
 from tem_taichi.scene.settings import Scene
-from tem_taichi.series.simulate import TiltSeries
+from tem_taichi.series.record import TiltSeries, tomogram_height
 
 
 def write_aretomo(folder: Path, scene: Scene, series: TiltSeries) -> None:

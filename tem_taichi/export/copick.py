@@ -20,7 +20,7 @@ from tem_taichi.files.zarr import write_ome_zarr
 from tem_taichi.rotations import euler_to_matrix
 from tem_taichi.scene.settings import Scene
 from tem_taichi.scene.specimen import copick_name
-from tem_taichi.series.simulate import TiltSeries
+from tem_taichi.series.record import TiltSeries
 
 _USER = "tem-taichi"
 _SESSION = "0"

@@ -17,7 +17,7 @@ from tem_taichi.files.tiff import write_tiff
 from tem_taichi.files.tilts import image_names, write_mdoc
 from tem_taichi.scene.settings import Scene
 from tem_taichi.series.build import build_specimen
-from tem_taichi.series.simulate import TiltSeries
+from tem_taichi.series.record import TiltSeries
 from tem_taichi.specimen.particles import ParticlesInIce
 
 _SERIES: dict[str, Callable[[Path, Scene, TiltSeries], None]] = {

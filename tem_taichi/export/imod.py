@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from tem_taichi.export.alignment import (
     particles_in_tomogram,
     project,
-    tomogram_height,
     true_alignment,
     write_transforms,
 )
 from tem_taichi.files.mrc import smallest_type, write_mrc
 from tem_taichi.files.tilts import write_rawtlt
 from tem_taichi.scene.settings import Scene
-from tem_taichi.series.simulate import TiltSeries
+from tem_taichi.series.record import TiltSeries, tomogram_height
 
 Array = NDArray[np.float64]
 

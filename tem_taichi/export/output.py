@@ -17,7 +17,7 @@ from tem_taichi.files.particles import write_particles
 from tem_taichi.files.tilts import image_names
 from tem_taichi.scene.settings import Scene, doubts
 from tem_taichi.scene.show import to_yaml
-from tem_taichi.series.simulate import TiltSeries
+from tem_taichi.series.record import TiltSeries
 from tem_taichi.specimen.particles import ParticlesInIce
 from tem_taichi.versions import versions
 from tem_taichi.waiting import waiting

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tem_taichi.export.alignment import tomogram_height, true_alignment
+from tem_taichi.export.alignment import true_alignment
 from tem_taichi.export.visibility import listed_in_tomogram
 from tem_taichi.files.mrc import smallest_type, write_mrc
 from tem_taichi.files.particles import star_table, write_particles
 from tem_taichi.files.tilts import image_names
 from tem_taichi.scene.settings import Scene
-from tem_taichi.series.simulate import TiltSeries
+from tem_taichi.series.record import TiltSeries, tomogram_height
 
 HAND = 1
 """rlnTomoHand: the sign of the change of defocus along z of the projected tomogram."""

@@ -18,7 +18,7 @@ from tem_taichi.files.mrc import smallest_type, write_mrc
 from tem_taichi.files.particles import ANGLES, POSITION
 from tem_taichi.rotations import euler_to_matrix
 from tem_taichi.scene.settings import Scene
-from tem_taichi.series.simulate import TiltSeries
+from tem_taichi.series.record import TiltSeries
 
 
 def write_shrec(folder: Path, scene: Scene, series: TiltSeries, volumes: Volumes) -> None:

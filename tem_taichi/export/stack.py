@@ -17,7 +17,7 @@ from tem_taichi.files.particles import ANGLES, KIND, POSITION, star_table
 from tem_taichi.instrument.distortion import anisotropic
 from tem_taichi.rotations import euler_to_matrix, matrix_to_euler, tilt_rotation
 from tem_taichi.scene.settings import Scene
-from tem_taichi.series.simulate import TiltSeries
+from tem_taichi.series.record import TiltSeries
 
 Array = NDArray[np.float64]
 

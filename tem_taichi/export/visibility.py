@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tem_taichi.export.alignment import particles_in_tomogram, tomogram_height
+from tem_taichi.export.alignment import particles_in_tomogram
 from tem_taichi.export.stack import particle_views
 from tem_taichi.files.particles import POSITION
 from tem_taichi.scene.settings import Scene
-from tem_taichi.series.simulate import TiltSeries
+from tem_taichi.series.record import TiltSeries, tomogram_height
 
 
 def in_box(points: NDArray[np.float64], shape: tuple[int, int, int],

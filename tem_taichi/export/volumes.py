@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from tem_taichi.device import as_tensor
-from tem_taichi.export.alignment import tomogram_height
 from tem_taichi.export.reconstruction import back_project
 from tem_taichi.export.visibility import in_field
 from tem_taichi.files.mrc import write_mrc
 from tem_taichi.scene.settings import Scene
-from tem_taichi.series.simulate import TiltSeries
+from tem_taichi.series.record import TiltSeries, tomogram_height
 from tem_taichi.specimen.kinds import Kind
 from tem_taichi.specimen.particles import Ice, ParticlesInIce
 from tem_taichi.specimen.poses import Poses

@@ -20,7 +20,7 @@ from tem_taichi.files.mrc import mrc_mode, smallest_type, write_mrc
 from tem_taichi.files.particles import star_table
 from tem_taichi.files.tilts import image_names, write_mdoc, write_rawtlt
 from tem_taichi.scene.settings import Scene
-from tem_taichi.series.simulate import TiltSeries
+from tem_taichi.series.record import TiltSeries
 
 _FRAMES = "warp_frameseries"
 

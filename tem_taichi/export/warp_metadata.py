@@ -8,7 +8,7 @@ import pandas as pd
 
 from tem_taichi.export.relion5 import tomogram_size
 from tem_taichi.scene.settings import Scene
-from tem_taichi.series.simulate import TiltSeries
+from tem_taichi.series.record import TiltSeries
 
 
 def metadata_text(scene: Scene, series: TiltSeries, aligned: pd.DataFrame,

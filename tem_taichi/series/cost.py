@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from tem_taichi.device import current
-from tem_taichi.export.alignment import tomogram_height
 from tem_taichi.instrument.exposure import Exposure, Instrument
 from tem_taichi.instrument.forward import exit_wave, group_size, view_of
 from tem_taichi.instrument.imaging import intensity
@@ -19,6 +18,7 @@ from tem_taichi.noise.detector import detect
 from tem_taichi.rotations import tilt_rotation
 from tem_taichi.scene.settings import Scene
 from tem_taichi.series.build import ice_of
+from tem_taichi.series.record import tomogram_height
 from tem_taichi.specimen.ice_shape import depth_range
 from tem_taichi.specimen.particles import ParticlesInIce
 from tem_taichi.specimen.slicing import BATCH

@@ -1,0 +1,93 @@
+"""What a scene asks for, checked before anything is computed: instrument and exposures."""
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+from scipy.fft import next_fast_len
+
+from tem_taichi.instrument.exposure import Exposure, Instrument
+from tem_taichi.instrument.optics import Optics
+from tem_taichi.noise.cameras import detector_from_config
+from tem_taichi.physics import wavelength
+from tem_taichi.scene.settings import Scene
+from tem_taichi.series.cost import check_memory, check_time, least_time
+from tem_taichi.series.tilts import tilt_table
+
+_MAX_WAVE = 32768
+"""Pixels along a side; beyond it one wave fills a large GPU."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a scene asks for, checked: the instrument and one exposure an image."""
+
+    instrument: Instrument
+    exposures: list[Exposure]
+    """In the order of the stack."""
+    tilts: pd.DataFrame
+    """See `geometry.tilt_table`; one row an exposure."""
+    memory: float
+    """That a run takes, within about a third; on a CPU [bytes]."""
+
+
+def plan(scene: Scene) -> Plan:
+    """Grids, tilts and detector of a scene.
+
+    The margin keeps what scatters at the detector's Nyquist frequency from wrapping around: at
+    defocus D it travels wavelength D / (2 pixel). Grids are even and factor well.
+
+    Raises:
+        ValueError: as `tilt_table` and `detector_from_config`, or if the machine has too little
+            memory, which its system would otherwise answer by killing the program, or it takes
+            more than a day and the scene does not say force.
+    """
+    tilts = tilt_table(scene)
+    try:
+        detector = detector_from_config(scene.detector)
+    except (ValueError, OSError) as error:
+        text = str(error)
+        raise ValueError(text if text.startswith("detector") else f"detector.{text}") from error
+    settings, microscope = scene.interaction, scene.microscope
+    margin = settings.margin
+    if margin is None:
+        defocus = tilts[["defocus_u", "defocus_v"]].abs().to_numpy().max()
+        margin = wavelength(microscope.voltage) * defocus / (2 * scene.pixel_size)
+        # What the projector brings in from beyond the field.
+        margin += (abs(scene.optics.magnification_anisotropy) / 2 * scene.pixel_size
+                   * max(scene.shape))
+    twice = round(2 * settings.oversampling)
+    sizes = []
+    for n in scene.shape:
+        least = math.ceil((n + 2 * margin / scene.pixel_size) / 2)
+        while least * twice % 2 or any(next_fast_len(f) != f for f in (least, least * twice)):
+            least += 1
+        sizes.append((2 * least, least * twice))
+    (ny, wy), (nx, wx) = sizes
+    if max(wy, wx) > _MAX_WAVE:
+        raise ValueError(
+            f"shape={list(scene.shape)}: with interaction.margin={margin:.0f} A the wave has {wy} "
+            f"x {wx} pixels: must be at most {_MAX_WAVE}; lower shape, interaction.margin (null = "
+            "by the defocus) or oversampling, or enlarge pixel_size")
+    instrument = Instrument(
+        (ny, nx), (wy, wx), scene.pixel_size, microscope.voltage,
+        scene.optics.amplitude_contrast, settings.mode, settings.slice_thickness, settings.depth,
+        detector, scene.optics.magnification_anisotropy, scene.optics.magnification_angle,
+        microscope.energy_filter, scene.specimen.damage)
+    angles = tilts["tilt_angle"].to_numpy()
+    memory = check_memory(scene, instrument, angles)
+    check_time(scene, least_time(scene, instrument, angles), len(angles))
+    lens = {name: getattr(microscope, name) for name in (
+        "spherical_aberration", "chromatic_aberration", "energy_spread", "convergence",
+        "aperture", "focal_length")}
+    lens |= {name: getattr(scene.optics, name) for name in (
+        "coma", "coma_angle", "trefoil", "trefoil_angle")}
+    lens |= dict(zip(("beam_tilt_x", "beam_tilt_y"), scene.optics.beam_tilt, strict=True))
+    exposures = [
+        Exposure(
+            Optics(defocus=(t.defocus_u + t.defocus_v) / 2, astigmatism=t.defocus_u - t.defocus_v,
+                   astigmatism_angle=t.astigmatism_angle, phase_shift=t.phase_shift, **lens),
+            t.tilt_angle, t.axis_angle, t.shift_x, t.shift_y, t.dose, t.prior_dose,
+            int(t.acquisition_index) * scene.movie.frames)
+        for t in tilts.itertuples()]
+    return Plan(instrument, exposures, tilts, memory)
