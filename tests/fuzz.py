@@ -21,7 +21,7 @@ import yaml
 from tem_taichi.cli import prepare, run
 from tem_taichi.recipes.settings import RECIPES, read_recipe
 from tem_taichi.scene.load import load_scene
-from tem_taichi.scene.settings import Particle, Scene
+from tem_taichi.scene.settings import ParticleSettings, Scene
 
 SCENE = {
     "defaults": ["simulate", {"override specimen": "empty"}, "_self_"],
@@ -54,9 +54,9 @@ def keys(kind: type, at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
         yield (*at, name)
         if dataclasses.is_dataclass(hint):
             yield from keys(hint, (*at, name))
-        elif Particle in get_args(hint):
+        elif ParticleSettings in get_args(hint):
             for particle in SCENE["specimen"]["particles"]:
-                yield from keys(Particle, (*at, name, particle))
+                yield from keys(ParticleSettings, (*at, name, particle))
 
 
 def put(content: dict[str, Any], key: tuple[str, ...], value: Any) -> None:

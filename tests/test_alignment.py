@@ -4,7 +4,7 @@ import pytest
 
 from tem_taichi.export.alignment import particles_in_tomogram, project, to_tomogram, true_alignment
 from tem_taichi.rotations import euler_to_matrix, tilt_rotation
-from tem_taichi.scene.settings import Ice, Scene, Specimen
+from tem_taichi.scene.settings import IceSettings, Scene, SpecimenSettings
 from tem_taichi.series.record import tomogram_height
 
 
@@ -68,8 +68,8 @@ def test_particles_are_turned_with_the_frame(double):
     ({}, 50), ({"thickness": 101.0}, 52), ({"hole_radius": 500.0, "edge_thickness": 140.0}, 70),
     ({"slope": [0.1, -0.2]}, 60)])
 def test_tomogram_holds_the_ice(ice, height):
-    given = Ice(**{"thickness": 100.0, **ice})
-    scene = Scene(shape=[40, 20], pixel_size=2.0, specimen=Specimen(ice=given))
+    given = IceSettings(**{"thickness": 100.0, **ice})
+    scene = Scene(shape=[40, 20], pixel_size=2.0, specimen=SpecimenSettings(ice=given))
     assert tomogram_height(scene) == height
 
 

@@ -18,15 +18,15 @@ from tem_taichi import simulate
 from tem_taichi.export.formats import write_formats
 from tem_taichi.rotations import euler_to_matrix, matrix_to_euler
 from tem_taichi.scene.settings import (
-    Compute,
-    Ice,
-    Imaging,
-    Interaction,
-    Particle,
+    ComputeSettings,
+    IceSettings,
+    InteractionSettings,
+    OpticsSettings,
+    ParticleSettings,
     Scene,
-    Specimen,
-    TiltErrors,
-    Tilts,
+    SpecimenSettings,
+    TiltErrorSettings,
+    TiltSettings,
 )
 
 PIXEL, AXIS = 3.0, 85.0
@@ -42,18 +42,18 @@ def made(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     (folder / "au.pdb").write_text("HETATM    1 AU   AU  A   1       0.000   0.000   0.000"
                                    "  1.00 80.00          AU\nEND\n")
-    atoms = Particle(structure=str(folder / "au.pdb"), placement="listed",
-                     positions=POSITIONS.tolist())
+    atoms = ParticleSettings(structure=str(folder / "au.pdb"), placement="listed",
+                             positions=POSITIONS.tolist())
     scene = Scene(
         name="gold", seed=3, shape=list(request.param), pixel_size=PIXEL, dose=400.0,
         formats=["warp", "aretomo", "imod"],
-        specimen=Specimen(ice=Ice(thickness=130.0, potential=0.0, granularity=0.0), damage=0.0,
-                          particles={"au": atoms}),
-        optics=Imaging(defocus=0.0, astigmatism=-30.0, astigmatism_angle=80.0, phase_shift=5.0,
-                       amplitude_contrast=0.5),
-        tilts=Tilts(minimum=-60, maximum=60, step=20, axis_angle=AXIS,
-                    errors=TiltErrors(shift=6.0, angle=0.5)),
-        interaction=Interaction(margin=30.0), compute=Compute(arch="cpu"))
+        specimen=SpecimenSettings(ice=IceSettings(thickness=130.0, potential=0.0, granularity=0.0),
+                                  damage=0.0, particles={"au": atoms}),
+        optics=OpticsSettings(defocus=0.0, astigmatism=-30.0, astigmatism_angle=80.0,
+                              phase_shift=5.0, amplitude_contrast=0.5),
+        tilts=TiltSettings(minimum=-60, maximum=60, step=20, axis_angle=AXIS,
+                           errors=TiltErrorSettings(shift=6.0, angle=0.5)),
+        interaction=InteractionSettings(margin=30.0), compute=ComputeSettings(arch="cpu"))
     series = simulate(scene)
     out = folder / "out"
     out.mkdir()
@@ -204,7 +204,7 @@ def test_aretomos_alignment_is_imods(made):
 
 def test_beads_are_known_by_their_kind_not_their_name(made, tmp_path):
     scene, series, _ = made
-    gold = Particle(fiducial=50.0, placement="listed", positions=[[0.0, 0.0, 0.0]])
+    gold = ParticleSettings(fiducial=50.0, placement="listed", positions=[[0.0, 0.0, 0.0]])
     atoms = replace(scene.specimen.particles["au"])
     kinds = {"markers": gold, "fiducial_like": atoms}
     changed = replace(scene, formats=["imod"],

@@ -6,14 +6,14 @@ import pytest
 
 from tem_taichi.checks import shown
 from tem_taichi.scene.settings import (
-    Camera,
-    Ice,
-    Interaction,
-    Microscope,
-    Particle,
+    DetectorSettings,
+    IceSettings,
+    InteractionSettings,
+    MicroscopeSettings,
+    ParticleSettings,
     Scene,
-    Specimen,
-    Tilts,
+    SpecimenSettings,
+    TiltSettings,
 )
 from tem_taichi.scene.show import documentation
 from tem_taichi.scene.typed import from_plain
@@ -100,7 +100,7 @@ def test_plain_data_becomes_the_scene():
     })
     assert scene == Scene(
         name="5", seed=1000, dose=2.0, shape=[64, 32],
-        specimen=Specimen(ice=Ice(mean_free_path=None), particles={"1": Particle(
+        specimen=SpecimenSettings(IceSettings(mean_free_path=None), {"1": ParticleSettings(
             structure="4v1w", assembly="1", placement="listed", positions=[[1.0, 2.0, 3.0]])}))
     assert type(scene.dose) is float and type(scene.seed) is int and type(scene.shape[1]) is int
 
@@ -110,8 +110,8 @@ def test_nothing_given_is_the_defaults():
 
 
 def test_python_is_checked_as_yaml_is():
-    for make in (lambda: Microscope(voltage=NAN), lambda: Camera(gain=0.0),
-                 lambda: Tilts(scheme="listed"), lambda: Interaction(margin=-1.0)):
+    for make in (lambda: MicroscopeSettings(voltage=NAN), lambda: DetectorSettings(gain=0.0),
+                 lambda: TiltSettings(scheme="listed"), lambda: InteractionSettings(margin=-1.0)):
         with pytest.raises(ValueError, match="must be"):
             make()
 
@@ -130,7 +130,7 @@ def dataclasses_of(kind):
 
 
 def test_every_key_is_documented():
-    for kind in (*dataclasses_of(Scene), Particle):
+    for kind in (*dataclasses_of(Scene), ParticleSettings):
         documented = documentation(kind)
         assert [f.name for f in fields(kind) if not is_dataclass(f.type)
                 and f.name not in documented and f.name != "particles"] == []

@@ -10,7 +10,7 @@ from scipy.special import jv
 from tem_taichi.files.particles import write_particles
 from tem_taichi.rotations import euler_to_matrix
 from tem_taichi.scene.load import load_scene
-from tem_taichi.scene.settings import Ice, Particle, Scene, Specimen
+from tem_taichi.scene.settings import IceSettings, ParticleSettings, Scene, SpecimenSettings
 from tem_taichi.scene.typed import from_plain
 from tem_taichi.series.build import build_specimen, load_kind
 from tem_taichi.series.filaments import along_filaments, helix
@@ -23,9 +23,9 @@ TUBE = dict(globule=50.0, placement="helix", rise=41 / 13, twist=110.769230769,
 
 
 def scene_of(thickness=400.0, size=(800.0, 800.0), seed=0, **particles):
-    return Scene(seed=seed, specimen=Specimen(ice=Ice(thickness=thickness), size=list(size),
-                                              particles={name: Particle(**values)
-                                                         for name, values in particles.items()}))
+    return Scene(seed=seed, specimen=SpecimenSettings(
+        ice=IceSettings(thickness=thickness), size=list(size),
+        particles={name: ParticleSettings(**values) for name, values in particles.items()}))
 
 
 def subunits(**particle) -> np.ndarray:
@@ -46,8 +46,8 @@ def test_positive_twist_is_a_right_handed_screw():
 def test_tobacco_mosaic_virus_is_its_biological_assembly(double, shared):
     """2OM3: the file's 49 operators against the rise and twist (16.34 a turn), atom by atom."""
     file = str(shared / "data" / "atoms" / "2OM3.pdb")
-    particle = Particle(structure=file, placement="helix", rise=1.4076, twist=360 / 16.34,
-                        length=49 * 1.4076, positions=[[0.0, 0.0, 0.0]], hydrogens="none")
+    particle = ParticleSettings(structure=file, placement="helix", rise=1.4076, twist=360 / 16.34,
+                                length=49 * 1.4076, positions=[[0.0, 0.0, 0.0]], hydrogens="none")
     kind = load_kind("tmv", particle)
     subunit = read_structure(file, hydrogens="none").positions.numpy()
     kept = kind.positions.numpy()

@@ -23,16 +23,16 @@ from tem_taichi.files.tilts import read_mdoc
 from tem_taichi.rotations import euler_to_matrix
 from tem_taichi.scene.settings import (
     FORMATS,
-    Compute,
-    Ice,
-    Imaging,
-    Interaction,
-    Microscope,
-    Particle,
+    ComputeSettings,
+    IceSettings,
+    InteractionSettings,
+    MicroscopeSettings,
+    OpticsSettings,
+    ParticleSettings,
     Scene,
-    Specimen,
-    TiltErrors,
-    Tilts,
+    SpecimenSettings,
+    TiltErrorSettings,
+    TiltSettings,
 )
 
 PIXEL, NX, NY = 3.0, 80, 72
@@ -50,18 +50,19 @@ def gold(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def scene(gold) -> Scene:
     """Two gold atoms that absorb, in focus: dark dots; and every kind of error."""
-    atom = Particle(structure=gold, placement="listed", positions=POSITIONS[:1],
-                    orientations=[[10.0, 20.0, 30.0]])
-    bead = Particle(structure=gold, placement="listed", positions=POSITIONS[1:])
+    atom = ParticleSettings(structure=gold, placement="listed", positions=POSITIONS[:1],
+                            orientations=[[10.0, 20.0, 30.0]])
+    bead = ParticleSettings(structure=gold, placement="listed", positions=POSITIONS[1:])
     return Scene(
         name="gold", seed=3, shape=[NY, NX], pixel_size=PIXEL, dose=400.0, formats=list(FORMATS),
-        specimen=Specimen(ice=Ice(thickness=130.0, potential=0.0, granularity=0.0), damage=0.0,
-                          particles={"au_one": atom, "fiducial": bead}),
-        optics=Imaging(defocus=0.0, astigmatism=-30.0, astigmatism_angle=80.0, phase_shift=5.0,
-                       amplitude_contrast=0.5),
-        tilts=Tilts(minimum=-60, maximum=60, step=20, axis_angle=85.0,
-                    errors=TiltErrors(shift=6.0, angle=0.5, axis_angle=1.0, dose=0.1)),
-        interaction=Interaction(margin=30.0), compute=Compute(arch="cpu"))
+        specimen=SpecimenSettings(ice=IceSettings(thickness=130.0, potential=0.0, granularity=0.0),
+                                  damage=0.0, particles={"au_one": atom, "fiducial": bead}),
+        optics=OpticsSettings(defocus=0.0, astigmatism=-30.0, astigmatism_angle=80.0,
+                              phase_shift=5.0, amplitude_contrast=0.5),
+        tilts=TiltSettings(minimum=-60, maximum=60, step=20, axis_angle=85.0,
+                           errors=TiltErrorSettings(shift=6.0, angle=0.5, axis_angle=1.0,
+                                                    dose=0.1)),
+        interaction=InteractionSettings(margin=30.0), compute=ComputeSettings(arch="cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -189,15 +190,16 @@ def test_relion_files_agree_with_the_truth(folder, scene, series):
 @pytest.mark.parametrize("angle", [-45.0, 45.0])
 def test_relions_hand_is_that_of_the_defocus(gold, tmp_path, angle):
     """Of two atoms that only shift the phase, the one under focus is dark, the other bright."""
-    atoms = Particle(structure=gold, placement="listed",
-                     positions=[[-110.0, 0.0, 0.0], [110.0, 0.0, 0.0]])
+    atoms = ParticleSettings(structure=gold, placement="listed",
+                             positions=[[-110.0, 0.0, 0.0], [110.0, 0.0, 0.0]])
     scene = Scene(name="gold", shape=[NY, NX], pixel_size=PIXEL, formats=["relion5"],
-                  specimen=Specimen(ice=Ice(thickness=130.0, granularity=0.0), damage=0.0,
-                                    particles={"au": atoms}),
-                  microscope=Microscope(spherical_aberration=0.0), compute=Compute(arch="cpu"),
-                  optics=Imaging(defocus=0.0, amplitude_contrast=0.0),
-                  tilts=Tilts(scheme="listed", angles=[angle]),
-                  interaction=Interaction(margin=100.0, slice_thickness=5.0))
+                  specimen=SpecimenSettings(ice=IceSettings(thickness=130.0, granularity=0.0),
+                                            damage=0.0, particles={"au": atoms}),
+                  microscope=MicroscopeSettings(spherical_aberration=0.0),
+                  compute=ComputeSettings(arch="cpu"),
+                  optics=OpticsSettings(defocus=0.0, amplitude_contrast=0.0),
+                  tilts=TiltSettings(scheme="listed", angles=[angle]),
+                  interaction=InteractionSettings(margin=100.0, slice_thickness=5.0))
     series = simulate(scene)
     write_formats(tmp_path, scene, series)
     tomogram, tilts, particles, matrices = relion(tmp_path)
@@ -288,7 +290,7 @@ def test_imods_transforms_bring_beads_onto_their_paths(tmp_path, scene, series):
 
 
 def test_imods_transforms_are_exact_without_errors_of_the_axis(scene, series, tmp_path):
-    errors = TiltErrors(shift=6.0, angle=0.5)
+    errors = TiltErrorSettings(shift=6.0, angle=0.5)
     exact = replace(scene, tilts=replace(scene.tilts, errors=errors))
     root = written_as_gold(tmp_path, exact, simulate(exact))
     points, transforms = np.loadtxt(root / "gold_fid.txt"), np.loadtxt(root / "gold.xf")
@@ -414,7 +416,8 @@ def test_copick_itself_reads_its_project_from_any_folder(scene, series, tmp_path
     copick = pytest.importorskip("copick", reason="the program itself")
     partial, final = tmp_path / "partial", tmp_path / "final"
     partial.mkdir()
-    membrane = Particle(membrane=[60.0, 60.0], placement="listed", positions=[[0.0, 0.0, 0.0]])
+    membrane = ParticleSettings(membrane=[60.0, 60.0], placement="listed",
+                                positions=[[0.0, 0.0, 0.0]])
     kinds = {**scene.specimen.particles, "lipid_sheet": membrane}
     more = replace(scene, formats=["copick"],
                    specimen=replace(scene.specimen, particles=kinds))
@@ -469,7 +472,8 @@ def test_only_what_is_asked_for_is_written(scene, series, tmp_path):
 
 
 def test_series_without_particles_or_halves(scene, tmp_path):
-    empty = replace(scene, specimen=Specimen(ice=Ice(thickness=130.0, granularity=0.0)))
+    empty = replace(scene, specimen=SpecimenSettings(ice=IceSettings(thickness=130.0,
+                                                                     granularity=0.0)))
     result = simulate(empty)
     write_formats(tmp_path, empty, result)
     assert starfile.read(tmp_path / "relion5" / "particles.star")["optics"].shape[0] == 1
@@ -480,8 +484,8 @@ def test_series_without_particles_or_halves(scene, tmp_path):
 
 def test_a_kind_named_as_anothers_mask_is_refused_for_shrec():
     """Both would be references/a_mask.mrc."""
-    bead = Particle(fiducial=50.0)
-    kinds = Specimen(particles={"a": bead, "a_mask": bead})
+    bead = ParticleSettings(fiducial=50.0)
+    kinds = SpecimenSettings(particles={"a": bead, "a_mask": bead})
     Scene(specimen=kinds, formats=["copick"])
     with pytest.raises(ValueError, match='particles="a_mask": must be named differently from'):
         Scene(specimen=kinds, formats=["shrec"])
@@ -489,7 +493,7 @@ def test_a_kind_named_as_anothers_mask_is_refused_for_shrec():
 
 def test_names_that_copick_can_not_tell_apart_are_refused(scene, gold):
     """Before anything is computed."""
-    atom = Particle(structure=gold, placement="listed", positions=[[0.0, 0.0, 0.0]])
+    atom = ParticleSettings(structure=gold, placement="listed", positions=[[0.0, 0.0, 0.0]])
     twice = replace(scene.specimen, particles={"a_b": atom, "a-b": replace(atom)})
     assert replace(scene, specimen=twice, formats=["shrec"]).formats == ["shrec"]
     with pytest.raises(ValueError, match=r'specimen\.particles="a-b": must be named differently '

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from tem_taichi.device import as_tensor
 from tem_taichi.rotations import tilt_rotation
-from tem_taichi.scene.settings import Imaging, Scene, TiltErrors, Tilts
+from tem_taichi.scene.settings import OpticsSettings, Scene, TiltErrorSettings, TiltSettings
 from tem_taichi.series.tilts import acquisition_angles, tilt_table
 
 
 def angles(**settings):
-    return acquisition_angles(Tilts(**settings)).tolist()
+    return acquisition_angles(TiltSettings(**settings)).tolist()
 
 
 def test_orders_of_acquisition():
@@ -76,8 +76,8 @@ def test_rotation_gradients(double):
 
 
 def test_table_is_sorted_by_angle_and_remembers_the_order():
-    scene = Scene(dose=2.0, tilts=Tilts(minimum=-6.0, maximum=6.0, step=3.0),
-                  optics=Imaging(defocus=20000.0, astigmatism=400.0))
+    scene = Scene(dose=2.0, tilts=TiltSettings(minimum=-6.0, maximum=6.0, step=3.0),
+                  optics=OpticsSettings(defocus=20000.0, astigmatism=400.0))
     table = tilt_table(scene)
     assert table["nominal_angle"].tolist() == [-6, -3, 0, 3, 6]
     assert table["acquisition_index"].tolist() == [4, 2, 0, 1, 3]
@@ -87,8 +87,9 @@ def test_table_is_sorted_by_angle_and_remembers_the_order():
 
 
 def test_lists_follow_the_order_of_acquisition():
-    tilts = Tilts(scheme="listed", angles=[0.0, 10.0, -10.0], doses=[1.0, 2.0, 3.0],
-                  shifts=[[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]], defocus_offsets=[0.0, 50.0, 70.0])
+    tilts = TiltSettings(scheme="listed", angles=[0.0, 10.0, -10.0], doses=[1.0, 2.0, 3.0],
+                         shifts=[[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]],
+                         defocus_offsets=[0.0, 50.0, 70.0])
     table = tilt_table(Scene(tilts=tilts))
     assert table["dose"].tolist() == [3, 1, 2]
     assert table["prior_dose"].tolist() == [3, 0, 1]
@@ -97,10 +98,10 @@ def test_lists_follow_the_order_of_acquisition():
 
 
 def test_errors_are_seeded_and_of_their_size():
-    errors = TiltErrors(angle=0.1, axis_angle=0.2, shift=10.0, defocus=300.0, dose=0.05)
+    errors = TiltErrorSettings(angle=0.1, axis_angle=0.2, shift=10.0, defocus=300.0, dose=0.05)
 
     def table(seed, maximum=60.0):
-        return tilt_table(Scene(seed=seed, dose=3.0, tilts=Tilts(
+        return tilt_table(Scene(seed=seed, dose=3.0, tilts=TiltSettings(
             scheme="linear", minimum=-60.0, maximum=maximum, step=0.5, errors=errors)))
 
     one = table(1)
@@ -120,4 +121,4 @@ def test_errors_are_seeded_and_of_their_size():
 def test_lists_of_the_wrong_length(key):
     given = [[1.0, 1.0]] if key == "shifts" else [1.0]
     with pytest.raises(ValueError, match=f"tilts.{key}: has 1 entries; must have one for each"):
-        tilt_table(Scene(tilts=Tilts(scheme="listed", angles=[0.0, 5.0], **{key: given})))
+        tilt_table(Scene(tilts=TiltSettings(scheme="listed", angles=[0.0, 5.0], **{key: given})))

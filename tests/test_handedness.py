@@ -23,20 +23,19 @@ from tem_taichi.device import as_tensor
 from tem_taichi.export.output import write_output
 from tem_taichi.rotations import random_rotations
 from tem_taichi.scene.settings import (
-    Compute,
-    Ice,
-    Imaging,
-    Interaction,
+    ComputeSettings,
+    IceSettings,
+    InteractionSettings,
+    OpticsSettings,
     Scene,
-    Stack,
-    TiltErrors,
-    Tilts,
+    SpecimenSettings,
+    StackSettings,
+    TiltErrorSettings,
+    TiltSettings,
 )
-from tem_taichi.scene.settings import Specimen as SpecimenConfig
 from tem_taichi.series.simulate import simulate
 from tem_taichi.specimen.atoms import Atoms
-from tem_taichi.specimen.particles import Ice as SpecimenIce
-from tem_taichi.specimen.particles import ParticlesInIce, kind_of
+from tem_taichi.specimen.particles import Ice, ParticlesInIce, kind_of
 from tem_taichi.specimen.poses import Poses
 
 BOX, PIXEL, SULFUR, B_FACTOR = 48, 2.0, 16, 60.0
@@ -72,17 +71,18 @@ def scene_of(**changes):
     settings = dict(
         name="chiral", pixel_size=PIXEL, seed=4,
         dose=0.01,  # so little that the beam damages nothing
-        specimen=SpecimenConfig(ice=Ice(thickness=1000.0, potential=0.0, mean_free_path=None)),
+        specimen=SpecimenSettings(ice=IceSettings(thickness=1000.0, potential=0.0,
+                                                  mean_free_path=None)),
         # Astigmatism fills the zeros of the CTF, and tells the direction of its angle.
-        optics=Imaging(defocus=4000.0, astigmatism=1500.0, astigmatism_angle=25.0,
-                       amplitude_contrast=0.1),
-        interaction=Interaction(slice_thickness=50.0), compute=Compute(arch="cpu"))
+        optics=OpticsSettings(defocus=4000.0, astigmatism=1500.0, astigmatism_angle=25.0,
+                              amplitude_contrast=0.1),
+        interaction=InteractionSettings(slice_thickness=50.0), compute=ComputeSettings(arch="cpu"))
     return Scene(**{**settings, **changes})
 
 
 def written(folder, scene, kind, positions, rotations):
     """Simulate without noise and write all files."""
-    specimen = ParticlesInIce((kind,), (Poses(positions, rotations),), SpecimenIce(1000.0))
+    specimen = ParticlesInIce((kind,), (Poses(positions, rotations),), Ice(1000.0))
     series = simulate(scene, specimen=specimen)
     write_output(folder, scene, replace(series, images=series.noise_free))
     return folder
@@ -145,10 +145,10 @@ def particle_stack(tmp_path_factory):
     """Three tilted micrographs of 64 copies, as a stack of single particles."""
     rng = np.random.default_rng(2)
     scene = scene_of(
-        shape=[440, 440], stack=Stack(box=BOX),
-        tilts=Tilts(scheme="listed", angles=[25.0, -35.0, 40.0], axis_angle=35.0,
-                    shifts=[[3.3, -5.1], [-7.7, 2.4], [0.6, 0.9]],
-                    defocus_offsets=[0.0, 500.0, -700.0]))
+        shape=[440, 440], stack=StackSettings(box=BOX),
+        tilts=TiltSettings(scheme="listed", angles=[25.0, -35.0, 40.0], axis_angle=35.0,
+                           shifts=[[3.3, -5.1], [-7.7, 2.4], [0.6, 0.9]],
+                           defocus_offsets=[0.0, 500.0, -700.0]))
     folder = written(tmp_path_factory.mktemp("stack"), scene, kind(chiral_atoms()),
                      scattered(8, 8, (100, 100), 300, rng), random_rotations(64, rng))
     star = starfile.read(folder / "chiral_stack.star")
@@ -165,10 +165,10 @@ def particle_stack(tmp_path_factory):
                                "image": rows.rlnMicrographName.str[:6].astype(int)}))
 
 
-SERIES = dict(shape=[256, 400], formats=["relion5"], tilts=Tilts(
+SERIES = dict(shape=[256, 400], formats=["relion5"], tilts=TiltSettings(
     scheme="dose_symmetric", minimum=-60, maximum=60, step=6, axis_angle=15.0,
     # The nominal axis and angles are then not the true ones, and RELION's x tilt not 0.
-    errors=TiltErrors(angle=0.3, axis_angle=4.0, shift=6.0)))
+    errors=TiltErrorSettings(angle=0.3, axis_angle=4.0, shift=6.0)))
 
 
 @pytest.fixture(scope="module")
@@ -315,9 +315,9 @@ def test_defocus_gradient(tmp_path, axis):
     """
     right = np.array([np.cos(np.deg2rad(axis)), np.sin(np.deg2rad(axis)), 0])
     scene = scene_of(
-        shape=[440, 440], optics=Imaging(defocus=3000.0, amplitude_contrast=0.1),
-        tilts=Tilts(scheme="listed", angles=[-45.0, 0.0, 45.0], axis_angle=axis),
-        interaction=Interaction(slice_thickness=10.0), formats=["relion5"])
+        shape=[440, 440], optics=OpticsSettings(defocus=3000.0, amplitude_contrast=0.1),
+        tilts=TiltSettings(scheme="listed", angles=[-45.0, 0.0, 45.0], axis_angle=axis),
+        interaction=InteractionSettings(slice_thickness=10.0), formats=["relion5"])
     folder = written(tmp_path, scene, kind(np.zeros((1, 3))),
                      np.stack([360 * right, -360 * right]), np.tile(np.eye(3), (2, 1, 1)))
     views = from_relion(folder)

@@ -8,8 +8,16 @@ import torch
 
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.noise.detector import Detector, detect
-from tem_taichi.scene.settings import Camera, Ice, Imaging, Movie, Particle, Scene, Tilts
-from tem_taichi.scene.settings import Specimen as SpecimenConfig
+from tem_taichi.scene.settings import (
+    DetectorSettings,
+    IceSettings,
+    MovieSettings,
+    OpticsSettings,
+    ParticleSettings,
+    Scene,
+    SpecimenSettings,
+    TiltSettings,
+)
 from tem_taichi.series.build import build_specimen
 from tem_taichi.series.movie import frames_of
 from tem_taichi.series.simulate import simulate
@@ -20,17 +28,17 @@ def scene(tmp_path):
     file = tmp_path / "gold.pdb"
     file.write_text("HETATM    1 AU   AU  A   1       0.000   0.000   0.000  1.00 80.00"
                     "          AU\nEND\n")
-    particle = Particle(structure=str(file), placement="listed",
-                        positions=[[20.0, 0.0, 0.0], [-30.0, 10.0, 40.0]])
-    return Scene(shape=[48, 48], pixel_size=3.0, dose=8.0, optics=Imaging(defocus=3000.0),
-                 specimen=SpecimenConfig(ice=Ice(thickness=200.0, granularity=0.0), damage=0.0,
-                                         particles={"gold": particle}),
-                 tilts=Tilts(scheme="listed", angles=[0.0, 20.0]))
+    particle = ParticleSettings(structure=str(file), placement="listed",
+                                positions=[[20.0, 0.0, 0.0], [-30.0, 10.0, 40.0]])
+    return Scene(shape=[48, 48], pixel_size=3.0, dose=8.0, optics=OpticsSettings(defocus=3000.0),
+                 specimen=SpecimenSettings(ice=IceSettings(thickness=200.0, granularity=0.0),
+                                           damage=0.0, particles={"gold": particle}),
+                 tilts=TiltSettings(scheme="listed", angles=[0.0, 20.0]))
 
 
 def test_frames_without_motion_sum_to_the_image(scene):
     whole = simulate(scene)
-    movie = simulate(replace(scene, movie=Movie(frames=4)))
+    movie = simulate(replace(scene, movie=MovieSettings(frames=4)))
     assert whole.frames is None and movie.frames.shape == (2, 4, 48, 48)
     assert torch.allclose(movie.noise_free, whole.noise_free, rtol=1e-5)
     assert torch.allclose(movie.frames.sum(1), movie.images, rtol=1e-6)
@@ -38,7 +46,7 @@ def test_frames_without_motion_sum_to_the_image(scene):
 
 
 def test_exposures_add_up_and_drift_is_about_the_middle(scene):
-    scene = replace(scene, movie=Movie(frames=4, drift=[8.0, -4.0]))
+    scene = replace(scene, movie=MovieSettings(frames=4, drift=[8.0, -4.0]))
     frames = [e for _, e in frames_of(scene, build_specimen(scene),
                                       Exposure(dose=8.0, prior_dose=5.0, shift_x=1.0))]
     assert [e.dose for e in frames] == [2.0] * 4
@@ -48,7 +56,7 @@ def test_exposures_add_up_and_drift_is_about_the_middle(scene):
 
 
 def test_particles_move_from_the_truth_most_of_all_at_first(scene):
-    scene = replace(scene, movie=Movie(frames=16, motion=5.0), dose=32.0)
+    scene = replace(scene, movie=MovieSettings(frames=16, motion=5.0), dose=32.0)
     specimen = build_specimen(scene)
     moved = np.stack([s.poses[0].positions for s, _ in frames_of(
         scene, specimen, Exposure(dose=32.0))])
@@ -63,7 +71,7 @@ def test_particles_move_from_the_truth_most_of_all_at_first(scene):
 
 def test_damage_blurs_what_is_seen_late(scene):
     damaged = replace(scene, specimen=replace(scene.specimen, damage=1.0),
-                      tilts=Tilts(scheme="listed", angles=[0.0], prior_dose=60.0))
+                      tilts=TiltSettings(scheme="listed", angles=[0.0], prior_dose=60.0))
     fresh = replace(damaged, specimen=replace(scene.specimen, damage=0.0))
     contrasts = [float(simulate(s).noise_free.std()) for s in (damaged, fresh)]
     assert contrasts[0] < 0.7 * contrasts[1]
@@ -93,7 +101,7 @@ def test_halves_are_independent_and_make_the_whole(detector):
 
 
 def test_halves_of_a_series_sum_to_its_images(scene):
-    series = simulate(replace(scene, detector=Camera(halves=True)))
+    series = simulate(replace(scene, detector=DetectorSettings(halves=True)))
     plain = simulate(scene)
     assert torch.allclose(series.halves.sum(0), series.images)
     assert torch.equal(series.images, plain.images)  # a coin for each electron changes no count

@@ -16,14 +16,14 @@ from tem_taichi.files.folder import new_folder
 from tem_taichi.files.mrc import smallest_type
 from tem_taichi.scene.load import load_scene
 from tem_taichi.scene.settings import (
-    Camera,
-    Compute,
-    Ice,
-    Imaging,
-    Particle,
+    ComputeSettings,
+    DetectorSettings,
+    IceSettings,
+    OpticsSettings,
+    ParticleSettings,
     Scene,
-    Specimen,
-    Tilts,
+    SpecimenSettings,
+    TiltSettings,
 )
 
 
@@ -32,14 +32,15 @@ def scene(tmp_path_factory):
     structure = tmp_path_factory.mktemp("atom") / "gold.pdb"
     structure.write_text("HETATM    1 AU   AU  A   1       0.000   0.000   0.000  1.00 20.00"
                          "          AU\nEND\n")
-    gold = Particle(structure=str(structure), placement="listed",
-                    positions=[[10.0, -20.0, 5.0], [0.0, 0.0, 0.0]],
-                    orientations=[[10.0, 20.0, 30.0], [0.0, 0.0, 0.0]])
+    gold = ParticleSettings(structure=str(structure), placement="listed",
+                            positions=[[10.0, -20.0, 5.0], [0.0, 0.0, 0.0]],
+                            orientations=[[10.0, 20.0, 30.0], [0.0, 0.0, 0.0]])
     return Scene(name="gold", seed=3, shape=[32, 48], pixel_size=2.5, dose=4.0,
-                 specimen=Specimen(ice=Ice(thickness=100.0), particles={"au": gold}),
-                 optics=Imaging(defocus=2000.0), detector=Camera(),
-                 tilts=Tilts(scheme="listed", angles=[0.0, 30.0, -30.0], axis_angle=5.0),
-                 compute=Compute(arch="cpu"))
+                 specimen=SpecimenSettings(ice=IceSettings(thickness=100.0),
+                                           particles={"au": gold}),
+                 optics=OpticsSettings(defocus=2000.0), detector=DetectorSettings(),
+                 tilts=TiltSettings(scheme="listed", angles=[0.0, 30.0, -30.0], axis_angle=5.0),
+                 compute=ComputeSettings(arch="cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +94,12 @@ def test_a_number_that_is_none_is_never_written(scene, series, tmp_path, bad, in
     broken = replace(series, **{which: images})
     with pytest.raises(ValueError, match="1 values are not finite"), \
             new_folder(tmp_path / "out", "simulate") as place:
-        write_output(place, replace(scene, detector=Camera(integer=integer)), broken)
+        write_output(place, replace(scene, detector=DetectorSettings(integer=integer)), broken)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_particles(scene, tmp_path):
-    empty = replace(scene, specimen=Specimen(ice=Ice(thickness=100.0)))
+    empty = replace(scene, specimen=SpecimenSettings(ice=IceSettings(thickness=100.0)))
     write_output(tmp_path, empty, simulate(empty))
     assert "rlnCenteredCoordinateXAngst" in (tmp_path / "gold_particles.star").read_text()
     assert json.loads((tmp_path / "metadata.json").read_text())["particles"] == 0
@@ -107,5 +108,5 @@ def test_no_particles(scene, tmp_path):
 
 def test_series_is_left_as_it_was(scene, series, tmp_path):
     before = series.images.clone()
-    write_output(tmp_path, replace(scene, detector=Camera(integer=True)), series)
+    write_output(tmp_path, replace(scene, detector=DetectorSettings(integer=True)), series)
     assert torch.equal(series.images, before)

@@ -12,16 +12,16 @@ import torch
 from tem_taichi import simulate
 from tem_taichi.rotations import tilt_rotation
 from tem_taichi.scene.settings import (
-    Camera,
-    Ice,
-    Imaging,
-    Interaction,
-    Microscope,
-    Particle,
+    DetectorSettings,
+    IceSettings,
+    InteractionSettings,
+    MicroscopeSettings,
+    OpticsSettings,
+    ParticleSettings,
     Scene,
-    Tilts,
+    SpecimenSettings,
+    TiltSettings,
 )
-from tem_taichi.scene.settings import Specimen as SpecimenConfig
 from tem_taichi.series.build import build_specimen
 from tem_taichi.series.cost import foreseen_time
 from tem_taichi.series.plan import plan
@@ -37,16 +37,16 @@ def atom(tmp_path: Path) -> str:
 
 
 def scene_of(structure, positions=((0.0, 0.0, 0.0),), **changes):
-    particle = Particle(structure=structure, placement="listed",
-                        positions=[list(p) for p in positions])
+    particle = ParticleSettings(structure=structure, placement="listed",
+                                positions=[list(p) for p in positions])
     settings = dict(
         shape=[64, 64], pixel_size=2.0, dose=10.0,
-        specimen=SpecimenConfig(ice=Ice(thickness=400.0, mean_free_path=None, granularity=0.0),
-                                damage=0.0,
-                                particles={"atom": particle}),
-        optics=Imaging(defocus=3000.0, amplitude_contrast=0.0),
-        tilts=Tilts(scheme="listed", angles=[0.0]),
-        detector=Camera(kind="counting"))
+        specimen=SpecimenSettings(ice=IceSettings(thickness=400.0, mean_free_path=None,
+                                                  granularity=0.0),
+                                  damage=0.0, particles={"atom": particle}),
+        optics=OpticsSettings(defocus=3000.0, amplitude_contrast=0.0),
+        tilts=TiltSettings(scheme="listed", angles=[0.0]),
+        detector=DetectorSettings(kind="counting"))
     return Scene(**{**settings, **changes})
 
 
@@ -59,8 +59,8 @@ def peak(image):
 
 
 def test_mean_counts_are_the_dose(atom):
-    scene = scene_of(atom, detector=Camera(kind="integrating", gain=3.0,
-                                           mtf=[0.7, 0.2, 0.1, 10.0, 40.0]))
+    scene = scene_of(atom, detector=DetectorSettings(kind="integrating", gain=3.0,
+                                                     mtf=[0.7, 0.2, 0.1, 10.0, 40.0]))
     series = simulate(scene)
     assert float(series.noise_free.mean()) == pytest.approx(3.0 * 10.0 * 4.0, rel=1e-4)
     # 64 x 64 pixels of 40 electrons: 1 / sqrt(4096 * 40) = 0.25 %; 4 sigma
@@ -68,7 +68,7 @@ def test_mean_counts_are_the_dose(atom):
 
 
 def test_ice_attenuates_with_the_tilt(atom):
-    scene = scene_of(atom, positions=(), tilts=Tilts(scheme="listed", angles=[0.0, 60.0]))
+    scene = scene_of(atom, positions=(), tilts=TiltSettings(scheme="listed", angles=[0.0, 60.0]))
     scene.specimen.ice.mean_free_path = 1000.0
     means = simulate(scene).noise_free.mean((1, 2))
     expected = [40 * math.exp(-0.4), 40 * math.exp(-0.8)]
@@ -78,8 +78,9 @@ def test_ice_attenuates_with_the_tilt(atom):
 @pytest.mark.parametrize(("tilt", "axis"), [(0.0, 0.0), (40.0, 0.0), (-35.0, 20.0), (50.0, 85.0)])
 def test_particles_are_where_the_tilt_takes_them(atom, tilt, axis):
     place = np.array([20.0, -14.0, 30.0])
-    scene = scene_of(atom, [place], tilts=Tilts(scheme="listed", angles=[tilt], axis_angle=axis,
-                                                shifts=[[6.0, -4.0]]))
+    scene = scene_of(atom, [place], tilts=TiltSettings(scheme="listed", angles=[tilt],
+                                                       axis_angle=axis,
+                                                       shifts=[[6.0, -4.0]]))
     expected = tilt_rotation(tilt, axis).double().numpy() @ place + [6.0, -4.0, 0.0]
     # the nearest of a symmetric spot's pixels is half a pixel away at most; fringes are even
     assert peak(simulate(scene).noise_free[0]) == pytest.approx(expected[:2] / 2.0, abs=0.05)
@@ -88,8 +89,8 @@ def test_particles_are_where_the_tilt_takes_them(atom, tilt, axis):
 def test_height_changes_the_defocus(atom):
     """An atom 150 A downstream looks like one in the centre at 150 A more underfocus."""
     high = simulate(scene_of(atom, [(0.0, 0.0, 150.0)])).noise_free
-    more = simulate(scene_of(atom, optics=Imaging(defocus=3150.0, amplitude_contrast=0.0)))
-    less = simulate(scene_of(atom, optics=Imaging(defocus=2850.0, amplitude_contrast=0.0)))
+    more = simulate(scene_of(atom, optics=OpticsSettings(defocus=3150.0, amplitude_contrast=0.0)))
+    less = simulate(scene_of(atom, optics=OpticsSettings(defocus=2850.0, amplitude_contrast=0.0)))
     contrast = float((more.noise_free - 40).abs().max())
     # the slices that hold the atoms begin at multiples of 20 A: the atoms lie within 10 A
     assert float((high - more.noise_free).abs().max()) < 0.02 * contrast
@@ -100,7 +101,8 @@ def test_modes_agree_for_a_thin_weak_object(atom):
     carbon = (Path(atom).read_text().replace("AU   AU ", " C   C  ").replace("AU\n", " C\n")
               .replace(" 80.00", "400.00"))  # nothing in the taper of the band limit
     Path(atom).write_text(carbon)
-    images = [simulate(scene_of(atom, interaction=Interaction(mode=mode, slice_thickness=0.2)))
+    images = [simulate(scene_of(atom, interaction=InteractionSettings(mode=mode,
+                                                                      slice_thickness=0.2)))
               .noise_free for mode in ("multislice", "projection", "weak_phase")]
     contrast = float((images[0] - 40).abs().max())
     # One carbon atom: sigma V is 0.02, which bounds the quadratic term.
@@ -114,7 +116,7 @@ def test_wider_margin_and_finer_waves_change_little(atom):
     Path(atom).write_text(Path(atom).read_text().replace(" 80.00", "400.00"))
     places = [(50.0, 40.0, 0.0), (-20.0, 10.0, 20.0)]
     plain, wide, fine, none = (
-        simulate(scene_of(atom, places, interaction=Interaction(**settings))).noise_free
+        simulate(scene_of(atom, places, interaction=InteractionSettings(**settings))).noise_free
         for settings in ({}, {"margin": 100.0}, {"oversampling": 2.5}, {"margin": 0.0}))
     contrast = float((plain - 40).abs().max())
     assert float((wide - plain).abs().max()) < 0.01 * contrast
@@ -123,7 +125,7 @@ def test_wider_margin_and_finer_waves_change_little(atom):
 
 
 def test_default_margin_is_what_nyquist_travels():
-    scene = scene_of("", optics=Imaging(defocus=-20000.0), shape=[100, 120], pixel_size=1.0)
+    scene = scene_of("", optics=OpticsSettings(defocus=-20000.0), shape=[100, 120], pixel_size=1.0)
     grids = plan(scene).instrument
     margin = 0.0196875 * 20000 / 2
     for n, full, wave in zip([100, 120], grids.detector_shape, grids.wave_shape, strict=True):
@@ -133,7 +135,7 @@ def test_default_margin_is_what_nyquist_travels():
 
 
 def test_noise_off_is_the_expectation_and_noise_is_seeded(atom):
-    scene = scene_of(atom, tilts=Tilts(scheme="listed", angles=[0.0, 10.0]))
+    scene = scene_of(atom, tilts=TiltSettings(scheme="listed", angles=[0.0, 10.0]))
     one, again = simulate(scene), simulate(scene)
     scene.seed = 5
     other = simulate(scene)
@@ -147,7 +149,7 @@ def test_noise_off_is_the_expectation_and_noise_is_seeded(atom):
 
 
 def test_adding_tilts_does_not_change_the_others(atom):
-    two, three = (simulate(scene_of(atom, tilts=Tilts(scheme="listed", angles=angles)))
+    two, three = (simulate(scene_of(atom, tilts=TiltSettings(scheme="listed", angles=angles)))
                   for angles in ([0.0, 10.0], [0.0, 10.0, -10.0]))
     assert torch.equal(two.images, three.images[1:])
 
@@ -165,7 +167,7 @@ def test_microscope_reaches_the_image(atom):
     plain = simulate(scene_of(atom)).noise_free
     for change in (dict(voltage=200.0), dict(spherical_aberration=50.0), dict(convergence=5.0),
                    dict(energy_spread=50.0), dict(aperture=5.0)):
-        other = simulate(scene_of(atom, microscope=Microscope(**change))).noise_free
+        other = simulate(scene_of(atom, microscope=MicroscopeSettings(**change))).noise_free
         assert float((other - plain).abs().max()) > 1e-3
 
 
@@ -185,7 +187,8 @@ def test_memory_is_foreseen_within_a_third():
 
 def test_time_is_foreseen(atom):
     """Within a factor of 2, on a machine whose other programs come and go; 1.4 of an idle one."""
-    scene = scene_of(atom, shape=[256, 256], tilts=Tilts(scheme="listed", angles=[0, 40, 60]))
+    scene = scene_of(atom, shape=[256, 256], tilts=TiltSettings(scheme="listed",
+                                                                angles=[0, 40, 60]))
     scene.specimen.ice.granularity = 1.0
     planned, specimen = plan(scene), build_specimen(scene)
     simulate(replace(scene, shape=[64, 64]))  # compiles

@@ -11,7 +11,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from tem_taichi.scene.load import CONFIG_FOLDER, load_scene, load_sweep
-from tem_taichi.scene.settings import Ice, Particle, Scene, Specimen, Tilts
+from tem_taichi.scene.settings import (
+    IceSettings,
+    ParticleSettings,
+    Scene,
+    SpecimenSettings,
+    TiltSettings,
+)
 from tem_taichi.scene.show import to_yaml
 
 BEGIN = "defaults: [simulate, override specimen: empty, _self_]\n"
@@ -75,9 +81,9 @@ def test_particles_come_and_go_on_the_command_line():
         "specimen.particles.apoferritin.gap=20", "~specimen.particles.b.placement",
         "specimen.particles.b.placement=listed"])
     assert scene.specimen.particles == {
-        "apoferritin": Particle(structure="4v1w", count=3, gap=20.0),
-        "a": Particle(structure="4v1w", count=2),
-        "b": Particle(structure="4v1w", placement="listed", positions=[[1.0, 2.0, 3.0]])}
+        "apoferritin": ParticleSettings(structure="4v1w", count=3, gap=20.0),
+        "a": ParticleSettings(structure="4v1w", count=2),
+        "b": ParticleSettings(structure="4v1w", placement="listed", positions=[[1.0, 2.0, 3.0]])}
     for nothing in ("~specimen.particles.apoferritin", "specimen.particles={}"):
         assert load_scene(overrides=[nothing]).specimen.particles == {}
     scene = load_scene(overrides=["specimen.particles={}", "specimen.particles.a.structure=4v1w"])
@@ -138,11 +144,12 @@ def test_resolved_scene_loads_to_the_same_scene(write):
     scene = replace(
         load_scene(overrides=["detector=k3_300kv"]), name="a-1.b", seed=2**63 - 1, pixel_size=0.1,
         output="with space/é", dose=1 / 3,
-        specimen=Specimen(ice=Ice(thickness=1e-5 + 50, mean_free_path=None), particles={
-            "1": Particle(structure=os.path.abspath("tab\tquote\"colon: #.pdb"), assembly="1"),
-            "no": Particle(map="null", placement="listed",
-                           positions=[[1e-7, -1e5, 0.0], [3.0, 2.0, 1.0]])}),
-        tilts=Tilts(scheme="listed", angles=[-1.5, 0.0], shifts=[[0.0, 1e-9], [1.0, 2.0]]))
+        specimen=SpecimenSettings(IceSettings(thickness=1e-5 + 50, mean_free_path=None), particles={
+            "1": ParticleSettings(structure=os.path.abspath("tab\tquote\"colon: #.pdb"),
+                                  assembly="1"),
+            "no": ParticleSettings(map="null", placement="listed",
+                                   positions=[[1e-7, -1e5, 0.0], [3.0, 2.0, 1.0]])}),
+        tilts=TiltSettings(scheme="listed", angles=[-1.5, 0.0], shifts=[[0.0, 1e-9], [1.0, 2.0]]))
     text = to_yaml(scene)
     assert load_scene(write("scene.yaml", text)) == scene
     assert to_yaml(load_scene("scene.yaml")) == text

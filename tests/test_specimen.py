@@ -9,8 +9,13 @@ from tem_taichi import slice_potential
 from tem_taichi.device import as_tensor
 from tem_taichi.files.mrc import write_mrc
 from tem_taichi.rotations import euler_to_matrix, tilt_rotation
-from tem_taichi.scene.settings import Ice, Interaction, Particle, Scene
-from tem_taichi.scene.settings import Specimen as SpecimenConfig
+from tem_taichi.scene.settings import (
+    IceSettings,
+    InteractionSettings,
+    ParticleSettings,
+    Scene,
+    SpecimenSettings,
+)
 from tem_taichi.series.build import build_specimen
 from tem_taichi.series.placement import particle_table, place
 from tem_taichi.specimen.atoms import Atoms
@@ -32,9 +37,9 @@ def molecule(tmp_path: Path) -> str:
 
 def scene_of(thickness=300.0, size=None, seed=0, **particles):
     return Scene(seed=seed, shape=[128, 128], pixel_size=2.0,
-                 interaction=Interaction(slice_thickness=5.0), specimen=SpecimenConfig(
-        ice=Ice(granularity=0.0, thickness=thickness), size=size,
-        particles={name: Particle(**p) for name, p in particles.items()}))
+                 interaction=InteractionSettings(slice_thickness=5.0), specimen=SpecimenSettings(
+        ice=IceSettings(granularity=0.0, thickness=thickness), size=size,
+        particles={name: ParticleSettings(**p) for name, p in particles.items()}))
 
 
 def view_of(rotation, shape=(96, 96), pixel_size=1.0, n_slices=8, thickness=10.0, shift=(0, 0)):

@@ -11,14 +11,14 @@ import torch
 
 from tem_taichi.export.stack import cut, normalised, particle_views, whole_boxes, write_stack
 from tem_taichi.scene.settings import (
-    Ice,
-    Imaging,
-    Interaction,
-    Particle,
+    IceSettings,
+    InteractionSettings,
+    OpticsSettings,
+    ParticleSettings,
     Scene,
-    Specimen,
-    Stack,
-    Tilts,
+    SpecimenSettings,
+    StackSettings,
+    TiltSettings,
 )
 from tem_taichi.series.record import TiltSeries
 from tem_taichi.series.tilts import tilt_table
@@ -30,12 +30,13 @@ PARTICLES = pd.DataFrame({
 
 
 def scene_of(**changes):
-    kinds = {name: Particle(structure="1abc", count=0) for name in "ab"}
+    kinds = {name: ParticleSettings(structure="1abc", count=0) for name in "ab"}
     settings = dict(
-        name="s", shape=[64, 96], pixel_size=2.0, stack=Stack(box=16),
-        specimen=Specimen(ice=Ice(thickness=300.0), particles=kinds),
-        optics=Imaging(defocus=5000.0, astigmatism=300.0, astigmatism_angle=12.0, phase_shift=90.0),
-        tilts=Tilts(scheme="listed", angles=[0.0, 60.0], shifts=[[0.0, 0.0], [3.0, -5.0]]))
+        name="s", shape=[64, 96], pixel_size=2.0, stack=StackSettings(box=16),
+        specimen=SpecimenSettings(ice=IceSettings(thickness=300.0), particles=kinds),
+        optics=OpticsSettings(defocus=5000.0, astigmatism=300.0, astigmatism_angle=12.0,
+                              phase_shift=90.0),
+        tilts=TiltSettings(scheme="listed", angles=[0.0, 60.0], shifts=[[0.0, 0.0], [3.0, -5.0]]))
     return Scene(**{**settings, **changes})
 
 
@@ -88,19 +89,19 @@ def test_tilted_view():
 
 @pytest.mark.parametrize("mode", ["projection", "weak_phase"])
 def test_modes_without_depth_have_one_defocus(mode):
-    scene = scene_of(interaction=Interaction(mode=mode))
+    scene = scene_of(interaction=InteractionSettings(mode=mode))
     assert set(particle_views(scene, series_of(scene))["defocus_u"]) == {5150.0}
 
 
 def test_anisotropic_magnification_moves_particles():
-    scene = scene_of(optics=Imaging(magnification_anisotropy=0.1, magnification_angle=90.0))
+    scene = scene_of(optics=OpticsSettings(magnification_anisotropy=0.1, magnification_angle=90.0))
     views = particle_views(scene, series_of(scene))
     assert views["column"][0] == pytest.approx(48 + 0.95 * 5)
     assert views["row"][0] == pytest.approx(32 + 1.05 * 2)
 
 
 def test_boxes_hold_the_particle_at_their_centre(tmp_path):
-    scene = scene_of(stack=Stack(box=16, invert=False, normalise=False))
+    scene = scene_of(stack=StackSettings(box=16, invert=False, normalise=False))
     series = series_of(scene)
     views = particle_views(scene, series)
     images = np.zeros((2, 64, 96))
@@ -137,7 +138,7 @@ def test_star_agrees_with_the_scene(tmp_path):
 
 
 def test_one_kind_and_whole_boxes_only(tmp_path):
-    scene = scene_of(stack=Stack(box=16, kind="a"))
+    scene = scene_of(stack=StackSettings(box=16, kind="a"))
     far = PARTICLES.assign(x=[10.0, 0.0, 83.0])  # 41.5 of 48 pixels from the centre
     write_stack(tmp_path, scene, series_of(scene, particles=far))
     _, particles, boxes, _ = read(tmp_path)
@@ -164,7 +165,7 @@ def test_without_boxes_there_is_an_empty_table(tmp_path, particles):
 
 
 def test_no_stack_is_asked_for(tmp_path):
-    scene = scene_of(stack=Stack())
+    scene = scene_of(stack=StackSettings())
     write_stack(tmp_path, scene, series_of(scene))
     assert list(tmp_path.iterdir()) == []
 
@@ -192,7 +193,7 @@ def test_inverted(tmp_path):
     stacks = []
     for n, invert in enumerate((False, True)):
         (tmp_path / str(n)).mkdir()
-        scene = scene_of(stack=Stack(box=16, invert=invert))
+        scene = scene_of(stack=StackSettings(box=16, invert=invert))
         write_stack(tmp_path / str(n), scene, series_of(scene))
         stacks.append(read(tmp_path / str(n))[2])
     assert np.array_equal(stacks[0], -stacks[1])
@@ -213,19 +214,19 @@ def test_series_is_left_as_it_was(tmp_path):
 ])
 def test_refused(stack, said):
     with pytest.raises(ValueError, match=said):
-        Stack(**stack)
+        StackSettings(**stack)
 
 
 def test_refused_with_the_scene():
     with pytest.raises(ValueError, match=r"stack\.box=66: must be at most .* 64 \[pixel\]"):
-        scene_of(stack=Stack(box=66))
+        scene_of(stack=StackSettings(box=66))
     with pytest.raises(ValueError, match=r'stack\.kind="c": must be one of a, b'):
-        scene_of(stack=Stack(box=16, kind="c"))
+        scene_of(stack=StackSettings(box=16, kind="c"))
 
 
 def test_a_single_image_is_named_by_its_file(tmp_path):
     """RELION takes 000001@s.mrc for a stack and finds no micrograph of that name."""
-    one = scene_of(tilts=Tilts(scheme="listed", angles=[0.0]))
+    one = scene_of(tilts=TiltSettings(scheme="listed", angles=[0.0]))
     write_stack(tmp_path, one, series_of(one))
     assert set(read(tmp_path)[1]["rlnMicrographName"]) == {"s.mrc"}
     two = scene_of()

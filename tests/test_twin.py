@@ -10,8 +10,15 @@ from tem_taichi.estimate.thickness_fit import mean_intensities
 from tem_taichi.estimate.twin import Twin, TwinSettings, make_twin, write_twin
 from tem_taichi.estimate.twin_table import complete_table
 from tem_taichi.scene.load import load_scene
-from tem_taichi.scene.settings import Camera, Imaging, Interaction, Microscope, Scene, Tilts
-from tem_taichi.scene.specimen import Ice, Particle, Specimen
+from tem_taichi.scene.settings import (
+    DetectorSettings,
+    InteractionSettings,
+    MicroscopeSettings,
+    OpticsSettings,
+    Scene,
+    TiltSettings,
+)
+from tem_taichi.scene.specimen import IceSettings, ParticleSettings, SpecimenSettings
 from tem_taichi.series.record import TiltSeries
 from tem_taichi.series.simulate import simulate
 
@@ -19,19 +26,22 @@ ANGLES = [0.0, 15.0, -15.0, -30.0, 30.0, 45.0, -45.0, -60.0, 60.0]
 SETTINGS = TwinSettings(tile=32, masses=(100.0, 500.0, 2500.0), seed=5)
 
 
-def tiny(masses: dict[float, float], detector: Camera | None = None) -> Scene:
+def tiny(masses: dict[float, float], detector: DetectorSettings | None = None) -> Scene:
     """A series of nine tilts of 1500 A of ice, and balls of mass [kDa]: volume fraction."""
     size, thickness = [3000.0, 2000.0], 1500.0
     volume = size[0] * size[1] * thickness
-    particles = {f"ball_{mass:g}": Particle(globule=mass, count=round(part * volume / mass / 1230))
+    particles = {f"ball_{mass:g}": ParticleSettings(
+                     globule=mass, count=round(part * volume / mass / 1230))
                  for mass, part in masses.items()}
     return Scene(
-        shape=[96, 96], pixel_size=10.0, dose=4.0, seed=2, microscope=Microscope(voltage=300.0),
-        optics=Imaging(defocus=25000.0), detector=detector or Camera(gain=0.3, dqe=0.8),
-        tilts=Tilts(scheme="listed", angles=ANGLES, axis_angle=20.0),
-        interaction=Interaction(slice_thickness=100.0),
-        specimen=Specimen(ice=Ice(thickness=thickness, slope=[0.06, 0.02]), size=size,
-                          particles=particles))
+        shape=[96, 96], pixel_size=10.0, dose=4.0, seed=2,
+        microscope=MicroscopeSettings(voltage=300.0),
+        optics=OpticsSettings(defocus=25000.0),
+        detector=detector or DetectorSettings(gain=0.3, dqe=0.8),
+        tilts=TiltSettings(scheme="listed", angles=ANGLES, axis_angle=20.0),
+        interaction=InteractionSettings(slice_thickness=100.0),
+        specimen=SpecimenSettings(ice=IceSettings(thickness=thickness, slope=[0.06, 0.02]),
+                                  size=size, particles=particles))
 
 
 def table_of(scene: Scene) -> pd.DataFrame:
@@ -132,9 +142,10 @@ def test_the_crowd_is_seen_where_there_is_one(made) -> None:
 
 def test_the_model_of_the_spectrum_is_that_of_the_simulator() -> None:
     # Balls alone, far from each other, in an image almost without noise.
-    scene = tiny({500.0: 0.01}, Camera(gain=1e3, dqe=1.0))
-    scene = replace(scene, dose=1e6, tilts=Tilts(scheme="listed", angles=[0.0]), shape=[192, 192],
-                    specimen=replace(scene.specimen, damage=0.0, ice=Ice(
+    scene = tiny({500.0: 0.01}, DetectorSettings(gain=1e3, dqe=1.0))
+    scene = replace(scene, dose=1e6, tilts=TiltSettings(scheme="listed", angles=[0.0]),
+                    shape=[192, 192],
+                    specimen=replace(scene.specimen, damage=0.0, ice=IceSettings(
                         thickness=1500.0, granularity=0.0)))
     image = simulate(scene).noise_free[0].numpy().astype(float)
     image = image / image.mean() - 1
@@ -162,7 +173,7 @@ def test_the_scene_is_written_and_read_back(made, tmp_path) -> None:
 
 def test_particles_of_interest_and_other_shapes_are_kept(made) -> None:
     scene, real, *_ = made
-    ferritin = Particle(structure="4v1w", count=3)
+    ferritin = ParticleSettings(structure="4v1w", count=3)
     twin = make_twin(real.images.numpy(), table_of(scene), 10.0, 300.0, replace(
         SETTINGS, particles={"apoferritin": ferritin}, shape=(64, 96), masses=()))
     assert twin.scene.specimen.particles == {"apoferritin": ferritin}

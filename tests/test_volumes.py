@@ -21,13 +21,19 @@ from tem_taichi.export.volumes import (
 )
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL
 from tem_taichi.rotations import random_rotations
-from tem_taichi.scene.settings import Compute, Ice, Particle, Scene, Specimen, Tilts
+from tem_taichi.scene.settings import (
+    ComputeSettings,
+    IceSettings,
+    ParticleSettings,
+    Scene,
+    SpecimenSettings,
+    TiltSettings,
+)
 from tem_taichi.series.build import build_specimen
 from tem_taichi.specimen.fiducials import gold_kind
 from tem_taichi.specimen.globules import globule_kind
 from tem_taichi.specimen.membranes import HALF_THICKNESS, vesicle_kind
-from tem_taichi.specimen.particles import Ice as IceOf
-from tem_taichi.specimen.particles import ParticlesInIce
+from tem_taichi.specimen.particles import Ice, ParticlesInIce
 from tem_taichi.specimen.poses import Poses
 
 
@@ -38,15 +44,16 @@ def scene(tmp_path_factory):
     rod = "".join(line.format(n + 1, n + 1, 3.0 * n, 0, 0) for n in range(9))
     (folder / "rod.pdb").write_text(rod + "END\n")
     (folder / "dot.pdb").write_text(line.format(1, 1, 0, 0, 0) + "END\n")
-    rods = Particle(structure=str(folder / "rod.pdb"), placement="listed",
-                    positions=[[20.0, -30.0, 12.0], [-24.0, 8.0, -16.0]],
-                    orientations=[[0.0, 0.0, 90.0], [0.0, 90.0, 0.0]])
-    dots = Particle(structure=str(folder / "dot.pdb"), placement="listed",
-                    positions=[[40.0, 40.0, 0.0], [500.0, 0.0, 0.0]])  # the last out of the field
-    return Scene(name="rods", shape=[48, 40], pixel_size=4.0, compute=Compute(arch="cpu"),
-                 specimen=Specimen(ice=Ice(thickness=70.0, potential=0.0, granularity=0.0),
-                                   particles={"rod": rods, "dot": dots}),
-                 tilts=Tilts(scheme="listed", angles=[0.0]))
+    rods = ParticleSettings(structure=str(folder / "rod.pdb"), placement="listed",
+                            positions=[[20.0, -30.0, 12.0], [-24.0, 8.0, -16.0]],
+                            orientations=[[0.0, 0.0, 90.0], [0.0, 90.0, 0.0]])
+    dots = ParticleSettings(structure=str(folder / "dot.pdb"), placement="listed",
+                            positions=[[40.0, 40.0, 0.0], [500.0, 0.0, 0.0]])  # out of the field
+    return Scene(name="rods", shape=[48, 40], pixel_size=4.0, compute=ComputeSettings(arch="cpu"),
+                 specimen=SpecimenSettings(ice=IceSettings(thickness=70.0, potential=0.0,
+                                                           granularity=0.0),
+                                           particles={"rod": rods, "dot": dots}),
+                 tilts=TiltSettings(scheme="listed", angles=[0.0]))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +93,7 @@ def test_masks_number_the_particles_of_the_table(volumes):
 
 
 def test_potential_of_a_specimen_without_particles_is_zero(scene):
-    empty = replace(scene, specimen=Specimen(ice=Ice(thickness=70.0)))
+    empty = replace(scene, specimen=SpecimenSettings(ice=IceSettings(thickness=70.0)))
     assert not potential_volume(build_specimen(empty), (6, 16, 16), 4.0).any()
 
 
@@ -176,7 +183,7 @@ def test_solid_bodies_do_not_depend_on_the_slabs(monkeypatch):
 
 def test_reference_is_the_particle_alone(monkeypatch):
     kind, _, outer = BODIES["vesicle"]
-    ice = IceOf(1000.0, 4.48)
+    ice = Ice(1000.0, 4.48)
     fine = reference(kind, ice, 2.5)
     monkeypatch.setattr("tem_taichi.export.volumes._LARGEST_REFERENCE", 60)
     coarse = reference(kind, ice, 2.5)

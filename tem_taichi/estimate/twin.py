@@ -21,9 +21,16 @@ from tem_taichi.estimate.thickness_field import fit_images_thickness
 from tem_taichi.estimate.thickness_fit import ThicknessFit
 from tem_taichi.estimate.twin_table import complete_table
 from tem_taichi.rotations import tilt_rotation
-from tem_taichi.scene.settings import Camera, Imaging, Interaction, Microscope, Scene, Tilts
+from tem_taichi.scene.settings import (
+    DetectorSettings,
+    InteractionSettings,
+    MicroscopeSettings,
+    OpticsSettings,
+    Scene,
+    TiltSettings,
+)
 from tem_taichi.scene.show import to_yaml
-from tem_taichi.scene.specimen import Ice, Particle, Specimen
+from tem_taichi.scene.specimen import IceSettings, ParticleSettings, SpecimenSettings
 from tem_taichi.series.build import build_specimen
 from tem_taichi.series.cost import foreseen_time
 from tem_taichi.series.plan import plan
@@ -51,7 +58,7 @@ class TwinSettings:
     """Rows and columns of the twin's images; None = those of the real ones."""
     masses: tuple[float, ...] = (5.0, 20.0, 100.0, 500.0, 2500.0)
     """Of the globules that may crowd the ice [kDa]; () = ice alone."""
-    particles: dict[str, Particle] = field(default_factory=dict)
+    particles: dict[str, ParticleSettings] = field(default_factory=dict)
     """Further particles, of interest, which are not fitted."""
     tile: int = 64
     """Side of a tile of background [pixel]."""
@@ -123,7 +130,7 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
         raise ValueError("images: do not darken with the tilt; must be those of a slab in bright "
                          f"field, whose t / L here is at most {fit.interval()[1]:.3g} (95 %)")
     lens = Lens(pixel_size, voltage, settings.spherical_aberration,
-                float(mean_free_path(settings.mean_free_path, voltage)), Ice().potential)
+                float(mean_free_path(settings.mean_free_path, voltage)), IceSettings().potential)
     spectra = background_spectra(stack, settings.tile)
     sights = _sights(table, fit, lens, stack.shape[2])
     crowd = fit_crowd(spectra, sights, lens, settings.masses,
@@ -135,8 +142,9 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
     scene = Scene(
         name="twin", output="twin", seed=settings.seed, pixel_size=pixel_size, dose=short(dose),
         shape=list(settings.shape or stack.shape[1:]), detector=camera,
-        microscope=Microscope(voltage=voltage, spherical_aberration=lens.spherical_aberration),
-        optics=Imaging(defocus=short(table["defocus"].mean()), astigmatism=short(
+        microscope=MicroscopeSettings(voltage=voltage,
+                                      spherical_aberration=lens.spherical_aberration),
+        optics=OpticsSettings(defocus=short(table["defocus"].mean()), astigmatism=short(
             table["astigmatism"].mean()), astigmatism_angle=short(
             table["astigmatism_angle"].median())),
         tilts=_tilts(table))
@@ -185,7 +193,7 @@ def _sights(table: pd.DataFrame, fit: ThicknessFit, lens: Lens, columns: int) ->
 
 
 def _camera(fit: ThicknessFit, crowd: CrowdFit, dose: float,
-            pixel_size: float) -> tuple[Camera, float, list[str]]:
+            pixel_size: float) -> tuple[DetectorSettings, float, list[str]]:
     """Camera with the noise n(w) m of background of mean m, the dose, and what was assumed.
 
     NPS = gain^2 electrons MTF^2 / DQE = m gain MTF^2 / DQE.
@@ -200,7 +208,7 @@ def _camera(fit: ThicknessFit, crowd: CrowdFit, dose: float,
         dose = fit.intensity / (gain * pixel_size**2)
         notes = [f"The noise is that of {dose:.3g} e-/A^2, more than the nominal {nominal:.3g}: "
                  f"the dose of the scene is that, and the gain {gain:.3g} counts per electron."]
-    camera = Camera(kind="counting", gain=short(gain), dqe=short(gain / noise))
+    camera = DetectorSettings(kind="counting", gain=short(gain), dqe=short(gain / noise))
     if white:
         notes.append("The noise is white, as a counting camera's whose images are binned; DQE(0) "
                      "is gain over noise, and the signal's MTF, which background does not show, "
@@ -213,10 +221,10 @@ def _camera(fit: ThicknessFit, crowd: CrowdFit, dose: float,
     return replace(camera, kind="integrating", mtf_table=rows), dose, notes
 
 
-def _tilts(table: pd.DataFrame) -> Tilts:
+def _tilts(table: pd.DataFrame) -> TiltSettings:
     axis = np.angle(np.exp(1j * np.deg2rad(table["axis_angle"])).mean(), deg=True)
     rows = table.sort_values("acquisition_index").round(6)
-    return Tilts(
+    return TiltSettings(
         scheme="listed", angles=rows["tilt_angle"].tolist(), axis_angle=short(axis),
         shifts=rows[["shift_x", "shift_y"]].to_numpy().tolist(),
         defocus_offsets=(rows["defocus"] - short(table["defocus"].mean())).round(3).tolist(),
@@ -241,21 +249,22 @@ def slab(fit: ThicknessFit, mean_free_path: float,
 
 
 def _specimen(scene: Scene, fit: ThicknessFit, crowd: CrowdFit,
-              settings: TwinSettings) -> tuple[Specimen, Interaction]:
+              settings: TwinSettings) -> tuple[SpecimenSettings, InteractionSettings]:
     """Ice whose normal is where the fit has it, filled with the crowd over all fields of view."""
     # A crowd absorbs more than ice; the means only tell of both together.
     stronger = 1 + crowd.volume_fraction * (protein_potentials()[1] - 1)
     at_voltage = float(mean_free_path(settings.mean_free_path, scene.microscope.voltage))
     thickness, slope = slab(fit, at_voltage / stronger, scene.tilts.axis_angle)
-    ice = Ice(thickness=thickness, mean_free_path=settings.mean_free_path, slope=slope)
+    ice = IceSettings(thickness=thickness, mean_free_path=settings.mean_free_path, slope=slope)
     size = _field(scene, thickness)
-    particles = {f"globule_{mass:g}": Particle(globule=mass, count=round(
+    particles = {f"globule_{mass:g}": ParticleSettings(globule=mass, count=round(
         density * stronger * size[0] * size[1] * thickness))
         for mass, density in zip(crowd.masses, crowd.densities, strict=True)}
     particles = {name: kind for name, kind in particles.items() if kind.count}
-    return (Specimen(ice=ice, damage=short(crowd.damage), size=[short(side) for side in size],
-                     particles=settings.particles | particles),
-            Interaction(slice_thickness=min(settings.slice_thickness, short(thickness))))
+    return (SpecimenSettings(ice=ice, damage=short(crowd.damage),
+                             size=[short(side) for side in size],
+                             particles=settings.particles | particles),
+            InteractionSettings(slice_thickness=min(settings.slice_thickness, short(thickness))))
 
 
 def _field(scene: Scene, thickness: float) -> list[float]:
@@ -269,7 +278,7 @@ def _field(scene: Scene, thickness: float) -> list[float]:
     return (across * width + along * (along @ sides)).tolist()
 
 
-def _said(ice: Ice, crowd: CrowdFit) -> list[str]:
+def _said(ice: IceSettings, crowd: CrowdFit) -> list[str]:
     lines = [f"Thickness {ice.thickness / 10:.0f} nm, if the mean free path of ice at 300 kV is "
              f"{(ice.mean_free_path or 0.0) / 10:.0f} nm; what goes unnoticed is a beam that "
              "changes in step with the tilt.",

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tem_taichi import checks
 from tem_taichi.scene.references import hidden, resolved
-from tem_taichi.scene.specimen import Particle
+from tem_taichi.scene.specimen import ParticleSettings
 from tem_taichi.scene.typed import check_mappings, from_plain
 from tem_taichi.scene.yaml_files import read_yaml
 
@@ -171,7 +171,7 @@ class TwinRecipe(SeriesRecipe):
     """rows and columns of the twin's images; null = those of the real ones"""
     masses: list[float] = field(default_factory=lambda: [5.0, 20.0, 100.0, 500.0, 2500.0])
     """of the globules that may crowd the ice [kDa]; [] = ice alone"""
-    particles: dict[str, Particle] = field(default_factory=dict)
+    particles: dict[str, ParticleSettings] = field(default_factory=dict)
     """further particles of interest by name, as in a scene's specimen; they are not fitted"""
     tile: int = 64
     """side of a tile of background [pixel]"""

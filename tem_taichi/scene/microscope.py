@@ -6,7 +6,7 @@ from tem_taichi import checks
 
 
 @dataclass
-class Microscope:
+class MicroscopeSettings:
     """The instrument's own constants."""
 
     name: str = "microscope"
@@ -40,7 +40,7 @@ class Microscope:
 
 
 @dataclass
-class Imaging:
+class OpticsSettings:
     """How the lens is set for these images."""
 
     defocus: float = 20000.0
@@ -86,7 +86,7 @@ class Imaging:
 
 
 @dataclass
-class Camera:
+class DetectorSettings:
     """The detector, see tem_taichi.noise.detector."""
 
     name: str = "detector"

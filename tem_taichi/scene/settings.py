@@ -9,14 +9,14 @@ import re
 from dataclasses import dataclass, field
 
 from tem_taichi import checks
-from tem_taichi.scene.microscope import Camera as Camera
-from tem_taichi.scene.microscope import Imaging as Imaging
-from tem_taichi.scene.microscope import Microscope as Microscope
+from tem_taichi.scene.microscope import DetectorSettings as DetectorSettings
+from tem_taichi.scene.microscope import MicroscopeSettings as MicroscopeSettings
+from tem_taichi.scene.microscope import OpticsSettings as OpticsSettings
 from tem_taichi.scene.specimen import NAME, NAME_SAYS, copick_name
-from tem_taichi.scene.specimen import Ice as Ice
-from tem_taichi.scene.specimen import Particle as Particle
-from tem_taichi.scene.specimen import Specimen as Specimen
-from tem_taichi.scene.stack import Stack as Stack
+from tem_taichi.scene.specimen import IceSettings as IceSettings
+from tem_taichi.scene.specimen import ParticleSettings as ParticleSettings
+from tem_taichi.scene.specimen import SpecimenSettings as SpecimenSettings
+from tem_taichi.scene.stack import StackSettings as StackSettings
 
 _VOLTAGES_ALIKE = 0.05
 """Relative difference of voltages at which a camera's curves are taken for the same."""
@@ -28,7 +28,7 @@ FORMATS = ("relion5", "warp", "aretomo", "imod", "shrec", "copick", "tiff")
 
 
 @dataclass
-class TiltErrors:
+class TiltErrorSettings:
     """Standard deviations of seeded random errors of each tilt; the truth is written out."""
 
     angle: float = 0.0
@@ -50,7 +50,7 @@ class TiltErrors:
 
 
 @dataclass
-class Tilts:
+class TiltSettings:
     """The tilt series; `scheme: listed` with `angles: [0]` is a single micrograph."""
 
     scheme: str = "dose_symmetric"
@@ -78,7 +78,7 @@ class Tilts:
     """of each image [e-/A^2], in the order of acquisition, instead of `dose`"""
     prior_dose: float = 0.0
     """before the first image [e-/A^2]"""
-    errors: TiltErrors = field(default_factory=TiltErrors)
+    errors: TiltErrorSettings = field(default_factory=TiltErrorSettings)
 
     def __post_init__(self) -> None:
         checks.one_of("tilts.scheme", self.scheme,
@@ -111,7 +111,7 @@ class Tilts:
 
 
 @dataclass
-class Movie:
+class MovieSettings:
     """Each image as a movie of frames that share its dose."""
 
     frames: int = 1
@@ -131,7 +131,7 @@ class Movie:
 
 
 @dataclass
-class Interaction:
+class InteractionSettings:
     """How the beam passes through the specimen."""
 
     mode: str = "multislice"
@@ -160,7 +160,7 @@ class Interaction:
 
 
 @dataclass
-class Compute:
+class ComputeSettings:
     """Where to compute."""
 
     arch: str = "auto"
@@ -195,15 +195,15 @@ class Scene:
     """at the specimen [A]"""
     dose: float = 3.0
     """of each image [e-/A^2]"""
-    specimen: Specimen = field(default_factory=Specimen)
-    microscope: Microscope = field(default_factory=Microscope)
-    optics: Imaging = field(default_factory=Imaging)
-    detector: Camera = field(default_factory=Camera)
-    tilts: Tilts = field(default_factory=Tilts)
-    movie: Movie = field(default_factory=Movie)
-    interaction: Interaction = field(default_factory=Interaction)
-    stack: Stack = field(default_factory=Stack)
-    compute: Compute = field(default_factory=Compute)
+    specimen: SpecimenSettings = field(default_factory=SpecimenSettings)
+    microscope: MicroscopeSettings = field(default_factory=MicroscopeSettings)
+    optics: OpticsSettings = field(default_factory=OpticsSettings)
+    detector: DetectorSettings = field(default_factory=DetectorSettings)
+    tilts: TiltSettings = field(default_factory=TiltSettings)
+    movie: MovieSettings = field(default_factory=MovieSettings)
+    interaction: InteractionSettings = field(default_factory=InteractionSettings)
+    stack: StackSettings = field(default_factory=StackSettings)
+    compute: ComputeSettings = field(default_factory=ComputeSettings)
 
     def __post_init__(self) -> None:
         checks.check(bool(re.fullmatch(NAME, self.name)), "name", self.name,

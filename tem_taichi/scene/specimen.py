@@ -15,7 +15,7 @@ SOURCES = ("structure", "map", "fiducial", "globule", "vesicle", "membrane")
 
 
 @dataclass
-class Ice:
+class IceSettings:
     """The slab of vitreous ice that holds the particles."""
 
     thickness: float = 600.0
@@ -69,7 +69,7 @@ class Ice:
 
 
 @dataclass
-class Particle:
+class ParticleSettings:
     """One kind of particle and where its copies are."""
 
     structure: str | None = None
@@ -134,15 +134,15 @@ class Particle:
 
 
 @dataclass
-class Specimen:
+class SpecimenSettings:
     """What is in the box."""
 
-    ice: Ice = field(default_factory=Ice)
+    ice: IceSettings = field(default_factory=IceSettings)
     damage: float = 1.0
     """radiation damage by the accumulated dose: 1 = as measured, 0 = none"""
     size: list[float] | None = None
     """extent in x and y within which random copies are placed [A]; null = the image's field"""
-    particles: dict[str, Particle] = field(default_factory=dict)
+    particles: dict[str, ParticleSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         checks.within("specimen.damage", self.damage, 0, 100, "1")
@@ -159,7 +159,7 @@ def copick_name(kind: str) -> str:
     return re.sub("_+", "-", kind).strip("-") or "object"
 
 
-def _check_kind(key: str, particle: Particle) -> None:
+def _check_kind(key: str, particle: ParticleSettings) -> None:
     given = [source for source in SOURCES if getattr(particle, source) is not None]
     checks.check(bool(given), f"{key}.structure", None,
                  f"given, or else one of {', '.join(SOURCES[1:])}")
@@ -181,7 +181,7 @@ def _check_kind(key: str, particle: Particle) -> None:
     checks.within(f"{key}.map_scale", particle.map_scale, -1e6, 1e6, "1")
 
 
-def _check_placement(key: str, particle: Particle) -> None:
+def _check_placement(key: str, particle: ParticleSettings) -> None:
     checks.one_of(f"{key}.placement", particle.placement, ("random", "lattice", "listed", "helix"))
     checks.whole(f"{key}.count", particle.count, 0, 10_000_000)
     checks.not_negative(f"{key}.gap", particle.gap, "A")
@@ -206,7 +206,7 @@ def _check_placement(key: str, particle: Particle) -> None:
                      f"null for placement: {particle.placement} (use placement: listed)")
 
 
-def _check_helix(key: str, particle: Particle) -> None:
+def _check_helix(key: str, particle: ParticleSettings) -> None:
     """Keys of filaments, which are all or none."""
     if particle.placement != "helix":
         for name in ("rise", "twist", "length", "axis_distance"):

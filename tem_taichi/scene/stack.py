@@ -6,7 +6,7 @@ from tem_taichi import checks
 
 
 @dataclass
-class Stack:
+class StackSettings:
     """Boxes around the particles of every image, see tem_taichi.export.stack."""
 
     box: int | None = None

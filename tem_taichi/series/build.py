@@ -10,7 +10,7 @@ from tem_taichi.device import as_tensor, current
 from tem_taichi.files.mrc import read_volume
 from tem_taichi.grid import BAND_LIMIT
 from tem_taichi.physics import wavelength
-from tem_taichi.scene.settings import Particle, Scene
+from tem_taichi.scene.settings import ParticleSettings, Scene
 from tem_taichi.series.placement import place
 from tem_taichi.specimen.absorption import (
     Loss,
@@ -31,7 +31,7 @@ from tem_taichi.specimen.poses import Poses
 from tem_taichi.specimen.slicing import depths
 
 
-def load_kind(name: str, particle: Particle, ratios: Ratios | None = None) -> Kind:
+def load_kind(name: str, particle: ParticleSettings, ratios: Ratios | None = None) -> Kind:
     """Read a structure or map, or make a part, and make it a kind of particle.
 
     A structure is centred on its bounding box; if it repeats along a helix at no given distance
@@ -47,7 +47,7 @@ def load_kind(name: str, particle: Particle, ratios: Ratios | None = None) -> Ki
     return replace(kind, positions=kind.positions + as_tensor([particle.axis_distance, 0, 0]))
 
 
-def _kind_alone(name: str, particle: Particle, ratios: Ratios | None) -> Kind:
+def _kind_alone(name: str, particle: ParticleSettings, ratios: Ratios | None) -> Kind:
     key = f"specimen.particles.{name}"
     if particle.structure is None and particle.map is None:
         return _made_kind(name, particle, ratios)
@@ -76,7 +76,7 @@ def _kind_alone(name: str, particle: Particle, ratios: Ratios | None) -> Kind:
     return kind_of(atoms, name, ratios)
 
 
-def _made_kind(name: str, particle: Particle, ratios: Ratios | None) -> Kind:
+def _made_kind(name: str, particle: ParticleSettings, ratios: Ratios | None) -> Kind:
     """A part that needs no file."""
     size = particle.membrane or [0.0, 0.0]
     b_factor = GOLD_B_FACTOR if particle.b_factor is None else particle.b_factor

@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 from tem_taichi.files.particles import read_placements
 from tem_taichi.machine import check_memory
 from tem_taichi.rotations import euler_to_matrix, matrix_to_euler, random_rotations
-from tem_taichi.scene.settings import Particle, Scene
+from tem_taichi.scene.settings import ParticleSettings, Scene
 from tem_taichi.series.filaments import along_filaments, helix, random_filaments
 from tem_taichi.specimen.poses import Poses
 
@@ -83,7 +83,7 @@ def place(scene: Scene, radii: dict[str, float]) -> tuple[Poses, ...]:
     return tuple(placed[name] for name in particles)
 
 
-def _turned(name: str, particle: Particle, n: int) -> np.ndarray | None:
+def _turned(name: str, particle: ParticleSettings, n: int) -> np.ndarray | None:
     """Rotations of the scene's orientations for n copies; None where it gives none."""
     given = particle.orientations
     if given is None:
@@ -95,7 +95,7 @@ def _turned(name: str, particle: Particle, n: int) -> np.ndarray | None:
     return np.broadcast_to(euler_to_matrix(rot, tilt, psi), (n, 3, 3)).copy()
 
 
-def _listed(name: str, particle: Particle) -> Poses:
+def _listed(name: str, particle: ParticleSettings) -> Poses:
     if particle.file is not None:
         try:
             table = read_placements(Path(particle.file))
@@ -112,7 +112,8 @@ def _listed(name: str, particle: Particle) -> Poses:
     return Poses(positions, rotations)
 
 
-def _lattice(name: str, particle: Particle, radius: float, rng: np.random.Generator) -> Poses:
+def _lattice(name: str, particle: ParticleSettings, radius: float,
+             rng: np.random.Generator) -> Poses:
     spacing = particle.spacing or [2.2 * radius] * 3
     check_memory(f"specimen.particles.{name}.copies={list(particle.copies)}",
                  _PER_COPY * math.prod(particle.copies), "lower them")
@@ -124,13 +125,13 @@ def _lattice(name: str, particle: Particle, radius: float, rng: np.random.Genera
                  else rotations)
 
 
-def _subunits(particle: Particle) -> tuple[np.ndarray, np.ndarray]:
+def _subunits(particle: ParticleSettings) -> tuple[np.ndarray, np.ndarray]:
     """Heights and turns along a filament."""
     rise = particle.rise or 1.0
     return helix(max(1, round((particle.length or 0.0) / rise)), rise, particle.twist or 0.0)
 
 
-def _filaments(particle: Particle, middles: np.ndarray, rotations: np.ndarray) -> Poses:
+def _filaments(particle: ParticleSettings, middles: np.ndarray, rotations: np.ndarray) -> Poses:
     heights, turns = _subunits(particle)
     return Poses(*along_filaments(middles, rotations, heights, turns),
                  np.repeat(np.arange(len(middles)) + 1, len(heights)))

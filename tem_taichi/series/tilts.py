@@ -9,13 +9,13 @@ direction is (-sin, cos, 0); a positive tilt turns the specimen right-handedly a
 import numpy as np
 import pandas as pd
 
-from tem_taichi.scene.settings import MAX_TILT, Scene, Tilts
+from tem_taichi.scene.settings import MAX_TILT, Scene, TiltSettings
 
 _STREAM = 1 << 32
 """Random streams of tilts, far from those of the noise, which count up from 0."""
 
 
-def acquisition_angles(tilts: Tilts) -> np.ndarray:
+def acquisition_angles(tilts: TiltSettings) -> np.ndarray:
     """Nominal tilt angles in the order of acquisition [deg].
 
     Raises:
