@@ -100,8 +100,9 @@ def test_plain_data_becomes_the_scene():
     })
     assert scene == Scene(
         name="5", seed=1000, dose=2.0, shape=[64, 32],
-        specimen=SpecimenSettings(IceSettings(mean_free_path=None), {"1": ParticleSettings(
-            structure="4v1w", assembly="1", placement="listed", positions=[[1.0, 2.0, 3.0]])}))
+        specimen=SpecimenSettings(ice=IceSettings(mean_free_path=None), particles={
+            "1": ParticleSettings(structure="4v1w", assembly="1", placement="listed",
+                                  positions=[[1.0, 2.0, 3.0]])}))
     assert type(scene.dose) is float and type(scene.seed) is int and type(scene.shape[1]) is int
 
 

@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 import torch
 import tem_taichi as tt
-from tem_taichi.scene.settings import Ice, Particle, Scene, Specimen, Tilts
+from tem_taichi.scene.settings import (
+    IceSettings, ParticleSettings, Scene, SpecimenSettings, TiltSettings)
 torch.set_num_threads(1)
-scene = Scene(shape=[32, 32], specimen=Specimen(Ice(60.0, granularity=0.0), particles={
-    "p": Particle(globule=10.0)}), tilts=Tilts("listed", angles=[0.0]))
+scene = Scene(shape=[32, 32], tilts=TiltSettings("listed", angles=[0.0]), specimen=SpecimenSettings(
+    IceSettings(60.0, granularity=0.0), particles={"p": ParticleSettings(globule=10.0)}))
 """
 
 

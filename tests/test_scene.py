@@ -144,11 +144,12 @@ def test_resolved_scene_loads_to_the_same_scene(write):
     scene = replace(
         load_scene(overrides=["detector=k3_300kv"]), name="a-1.b", seed=2**63 - 1, pixel_size=0.1,
         output="with space/é", dose=1 / 3,
-        specimen=SpecimenSettings(IceSettings(thickness=1e-5 + 50, mean_free_path=None), particles={
+        specimen=SpecimenSettings(particles={
             "1": ParticleSettings(structure=os.path.abspath("tab\tquote\"colon: #.pdb"),
                                   assembly="1"),
             "no": ParticleSettings(map="null", placement="listed",
-                                   positions=[[1e-7, -1e5, 0.0], [3.0, 2.0, 1.0]])}),
+                                   positions=[[1e-7, -1e5, 0.0], [3.0, 2.0, 1.0]])},
+            ice=IceSettings(thickness=1e-5 + 50, mean_free_path=None)),
         tilts=TiltSettings(scheme="listed", angles=[-1.5, 0.0], shifts=[[0.0, 1e-9], [1.0, 2.0]]))
     text = to_yaml(scene)
     assert load_scene(write("scene.yaml", text)) == scene
