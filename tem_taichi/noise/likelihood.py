@@ -29,11 +29,11 @@ from tem_taichi.noise.detector import (
     _efficiency,
     _factors,
     _filter,
-    _generator,
     _is_white,
     expected_counts,
     noise_power_spectrum,
 )
+from tem_taichi.streams import Key
 
 _CREDITS = ("reach", "all", "own")
 
@@ -156,7 +156,7 @@ def score_function_gradient(loss_of_sample: Callable[[Tensor], Tensor], intensit
     if torch.as_tensor(intensity).ndim != 2:
         raise ValueError(f"intensity has shape {tuple(intensity.shape)}: must be (ny, nx)")
     mean, electrons, counts = _samples(intensity, pixel_size, dose, detector, estimator.samples,
-                                       _generator(seed, 0))
+                                       Key(seed, "noise").generator())
     if detector.integer:
         # Rounding has no derivative; gain and MTF see through it.
         counts = counts + (counts.round() - counts).detach()

@@ -8,9 +8,7 @@ import numpy as np
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.scene.settings import Scene
 from tem_taichi.specimen.particles import ParticlesInIce
-
-_STREAM = 1 << 34
-"""Random streams of motion, apart from those of noise, tilts and placement."""
+from tem_taichi.streams import Key
 
 _SETTLING = 4.0
 """Exposure [e-/A^2] within which all but 1/e of the motion is over: most of what beams move lies
@@ -32,9 +30,9 @@ def frames_of(
         exposure: of the whole image.
     """
     movie = scene.movie
-    ways = [np.random.Generator(np.random.Philox(key=[scene.seed, _STREAM + kind]))
+    ways = [Key.of(scene.seed, "motion", kind.name).generator()
             .standard_normal(np.shape(pose.positions)) * movie.motion
-            for kind, pose in enumerate(specimen.poses)]
+            for kind, pose in zip(specimen.kinds, specimen.poses, strict=True)]
     dose = exposure.dose / movie.frames
     for frame in range(movie.frames):
         prior = exposure.prior_dose + frame * dose

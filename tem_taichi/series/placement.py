@@ -13,9 +13,7 @@ from tem_taichi.rotations import euler_to_matrix, matrix_to_euler, random_rotati
 from tem_taichi.scene.settings import ParticleSettings, Scene
 from tem_taichi.series.filaments import along_filaments, helix, random_filaments
 from tem_taichi.specimen.poses import Poses
-
-_STREAM = 1 << 33
-"""Random streams of placement, apart from those of noise and tilts."""
+from tem_taichi.streams import Key
 
 _PER_COPY = 500.0
 """Memory of a copy while it is placed [bytes]."""
@@ -63,23 +61,20 @@ def place(scene: Scene, radii: dict[str, float]) -> tuple[Poses, ...]:
     """
     particles = scene.specimen.particles
     placed: dict[str, Poses] = {}
-    for stream, (name, particle) in enumerate(particles.items()):
-        rng = np.random.Generator(np.random.Philox(key=[scene.seed, _STREAM + stream]))
+    for name, particle in particles.items():
         if particle.placement == "listed":
             placed[name] = _listed(name, particle)
         elif particle.placement == "lattice":
-            placed[name] = _lattice(name, particle, radii[name], rng)
+            placed[name] = _lattice(name, particle, radii[name], scene.seed)
         elif particle.placement == "helix" and (particle.positions is not None or particle.file):
             listed = _listed(name, particle)
             placed[name] = _filaments(particle, np.asarray(listed.positions),
                                       np.asarray(listed.rotations))
-    random = [(stream, name) for stream, name in enumerate(particles) if name not in placed]
-    for stream, name in sorted(random, key=lambda item: (
-            particles[item[1]].placement != "helix", -radii[item[1]])):
-        rng = np.random.Generator(np.random.Philox(key=[scene.seed, _STREAM + stream]))
+    for name in sorted(set(particles) - set(placed), key=lambda name: (
+            particles[name].placement != "helix", -radii[name], name)):
         taken = [(np.asarray(poses.positions), radii[other]) for other, poses in placed.items()]
         somewhere = _random_filaments if particles[name].placement == "helix" else _random
-        placed[name] = somewhere(name, scene, radii[name], taken, rng)
+        placed[name] = somewhere(name, scene, radii[name], taken)
     return tuple(placed[name] for name in particles)
 
 
@@ -112,8 +107,7 @@ def _listed(name: str, particle: ParticleSettings) -> Poses:
     return Poses(positions, rotations)
 
 
-def _lattice(name: str, particle: ParticleSettings, radius: float,
-             rng: np.random.Generator) -> Poses:
+def _lattice(name: str, particle: ParticleSettings, radius: float, seed: int) -> Poses:
     spacing = particle.spacing or [2.2 * radius] * 3
     check_memory(f"specimen.particles.{name}.copies={list(particle.copies)}",
                  _PER_COPY * math.prod(particle.copies), "lower them")
@@ -121,8 +115,13 @@ def _lattice(name: str, particle: ParticleSettings, radius: float,
             for n, step in zip(particle.copies, spacing, strict=True)]
     positions = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     rotations = _turned(name, particle, len(positions))
-    return Poses(positions, random_rotations(len(positions), rng) if rotations is None
+    return Poses(positions, _any_way_up(name, len(positions), seed) if rotations is None
                  else rotations)
+
+
+def _any_way_up(name: str, n: int, seed: int) -> np.ndarray:
+    """Rotations of n copies, those of the first the same however many there are."""
+    return random_rotations(n, Key.of(seed, "orientation", name).generator())
 
 
 def _subunits(particle: ParticleSettings) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +138,6 @@ def _filaments(particle: ParticleSettings, middles: np.ndarray, rotations: np.nd
 
 def _random_filaments(
     name: str, scene: Scene, radius: float, taken: list[tuple[np.ndarray, float]],
-    rng: np.random.Generator,
 ) -> Poses:
     particle, thickness = scene.specimen.particles[name], scene.specimen.ice.thickness
     if 2 * radius > thickness and particle.count:
@@ -153,7 +151,8 @@ def _random_filaments(
     middles, rotations = random_filaments(
         particle.count, np.array([x / 2, y / 2, thickness / 2 - radius]), heights,
         [(points, radius + other + particle.gap) for points, other in taken],
-        2 * radius + particle.gap, particle.inclination, rng)
+        2 * radius + particle.gap, particle.inclination,
+        Key.of(scene.seed, "placement", name).generator())
     if len(middles) < particle.count:
         raise ValueError(
             f"specimen.particles.{name}.count={particle.count}: only {len(middles)} filaments of "
@@ -170,7 +169,6 @@ def _field(scene: Scene) -> list[float]:
 
 def _random(
     name: str, scene: Scene, radius: float, taken: list[tuple[np.ndarray, float]],
-    rng: np.random.Generator,
 ) -> Poses:
     """Random sequential adsorption of spheres, many proposals at a time."""
     particle = scene.specimen.particles[name]
@@ -198,6 +196,7 @@ def _random(
                  _PER_COPY * particle.count, "lower it")
     half = np.array([size[0] / 2, size[1] / 2, thickness / 2 - radius])
     accepted = np.empty((0, 3))
+    rng = Key.of(scene.seed, "placement", name).generator()
     for _ in range(_ROUNDS):
         missing = particle.count - len(accepted)
         if missing == 0:
@@ -214,7 +213,7 @@ def _random(
             f"specimen.particles.{name}.count={particle.count}: only {len(accepted)} of radius "
             f"{radius:.0f} A found room without overlap in {size[0]:g} x {size[1]:g} x "
             f"{thickness:g} A; lower the count or enlarge specimen.size or specimen.ice.thickness")
-    return Poses(accepted, random_rotations(particle.count, rng))
+    return Poses(accepted, _any_way_up(name, particle.count, scene.seed))
 
 
 def _compatible(points: np.ndarray, distance: float) -> np.ndarray:

@@ -10,9 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tem_taichi.scene.settings import MAX_TILT, Scene, TiltSettings
-
-_STREAM = 1 << 32
-"""Random streams of tilts, far from those of the noise, which count up from 0."""
+from tem_taichi.streams import Key
 
 
 def acquisition_angles(tilts: TiltSettings) -> np.ndarray:
@@ -67,8 +65,8 @@ def tilt_table(scene: Scene) -> pd.DataFrame:
         if given is not None and len(given) != n:
             raise ValueError(f"tilts.{key}: has {len(given)} entries; must have one for each of "
                              f"the {n} tilts")
-    noise = np.stack([np.random.Generator(np.random.Philox(key=[scene.seed, _STREAM + i]))
-                      .standard_normal(6) for i in range(n)])
+    noise = np.stack([Key(scene.seed, "tilts", i).generator().standard_normal(6)
+                      for i in range(n)])
     shifts = np.asarray(tilts.shifts or np.zeros((n, 2)), dtype=float) + errors.shift * noise[:, :2]
     defocus = (optics.defocus + np.asarray(tilts.defocus_offsets or np.zeros(n))
                + errors.defocus * noise[:, 2])

@@ -19,6 +19,7 @@ from tem_taichi.device import as_tensor, current, number
 from tem_taichi.grid import BAND_LIMIT, check_pixel_size
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL, Value
 from tem_taichi.specimen.potential import peng_table
+from tem_taichi.streams import ROOM, Key
 
 _OH, _HH = 0.976, 1.55
 """Distances within a molecule [A], those of the model of ice from which its S(k) is."""
@@ -199,7 +200,7 @@ def _amplitude(
 
 
 def _white_spectrum(
-    shape: tuple[int, int], key: np.ndarray, counter: np.ndarray
+    shape: tuple[int, int], rng: np.random.Generator
 ) -> torch.Tensor:
     """Complex normal numbers of unit variance at the frequencies of the band.
 
@@ -207,7 +208,6 @@ def _white_spectrum(
         Half a Hermitian spectrum, shape (ny, nx // 2 + 1), zero outside the band.
     """
     ny, nx = (n // 3 for n in shape)  # the band ends at a third of the sampling frequency
-    rng = np.random.Generator(np.random.Philox(key=key, counter=counter))
     drawn = torch.from_numpy(rng.standard_normal((2 * ny + 1, nx + 1, 2), dtype=np.float32))
     drawn = torch.view_as_complex(drawn * math.sqrt(0.5)).to(current().complex_dtype)
     out = torch.zeros((shape[0], shape[1] // 2 + 1), dtype=drawn.dtype)
@@ -240,7 +240,7 @@ def ice_slice(
         pixel_size: [A].
         slice_thickness: [A], not negative.
         seed: of the specimen, from 0.
-        stream: which of its independent fields, from 0: one for each view, say.
+        stream: which of its independent fields, 0 to 2^32 - 1: one for each view, say.
         index: of the slice, of either sign.
         strength: factor of the amplitude; 1 is physical.
         material: "ice" or "carbon".
@@ -254,13 +254,11 @@ def ice_slice(
     """
     pixel_size = check_pixel_size(pixel_size)
     one_of("material", material, tuple(MATERIALS))
-    whole("seed", seed, 0, 2**64 - 1)
-    whole("stream", stream, 0, 2**64 - 1)
+    whole("stream", stream, 0, ROOM - 1)
     check(number(slice_thickness) >= 0, "slice_thickness", number(slice_thickness),
           "not negative [A]")
-    counter = (0, 0, index % 2**64, list(MATERIALS).index(material))
-    spectrum = _white_spectrum(shape, np.array([seed, stream], dtype=np.uint64),
-                               np.array(counter, dtype=np.uint64))
+    spectrum = _white_spectrum(shape, Key(seed, "ice", stream).generator(
+        index, list(MATERIALS).index(material)))
     device = current()
     spectrum *= _amplitude(tuple(shape), pixel_size, material, device.dtype, device.torch_device)
     factor = as_tensor(strength) * as_tensor(slice_thickness).sqrt()

@@ -40,10 +40,6 @@ def depths(
     return centres + low, centres + high
 
 
-_STREAM = 1 << 35
-"""Random streams of ice, apart from those of noise, tilts, placement and motion."""
-
-
 def extent(
     specimen: "ParticlesInIce", rotation: torch.Tensor, field: tuple[float, float] = (0.0, 0.0)
 ) -> tuple[float, float]:
@@ -164,7 +160,7 @@ def _structure(
                 # The variance is that of the filled part; its root has no gradient at zero.
                 part = part.clamp(0, 1)
                 total = total + part / (part + 1e-4).sqrt() * ice_slice(
-                    view.shape, view.pixel_size, thickness, ice.seed, _STREAM + view.stream,
+                    view.shape, view.pixel_size, thickness, ice.seed, view.stream,
                     number, ice.granularity, material)
         out.append(total)
     return torch.stack(out)
