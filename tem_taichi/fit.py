@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Collection, Sequence
 
-from tem_taichi.command import expand_home, guarded
+from tem_taichi.cli.command import expand_home, guarded
 
 _SHOWN = 20
 """Fits of which a line is printed."""
@@ -74,12 +74,12 @@ def _run(words: Sequence[str]) -> None:
 
     import torch
 
+    from tem_taichi.cli.progress import progress
     from tem_taichi.files.folder import check_new_folder, new_folder, said_of_output
     from tem_taichi.files.io import write_json
     from tem_taichi.files.manifest import METADATA, PROGRAM
     from tem_taichi.files.unfinished import remove_parts, unfinished_folder
     from tem_taichi.files.workplace import clear_leftovers
-    from tem_taichi.progress import progress
     from tem_taichi.recipes.input import files_of
     from tem_taichi.recipes.runs import RUNS
     from tem_taichi.recipes.settings import RECIPES, read_recipe

@@ -18,7 +18,7 @@ import mrcfile
 import numpy as np
 import yaml
 
-from tem_taichi.cli import prepare, run
+from tem_taichi.cli.run import prepare, run
 from tem_taichi.recipes.settings import RECIPES, read_recipe
 from tem_taichi.scene.load import load_scene
 from tem_taichi.scene.settings import ParticleSettings, Scene

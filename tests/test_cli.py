@@ -17,11 +17,11 @@ import pytest
 import starfile
 
 import tem_taichi
-from tem_taichi import cli
-from tem_taichi.cli import main
-from tem_taichi.progress import progress
+from tem_taichi.cli import run as cli_run
+from tem_taichi.cli.progress import progress
 from tem_taichi.scene.load import load_scene
 from tem_taichi.series import simulate as pipeline
+from tem_taichi.simulate import main
 
 ATOMS = [(0, 0, 0), (8, 0, 0), (0, 8, 0), (0, 0, 8), (8, 8, 8)]
 PDB = "".join(f"ATOM  {i:5d}  CA  ALA A{i:4d}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00 20.00           C\n"
@@ -245,7 +245,7 @@ def test_particles_outside_the_field_are_said_and_marked(here, capsys):
 def test_interrupted_sweep_goes_on(here, capsys, monkeypatch):
     """Stopped in the second of three: the first is kept, and made again only where it differs."""
     words = ["-m", "scene.yaml", "dose=1,2,3"]
-    run, seen = cli.run, []
+    run, seen = cli_run.run, []
 
     def stopped(scene, *read):
         seen.append(scene.dose)
@@ -253,7 +253,7 @@ def test_interrupted_sweep_goes_on(here, capsys, monkeypatch):
             raise KeyboardInterrupt("what was being computed is not written, 1 of 3 images")
         run(scene, *read)
 
-    monkeypatch.setattr(cli, "run", stopped)
+    monkeypatch.setattr(cli_run, "run", stopped)
     assert main(words) == 130
     assert capsys.readouterr().err == (
         "interrupted: what was being computed is not written, 1 of 3 images; 1 of 3 runs are "
@@ -395,7 +395,7 @@ def test_too_little_memory_is_said(here, capsys, monkeypatch, message):
 
 def test_existing_output_is_refused_before_anything_is_computed(here, monkeypatch):
     assert main(["scene.yaml"]) == 0
-    monkeypatch.setattr(pipeline, "simulate", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(cli_run, "simulate", lambda *_: pytest.fail("computed"))
     assert main(["scene.yaml"]) == 2
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 import tem_taichi
-from tem_taichi.command import guarded
+from tem_taichi.cli.command import guarded
 
 ROOT = Path(tem_taichi.__file__).parent.parent
 
 
 def script(text, *, stdout=subprocess.PIPE, **keywords):
     """Python that runs `guarded(work, "nothing is written")` with a `work` of its own."""
-    code = f"{text}\nimport sys\nfrom tem_taichi.command import guarded\n" \
+    code = f"{text}\nimport sys\nfrom tem_taichi.cli.command import guarded\n" \
            "sys.exit(guarded(work, 'nothing is written'))"
     return subprocess.Popen([sys.executable, "-c", code], stdout=stdout, text=True,
                             stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -102,7 +102,7 @@ def test_work_goes_on_when_its_reader_is_gone(tmp_path):
 def test_errors_keep_their_status_when_nobody_reads_them():
     reader, writer = os.pipe()
     os.close(reader)
-    code = ("import sys\nfrom tem_taichi.command import guarded\n"
+    code = ("import sys\nfrom tem_taichi.cli.command import guarded\n"
             "def work(): raise ValueError('dose')\nsys.exit(guarded(work, ''))")
     done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=writer, timeout=60,
                           env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)

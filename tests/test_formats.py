@@ -15,7 +15,6 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from tem_taichi import simulate
-from tem_taichi.cli import main
 from tem_taichi.export.formats import write_formats
 from tem_taichi.export.output import write_output
 from tem_taichi.export.shrec import zxz_angles
@@ -34,6 +33,7 @@ from tem_taichi.scene.settings import (
     TiltErrorSettings,
     TiltSettings,
 )
+from tem_taichi.simulate import main
 
 PIXEL, NX, NY = 3.0, 80, 72
 POSITIONS = [[40.0, -22.0, 25.0], [-45.0, 30.0, -20.0]]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tem_taichi import fit
-from tem_taichi.cli import main
+from tem_taichi.simulate import main
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

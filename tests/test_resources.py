@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from tem_taichi import machine
-from tem_taichi.cli import main
 from tem_taichi.files.mrc import read_volume
 from tem_taichi.files.packed import content_of
 from tem_taichi.scene.load import load_scene
+from tem_taichi.simulate import main
 from tem_taichi.specimen.assemblies import assembly_generators
 from tem_taichi.specimen.atoms import read_structure
 from tem_taichi.specimen.ice_shape import IceShape, fill

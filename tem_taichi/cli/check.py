@@ -1,0 +1,50 @@
+"""What a run of scenes would compute, without computing or writing it."""
+
+from collections.abc import Sequence
+
+from tem_taichi.cli.run import check_output, prepare
+from tem_taichi.machine import duration, size
+from tem_taichi.scene.settings import Scene, doubts
+from tem_taichi.series.cost import check_time, foreseen_time
+from tem_taichi.series.plan import Plan
+from tem_taichi.specimen.particles import ParticlesInIce
+
+
+def check(scenes: Sequence[Scene], read: Sequence[str], swept: bool) -> None:
+    """Say what would be done with each scene; `read` as in `prepare`.
+
+    Raises:
+        ValueError: if one of them cannot run.
+    """
+    seconds = 0.0
+    for scene in scenes:
+        seconds += _describe(scene, *prepare(scene, read, may_exist=True))
+        try:
+            check_output(scene, read)
+            print(f"would write {scene.output}")
+        except ValueError as error:
+            print(f"note: {error}")
+    if swept:
+        print(f"{len(scenes)} runs, about {duration(seconds)} in all")
+
+
+def _describe(scene: Scene, grids: Plan, specimen: ParticlesInIce) -> float:
+    """Say what would be done; returns the seconds that it would take."""
+    seconds = foreseen_time(scene, grids.instrument, grids.exposures, specimen)
+    check_time(scene, seconds, len(grids.exposures))
+    angles, instrument = grids.tilts["nominal_angle"], grids.instrument
+    kinds = ", ".join(f"{len(pose.positions)} {kind.name}"
+                      for kind, pose in zip(specimen.kinds, specimen.poses, strict=True))
+    found = doubts(scene)
+    print(f"The scene {'can run, but see the warnings' if found else 'is sound'}. "
+          f"{kinds or 'no particles'} ({specimen.n_scatterers:,} scatterers) in "
+          f"{scene.specimen.ice.thickness:g} A of ice")
+    print(f"{len(angles)} images of {scene.shape[0]} x {scene.shape[1]} pixels of "
+          f"{scene.pixel_size:g} A, tilts {angles.min():g} to {angles.max():g} deg, "
+          f"{grids.tilts['dose'].sum():g} e-/A^2 in all")
+    print(f"waves on {instrument.wave_shape[0]} x {instrument.wave_shape[1]} pixels of "
+          f"{instrument.wave_pixel:.4g} A, {scene.interaction.mode}; about "
+          f"{size(grids.memory)} of memory, {duration(seconds)}")
+    for doubt in found:
+        print(f"warning: {doubt}")
+    return seconds

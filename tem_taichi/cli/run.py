@@ -1,0 +1,133 @@
+"""One scene: what a run of it needs, checked before the long computation, and the run itself."""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tem_taichi.cli.progress import progress
+from tem_taichi.device import init
+from tem_taichi.export.finished import files_read, is_finished
+from tem_taichi.export.output import write_output
+from tem_taichi.export.visibility import in_field
+from tem_taichi.files.folder import check_new_folder, new_folder, said_of_output
+from tem_taichi.files.workplace import clear_leftovers, output_folder
+from tem_taichi.scene.settings import Scene, doubts
+from tem_taichi.series.build import build_specimen
+from tem_taichi.series.cost import DAY, check_memory, check_time, foreseen_time, least_time
+from tem_taichi.series.plan import Plan, plan
+from tem_taichi.series.simulate import simulate
+from tem_taichi.specimen.particles import ParticlesInIce
+
+COMMAND = "simulate"
+"""What wrote an output, in its metadata."""
+_NEAR = 20.0
+"""What a run takes over the least it may take, at most; then it may be more than a day."""
+
+
+def check_output(scene: Scene, read: Sequence[str] = ()) -> None:
+    """Raise a ValueError if a run could not write its folder; `read` as in `prepare`."""
+    with said_of_output(scene.output):
+        check_new_folder(scene.output, COMMAND, scene.overwrite, _inputs(scene, read))
+
+
+def prepare(scene: Scene, read: Sequence[str] = (),
+            may_exist: bool = False) -> tuple[Plan, ParticlesInIce]:
+    """What a run needs; finds whatever is wrong with a scene before the long computation.
+
+    Args:
+        scene: from `load_scene`.
+        read: files that it was read from, which are never overwritten.
+        may_exist: whether to let a folder pass that is there already.
+
+    Raises:
+        ValueError: with one line that names key, value and what is allowed.
+    """
+    if not (may_exist and Path(scene.output).expanduser().is_dir()):
+        check_output(scene, read)
+    try:
+        init(scene.compute.arch, scene.compute.dtype)
+    except ValueError as error:
+        raise ValueError(f"compute.{error}") from error
+    grids = plan(scene)
+    specimen = build_specimen(scene)
+    angles = grids.tilts["tilt_angle"].to_numpy()
+    memory = check_memory(scene, grids.instrument, angles, specimen)
+    seconds = least_time(scene, grids.instrument, angles, specimen.n_scatterers)
+    if DAY / _NEAR < seconds < DAY and not scene.force:
+        seconds = foreseen_time(scene, grids.instrument, grids.exposures, specimen)
+    check_time(scene, seconds, len(grids.exposures))
+    return replace(grids, memory=memory), specimen
+
+
+def _inputs(scene: Scene, read: Sequence[str]) -> list[str]:
+    """Every file that a run reads."""
+    return [*read, *files_read(scene)]
+
+
+def _tidy(output: str) -> None:
+    """Take away what a killed run left beside an output."""
+    with said_of_output(output):
+        clear_leftovers(output)
+
+
+def run(scene: Scene, read: Sequence[str] = ()) -> None:
+    """Simulate a scene with a progress bar and write its output folder; as `prepare`."""
+    _tidy(scene.output)
+    grids, specimen = prepare(scene, read)
+    for doubt in doubts(scene):
+        print(f"warning: {doubt}", file=sys.stderr)
+    total, done = len(grids.tilts), 0
+
+    def count(images: int, _: int) -> None:
+        nonlocal done
+        done = images
+        report(done, total)
+
+    with progress(f"simulating {scene.name}", total) as report, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"detector\.(voltage|gain)")  # said above
+        try:
+            series = simulate(scene, count, specimen)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt("what was being computed is not written, "
+                                    f"{done} of {total} images") from error
+        except RuntimeError as error:  # torch's own kinds, for the CPU and for GPUs
+            if "memory" not in str(error):
+                raise
+            raise MemoryError(f"shape={scene.shape}: needs more memory than there is; lower it, "
+                              "interaction.margin or interaction.oversampling") from error
+    with new_folder(scene.output, COMMAND, scene.overwrite, _inputs(scene, read)) as place:
+        files = write_output(place, scene, series, specimen, output_folder(scene.output))
+    kinds = series.particles["kind"].value_counts(sort=False)
+    print(f"{len(series.images)} images of "
+          + (", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "no particles")
+          + f" in {sum(series.seconds.values()):.1f} s ("
+          + ", ".join(f"{name} {s:.1f}" for name, s in series.seconds.items()) + ")")
+    print(f"mean {float(series.noise_free.mean()):.3g} counts a pixel, seed {scene.seed}")
+    if beyond := int((~in_field(scene, series)).sum()):
+        print(f"{beyond} of {len(series.particles)} particles are centred outside the field: "
+              f"marked in {scene.name}_particles.star (temInField), not in other programs' lists")
+    print(f"wrote {scene.output}/: " + ", ".join(files))
+
+
+def sweep(scenes: Sequence[Scene], read: Sequence[str]) -> None:
+    """Run all scenes whose output is not there yet; `read` as in `prepare`."""
+    for scene in scenes:
+        _tidy(scene.output)
+    kept = [scene for scene in scenes if not scene.overwrite and is_finished(scene)]
+    for scene in scenes:
+        if scene not in kept:
+            prepare(scene, read)  # so that nothing runs if one of them can't
+    for scene in kept:
+        print(f"{scene.output}: is finished and kept; overwrite=true computes it again")
+    done = len(kept)
+    for scene in scenes:
+        if scene not in kept:
+            try:
+                run(scene, read)
+            except KeyboardInterrupt as error:
+                raise KeyboardInterrupt(
+                    f"{error}; {done} of {len(scenes)} runs are finished and kept, the same "
+                    "command goes on with the others") from error
+            done += 1

@@ -1,0 +1,23 @@
+"""The microscopes, detectors and specimens that a scene can choose, for people to read."""
+
+import yaml
+
+from tem_taichi.device import as_tensor
+from tem_taichi.noise.cameras import detector_from_config
+from tem_taichi.noise.detector import quantum_efficiency
+from tem_taichi.scene.load import CONFIG_FOLDER
+
+
+def print_shipped() -> None:
+    """Print a line for each, with what its file says first; of a detector also its DQE."""
+    for group in ("microscope", "detector", "specimen"):
+        print(f"{group}s (choose with {group}=NAME)"
+              + ("; DQE at 0, half and full Nyquist" if group == "detector" else ""))
+        for file in sorted((CONFIG_FOLDER / group).glob("*.yaml")):
+            text = file.read_text(encoding="utf-8")
+            summary = text.partition("\n")[0].lstrip("# ")
+            if group == "detector":
+                curve = quantum_efficiency(as_tensor([0.0, 0.25, 0.5]),
+                                           detector_from_config(yaml.safe_load(text)))
+                summary += "; DQE " + ", ".join(f"{value:.2f}" for value in curve.tolist())
+            print(f"  {file.stem:22}{summary}")
