@@ -1,6 +1,6 @@
 """Values of a scene: what is refused and how it is said."""
 
-from dataclasses import fields, is_dataclass
+from dataclasses import FrozenInstanceError, fields, is_dataclass
 
 import pytest
 
@@ -16,7 +16,7 @@ from tem_taichi.scene.settings import (
     TiltSettings,
 )
 from tem_taichi.scene.show import documentation
-from tem_taichi.scene.typed import from_plain
+from tem_taichi.scene.typed import from_plain, to_plain
 
 NAN, INF = float("nan"), float("inf")
 
@@ -128,6 +128,21 @@ def dataclasses_of(kind):
     for field in fields(kind):
         if is_dataclass(field.type):
             yield from dataclasses_of(field.type)
+
+
+def test_settings_stay_as_they_are():
+    """No field can be set, and what YAML gives as lists is neither: in Python both are the same."""
+    for kind in (*dataclasses_of(Scene), ParticleSettings):
+        made = ParticleSettings(globule=5.0) if kind is ParticleSettings else kind()
+        for field in fields(kind):
+            with pytest.raises(FrozenInstanceError):
+                setattr(made, field.name, getattr(made, field.name))
+            assert not isinstance(getattr(made, field.name), list)
+    listed = Scene(shape=[64, 32], tilts=TiltSettings(shifts=[[0.0, 1.0]]))
+    assert listed == Scene(shape=(64, 32), tilts=TiltSettings(shifts=((0.0, 1.0),)))
+    assert listed.shape == (64, 32) and listed.tilts.shifts == ((0.0, 1.0),)
+    assert from_plain(Scene, to_plain(listed)) == listed
+    assert to_plain(listed)["tilts"]["shifts"] == [[0.0, 1.0]]
 
 
 def test_every_key_is_documented():

@@ -106,7 +106,7 @@ def test_recipe_of_a_tilt_series(steep, tmp_path, monkeypatch):
     assert abs(right["fits"][0]["defocus_u"] - TRUTH.defocus - TRUTH.astigmatism / 2) < 5 * (
         right["fits"][0]["errors"][0])
     scene = tt.load_scene(Path("right", "scene.yaml"))
-    assert scene.tilts.angles == [52.0] and scene.tilts.axis_angle == 25.0
+    assert scene.tilts.angles == (52.0,) and scene.tilts.axis_angle == 25.0
     assert scene.optics.defocus == pytest.approx(
         (right["fits"][0]["defocus_u"] + right["fits"][0]["defocus_v"]) / 2, 1e-5)
     assert "opposite tilts" in wrong["warnings"][0] and wrong["hand_gain"] < -100

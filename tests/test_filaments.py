@@ -1,6 +1,7 @@
 """Filaments: helical symmetry, placement, labels."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -156,7 +157,8 @@ def test_labels_in_the_truth(tmp_path):
     write_particles(tmp_path / "p.star", table, tomogram="t", pixel_size=2.0, voltage=300.0,
                     spherical_aberration=2.7, amplitude_contrast=0.07)
     assert "_rlnHelicalTubeID #11" in (tmp_path / "p.star").read_text()
-    del scene.specimen.particles["actin"], scene.specimen.particles["tube"]
+    beads = {"beads": scene.specimen.particles["beads"]}
+    scene = replace(scene, specimen=replace(scene.specimen, particles=beads))
     plain = particle_table(["beads"], place(scene, {"beads": 25.0}))
     assert list(plain) == ["kind", "x", "y", "z", "rot", "tilt", "psi"]
 

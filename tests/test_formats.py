@@ -495,7 +495,7 @@ def test_names_that_copick_can_not_tell_apart_are_refused(scene, gold):
     """Before anything is computed."""
     atom = ParticleSettings(structure=gold, placement="listed", positions=[[0.0, 0.0, 0.0]])
     twice = replace(scene.specimen, particles={"a_b": atom, "a-b": replace(atom)})
-    assert replace(scene, specimen=twice, formats=["shrec"]).formats == ["shrec"]
+    assert replace(scene, specimen=twice, formats=["shrec"]).formats == ("shrec",)
     with pytest.raises(ValueError, match=r'specimen\.particles="a-b": must be named differently '
                        r"from a_b for formats: \[copick\]"):
         replace(scene, formats=["copick"], specimen=twice)

@@ -12,6 +12,7 @@ import torch
 from tem_taichi import simulate
 from tem_taichi.rotations import tilt_rotation
 from tem_taichi.scene.settings import (
+    ComputeSettings,
     DetectorSettings,
     IceSettings,
     InteractionSettings,
@@ -69,7 +70,8 @@ def test_mean_counts_are_the_dose(atom):
 
 def test_ice_attenuates_with_the_tilt(atom):
     scene = scene_of(atom, positions=(), tilts=TiltSettings(scheme="listed", angles=[0.0, 60.0]))
-    scene.specimen.ice.mean_free_path = 1000.0
+    ice = replace(scene.specimen.ice, mean_free_path=1000.0)
+    scene = replace(scene, specimen=replace(scene.specimen, ice=ice))
     means = simulate(scene).noise_free.mean((1, 2))
     expected = [40 * math.exp(-0.4), 40 * math.exp(-0.8)]
     assert np.allclose(means, expected, rtol=1e-5)
@@ -137,8 +139,7 @@ def test_default_margin_is_what_nyquist_travels():
 def test_noise_off_is_the_expectation_and_noise_is_seeded(atom):
     scene = scene_of(atom, tilts=TiltSettings(scheme="listed", angles=[0.0, 10.0]))
     one, again = simulate(scene), simulate(scene)
-    scene.seed = 5
-    other = simulate(scene)
+    other = simulate(replace(scene, seed=5))
     assert torch.equal(one.images, again.images)
     assert torch.equal(one.noise_free, other.noise_free)
     assert not torch.equal(one.images, other.images)
@@ -155,9 +156,7 @@ def test_adding_tilts_does_not_change_the_others(atom):
 
 
 def test_empty_ice_and_float64(atom):
-    scene = scene_of(atom, positions=())
-    scene.compute.dtype = "float64"
-    scene.compute.arch = "cpu"
+    scene = scene_of(atom, positions=(), compute=ComputeSettings(arch="cpu", dtype="float64"))
     series = simulate(scene)
     assert series.images.dtype == torch.float64
     assert float((series.noise_free - 40).abs().max()) < 1e-10
@@ -189,7 +188,8 @@ def test_time_is_foreseen(atom):
     """Within a factor of 2, on a machine whose other programs come and go; 1.4 of an idle one."""
     scene = scene_of(atom, shape=[256, 256], tilts=TiltSettings(scheme="listed",
                                                                 angles=[0, 40, 60]))
-    scene.specimen.ice.granularity = 1.0
+    ice = replace(scene.specimen.ice, granularity=1.0)
+    scene = replace(scene, specimen=replace(scene.specimen, ice=ice))
     planned, specimen = plan(scene), build_specimen(scene)
     simulate(replace(scene, shape=[64, 64]))  # compiles
     ratios = []

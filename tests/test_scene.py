@@ -171,7 +171,7 @@ def test_sweep_makes_every_combination():
     kinds = load_sweep(None, ["detector=glob(k*_300kv)", "tilts.scheme=listed",
                               "tilts.angles=[0],[3]"])
     assert [(s.detector.name, s.tilts.angles) for s in kinds] == [
-        ("k2_300kv", [0]), ("k2_300kv", [3]), ("k3_300kv", [0]), ("k3_300kv", [3])]
+        ("k2_300kv", (0,)), ("k2_300kv", (3,)), ("k3_300kv", (0,)), ("k3_300kv", (3,))]
 
 
 @pytest.mark.parametrize(("override", "said"), [
@@ -320,7 +320,8 @@ specimen:
     b: ${.a}
   size: [30, 40]
 """), ["optics.defocus=${optics.coma}", "optics.coma=5"])
-    assert (scene.name, scene.dose, scene.shape, scene.optics.defocus) == ("run0_3", 2, [64, 64], 5)
+    assert (scene.name, scene.dose, scene.shape, scene.optics.defocus) == (
+        "run0_3", 2, (64, 64), 5)
     particles = scene.specimen.particles
     assert particles["a"] == particles["b"] and particles["a"].count == 30
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,8 @@ def test_copies_are_the_atoms_turned_and_moved(double, molecule):
     scene = scene_of(a=dict(structure=molecule, placement="listed", hydrogens="none",
                             positions=[[10.0, -5.0, 8.0], [-20.0, 12.0, -9.0]],
                             orientations=[[10.0, 20.0, 30.0], [200.0, 100.0, 50.0]]))
-    scene.specimen.ice.potential = 0.0
+    ice = replace(scene.specimen.ice, potential=0.0)
+    scene = replace(scene, specimen=replace(scene.specimen, ice=ice))
     rotation = tilt_rotation(35.0, 20.0)
     stack = slices(build_specimen(scene), view_of(rotation, shift=(3.0, -2.0)), 0, 8)
     centred = CHIRAL - (CHIRAL.min(0) + CHIRAL.max(0)) / 2
@@ -127,8 +129,7 @@ def test_random_placement_is_seeded_and_uniform(molecule):
     scene = scene_of(thickness=400.0, size=[2000.0, 2000.0], a=dict(structure=molecule, count=800))
     one, = place(scene, {"a": 8.0})
     again, = place(scene, {"a": 8.0})
-    scene.seed = 1
-    other, = place(scene, {"a": 8.0})
+    other, = place(replace(scene, seed=1), {"a": 8.0})
     assert np.array_equal(one.positions, again.positions)
     assert not np.array_equal(one.positions, other.positions)
     # mean of 800 uniform numbers over +-1000: 1000 / sqrt(2400) = 20 A; 5 sigma

@@ -177,7 +177,7 @@ def test_particles_of_interest_and_other_shapes_are_kept(made) -> None:
     twin = make_twin(real.images.numpy(), table_of(scene), 10.0, 300.0, replace(
         SETTINGS, particles={"apoferritin": ferritin}, shape=(64, 96), masses=()))
     assert twin.scene.specimen.particles == {"apoferritin": ferritin}
-    assert twin.scene.shape == [64, 96] and twin.crowd.volume_fraction == 0
+    assert twin.scene.shape == (64, 96) and twin.crowd.volume_fraction == 0
 
 
 def test_fewer_electrons_than_the_noise_needs_raise_the_dose(made) -> None:

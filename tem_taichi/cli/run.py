@@ -95,8 +95,8 @@ def run(scene: Scene, read: Sequence[str] = ()) -> None:
         except RuntimeError as error:  # torch's own kinds, for the CPU and for GPUs
             if "memory" not in str(error):
                 raise
-            raise MemoryError(f"shape={scene.shape}: needs more memory than there is; lower it, "
-                              "interaction.margin or interaction.oversampling") from error
+            raise MemoryError(f"shape={list(scene.shape)}: needs more memory than there is; lower "
+                              "it, interaction.margin or interaction.oversampling") from error
     with new_folder(scene.output, COMMAND, scene.overwrite, _inputs(scene, read)) as place:
         files = write_output(place, scene, series, specimen, output_folder(scene.output))
     kinds = series.particles["kind"].value_counts(sort=False)

@@ -141,14 +141,15 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
     table["dose"] *= dose / nominal * np.where(np.abs(change - 1) < _BEAM, change, 1.0)
     scene = Scene(
         name="twin", output="twin", seed=settings.seed, pixel_size=pixel_size, dose=short(dose),
-        shape=list(settings.shape or stack.shape[1:]), detector=camera,
+        shape=tuple(settings.shape or stack.shape[1:]), detector=camera,
         microscope=MicroscopeSettings(voltage=voltage,
                                       spherical_aberration=lens.spherical_aberration),
         optics=OpticsSettings(defocus=short(table["defocus"].mean()), astigmatism=short(
             table["astigmatism"].mean()), astigmatism_angle=short(
             table["astigmatism_angle"].median())),
         tilts=_tilts(table))
-    scene.specimen, scene.interaction = _specimen(scene, fit, crowd, settings)
+    specimen, interaction = _specimen(scene, fit, crowd, settings)
+    scene = replace(scene, specimen=specimen, interaction=interaction)
     return Twin(scene, fit, spectra, crowd, sights, lens, nominal,
                 fit.intensity / float(crowd.noise.mean()) / pixel_size**2,
                 (*notes, *more, *_said(scene.specimen.ice, crowd)), fit.warnings)
@@ -216,8 +217,8 @@ def _camera(fit: ThicknessFit, crowd: CrowdFit, dose: float,
         return camera, dose, notes
     notes.append("The noise is coloured, by assumption of what resampled the images: signal and "
                  "noise went through the same MTF, as in an integrating camera.")
-    rows = [[float(w), short(value)]
-            for w, value in zip(crowd.w, np.sqrt(crowd.noise / noise), strict=True)]
+    rows = tuple((float(w), short(value))
+                 for w, value in zip(crowd.w, np.sqrt(crowd.noise / noise), strict=True))
     return replace(camera, kind="integrating", mtf_table=rows), dose, notes
 
 
@@ -228,11 +229,11 @@ def _tilts(table: pd.DataFrame) -> TiltSettings:
         scheme="listed", angles=rows["tilt_angle"].tolist(), axis_angle=short(axis),
         shifts=rows[["shift_x", "shift_y"]].to_numpy().tolist(),
         defocus_offsets=(rows["defocus"] - short(table["defocus"].mean())).round(3).tolist(),
-        doses=[short(dose) for dose in rows["dose"]], prior_dose=short(rows["prior_dose"].min()))
+        doses=tuple(map(short, rows["dose"])), prior_dose=short(rows["prior_dose"].min()))
 
 
 def slab(fit: ThicknessFit, mean_free_path: float,
-         axis_angle: float) -> tuple[float, list[float]]:
+         axis_angle: float) -> tuple[float, tuple[float, ...]]:
     """Ice whose normal is where the fit has it.
 
     Args:
@@ -241,11 +242,11 @@ def slab(fit: ThicknessFit, mean_free_path: float,
         axis_angle: of the tilt axis from +y, counter-clockwise [deg].
 
     Returns:
-        Thickness along z [A] and slope along x and y, as of `specimen_config.Ice`.
+        Thickness along z [A] and slope along x and y, as of `IceSettings`.
     """
     normal = tilt_rotation(-fit.normal_angle, axis_angle)[:, 2]
     return (short(fit.thickness(mean_free_path) / float(normal[2])),
-            [short(float(-normal[n] / normal[2])) for n in (0, 1)])
+            tuple(short(float(-normal[n] / normal[2])) for n in (0, 1)))
 
 
 def _specimen(scene: Scene, fit: ThicknessFit, crowd: CrowdFit,
@@ -262,7 +263,7 @@ def _specimen(scene: Scene, fit: ThicknessFit, crowd: CrowdFit,
         for mass, density in zip(crowd.masses, crowd.densities, strict=True)}
     particles = {name: kind for name, kind in particles.items() if kind.count}
     return (SpecimenSettings(ice=ice, damage=short(crowd.damage),
-                             size=[short(side) for side in size],
+                             size=tuple(map(short, size)),
                              particles=settings.particles | particles),
             InteractionSettings(slice_thickness=min(settings.slice_thickness, short(thickness))))
 

@@ -7,7 +7,6 @@ the scene as plain data.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -24,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from tem_taichi.checks import shown
 from tem_taichi.scene.references import hidden
 from tem_taichi.scene.settings import Scene
-from tem_taichi.scene.typed import check_mappings
+from tem_taichi.scene.typed import check_mappings, to_plain
 from tem_taichi.scene.yaml_files import read_yaml
 
 CONFIG_FOLDER = Path(str(import_module("tem_taichi.conf").__file__)).resolve().parent
@@ -42,7 +41,7 @@ class SceneFiles(ConfigRepository):
 
     def __init__(self, content: dict[Any, Any], folder: Path) -> None:
         self._folders = (CONFIG_FOLDER, folder)
-        self._made = {STORED: content, SCHEMA: asdict(Scene())}
+        self._made = {STORED: content, SCHEMA: to_plain(Scene())}
         self._read: dict[str, ConfigResult] = {}
 
     def load_config(self, config_path: str) -> ConfigResult | None:

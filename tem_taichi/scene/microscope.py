@@ -1,11 +1,12 @@
 """The part of the scene that says what looks at the specimen: microscope, lens and camera."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tem_taichi import checks
+from tem_taichi.scene.typed import keep_tuples
 
 
-@dataclass
+@dataclass(frozen=True)
 class MicroscopeSettings:
     """The instrument's own constants."""
 
@@ -39,7 +40,7 @@ class MicroscopeSettings:
         checks.positive("microscope.focal_length", self.focal_length, "mm")
 
 
-@dataclass
+@dataclass(frozen=True)
 class OpticsSettings:
     """How the lens is set for these images."""
 
@@ -54,7 +55,7 @@ class OpticsSettings:
     amplitude_contrast: float | None = None
     """Q: absorption over potential of the specimen, in [0, 1); null = by the composition of each
     particle and the ice's mean free path"""
-    beam_tilt: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    beam_tilt: tuple[float, ...] = (0.0, 0.0)
     """of the illumination in x, y [mrad]; causes coma, Cs lambda^2 |k|^2 (k tilt)"""
     coma: float = 0.0
     """axial coma C21 [A]"""
@@ -70,6 +71,7 @@ class OpticsSettings:
     """direction of the largest magnification [deg], from +x towards +y"""
 
     def __post_init__(self) -> None:
+        keep_tuples(self)
         checks.within("optics.defocus", self.defocus, -1e6, 1e6, "A")
         checks.within("optics.astigmatism", self.astigmatism, -1e6, 1e6, "A")
         checks.within("optics.astigmatism_angle", self.astigmatism_angle, -360, 360, "deg")
@@ -85,7 +87,7 @@ class OpticsSettings:
                      "optics.amplitude_contrast", self.amplitude_contrast, "in [0, 1), or null")
 
 
-@dataclass
+@dataclass(frozen=True)
 class DetectorSettings:
     """The detector, see tem_taichi.noise.detector."""
 
@@ -100,16 +102,16 @@ class DetectorSettings:
     dqe: float | None = None
     """DQE(0) in (0, 1]; null = 1. Elsewhere an integrating camera has the same, a counting one
     DQE(0) MTF^2, if dqe_table and dqe_file are null"""
-    mtf: list[float] | None = None
+    mtf: tuple[float, ...] | None = None
     """a, b, c, alpha, beta of [a/(1+alpha w^2) + b/(1+beta w^2) + c]/(a+b+c), w in cycles/pixel;
     null = 1, if mtf_table and mtf_file are null too"""
-    mtf_table: list[list[float]] | None = None
+    mtf_table: tuple[tuple[float, ...], ...] | None = None
     """rows of frequency [cycles/pixel] and MTF, instead of parameters"""
     mtf_file: str | None = None
     """RELION star file or two columns of frequency [cycles/pixel] and MTF, instead of either"""
     dqe_file: str | None = None
     """the same for DQE(w), instead of dqe"""
-    dqe_table: list[list[float]] | None = None
+    dqe_table: tuple[tuple[float, ...], ...] | None = None
     """rows of frequency [cycles/pixel] and DQE, instead of dqe"""
     integer: bool = False
     """round counts to whole numbers and store 16 bits"""
@@ -118,6 +120,7 @@ class DetectorSettings:
     chance"""
 
     def __post_init__(self) -> None:
+        keep_tuples(self)
         checks.positive("detector.voltage", self.voltage, "kV")
         checks.one_of("detector.kind", self.kind, ("integrating", "counting"))
         checks.within("detector.gain", self.gain, 1e-6, 1e6, "counts per electron")

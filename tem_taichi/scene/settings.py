@@ -1,8 +1,10 @@
 """The scene: every setting of a simulation with its unit, its sign and its allowed range.
 
 These dataclasses are what every YAML file in conf/ and every scene of a user is read into. Each
-checks its values when it is made. File names in a scene are relative to the scene's folder, or
-else, if there is no such file, to the working folder; `output` is relative to the working folder.
+checks its values when it is made and stays as it is: `dataclasses.replace` makes a changed one.
+What YAML gives as a list is a tuple; in Python either will do. File names in a scene are relative
+to the scene's folder, or else, if there is no such file, to the working folder; `output` is
+relative to the working folder.
 """
 
 import re
@@ -17,6 +19,7 @@ from tem_taichi.scene.specimen import IceSettings as IceSettings
 from tem_taichi.scene.specimen import ParticleSettings as ParticleSettings
 from tem_taichi.scene.specimen import SpecimenSettings as SpecimenSettings
 from tem_taichi.scene.stack import StackSettings as StackSettings
+from tem_taichi.scene.typed import keep_tuples
 
 _VOLTAGES_ALIKE = 0.05
 """Relative difference of voltages at which a camera's curves are taken for the same."""
@@ -27,7 +30,7 @@ FORMATS = ("relion5", "warp", "aretomo", "imod", "shrec", "copick", "tiff")
 """Of other programs, see tem_taichi.export.formats."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class TiltErrorSettings:
     """Standard deviations of seeded random errors of each tilt; the truth is written out."""
 
@@ -49,7 +52,7 @@ class TiltErrorSettings:
         checks.check(0 <= self.dose < 0.3, "tilts.errors.dose", self.dose, "in [0, 0.3)")
 
 
-@dataclass
+@dataclass(frozen=True)
 class TiltSettings:
     """The tilt series; `scheme: listed` with `angles: [0]` is a single micrograph."""
 
@@ -65,22 +68,23 @@ class TiltSettings:
     """first angle of bidirectional and dose_symmetric [deg]"""
     group: int = 1
     """tilts on one side before the other, for dose_symmetric"""
-    angles: list[float] | None = None
+    angles: tuple[float, ...] | None = None
     """for listed: in the order of acquisition [deg]"""
     axis_angle: float = 0.0
     """of the tilt axis from +y, counter-clockwise [deg], as IMOD's; a positive tilt turns the
     specimen right-handedly about it"""
-    shifts: list[list[float]] | None = None
+    shifts: tuple[tuple[float, ...], ...] | None = None
     """x, y of each image [A], in the order of acquisition"""
-    defocus_offsets: list[float] | None = None
+    defocus_offsets: tuple[float, ...] | None = None
     """added to the defocus of each image [A], in the order of acquisition"""
-    doses: list[float] | None = None
+    doses: tuple[float, ...] | None = None
     """of each image [e-/A^2], in the order of acquisition, instead of `dose`"""
     prior_dose: float = 0.0
     """before the first image [e-/A^2]"""
     errors: TiltErrorSettings = field(default_factory=TiltErrorSettings)
 
     def __post_init__(self) -> None:
+        keep_tuples(self)
         checks.one_of("tilts.scheme", self.scheme,
                       ("linear", "dose_symmetric", "bidirectional", "listed"))
         for key in ("minimum", "maximum", "start"):
@@ -100,29 +104,30 @@ class TiltSettings:
         if self.scheme in ("dose_symmetric", "bidirectional"):
             checks.within("tilts.start", self.start, self.minimum, self.maximum,
                           "deg, tilts.minimum to tilts.maximum")
-        for n, angle in enumerate(self.angles or []):
+        for n, angle in enumerate(self.angles or ()):
             checks.check(abs(angle) <= MAX_TILT, f"tilts.angles[{n}]", angle,
                          f"finite and within {MAX_TILT} degrees of 0")
         checks.rows("tilts.shifts", self.shifts, 2, "A")
-        for n, offset in enumerate(self.defocus_offsets or []):
+        for n, offset in enumerate(self.defocus_offsets or ()):
             checks.within(f"tilts.defocus_offsets[{n}]", offset, -1e6, 1e6, "A")
-        for n, dose in enumerate(self.doses or []):
+        for n, dose in enumerate(self.doses or ()):
             checks.positive(f"tilts.doses[{n}]", dose, "e-/A^2")
 
 
-@dataclass
+@dataclass(frozen=True)
 class MovieSettings:
     """Each image as a movie of frames that share its dose."""
 
     frames: int = 1
     """of each image; `formats: [tiff]` writes them"""
-    drift: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    drift: tuple[float, ...] = (0.0, 0.0)
     """of the whole field in x, y during an image [A], even, about its middle"""
     motion: float = 0.0
     """standard deviation of how far each particle moves in x, y and z [A]; most of it within the
     first 4 e-/A^2, seeded"""
 
     def __post_init__(self) -> None:
+        keep_tuples(self)
         checks.whole("movie.frames", self.frames, 1, 1000)
         checks.check(len(self.drift) == 2, "movie.drift", self.drift, "two numbers, x and y [A]")
         for n, way in enumerate(self.drift):
@@ -130,7 +135,7 @@ class MovieSettings:
         checks.within("movie.motion", self.motion, 0, 1e3, "A")
 
 
-@dataclass
+@dataclass(frozen=True)
 class InteractionSettings:
     """How the beam passes through the specimen."""
 
@@ -159,7 +164,7 @@ class InteractionSettings:
         checks.not_negative("interaction.margin", self.margin, "A")
 
 
-@dataclass
+@dataclass(frozen=True)
 class ComputeSettings:
     """Where to compute."""
 
@@ -173,7 +178,7 @@ class ComputeSettings:
         checks.one_of("compute.dtype", self.dtype, ("float32", "float64"))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Scene:
     """Everything that decides a simulation."""
 
@@ -187,9 +192,9 @@ class Scene:
     """replace an earlier result in that folder"""
     force: bool = False
     """run even what is foreseen to take longer than a day"""
-    formats: list[str] = field(default_factory=list)
+    formats: tuple[str, ...] = ()
     """also written, each in a subfolder: relion5, warp, aretomo, imod, shrec, copick, tiff"""
-    shape: list[int] = field(default_factory=lambda: [512, 512])
+    shape: tuple[int, ...] = (512, 512)
     """rows and columns of an image [pixel]"""
     pixel_size: float = 2.0
     """at the specimen [A]"""
@@ -206,6 +211,7 @@ class Scene:
     compute: ComputeSettings = field(default_factory=ComputeSettings)
 
     def __post_init__(self) -> None:
+        keep_tuples(self)
         checks.check(bool(re.fullmatch(NAME, self.name)), "name", self.name,
                      NAME_SAYS)
         checks.whole("seed", self.seed, 0, 2**63 - 1)

@@ -35,7 +35,7 @@ def _entry(name: str, value: Any, about: str, indent: str) -> Iterator[str]:
         yield f"{indent}{name}:"
         for key, item in value.items():
             yield from _entry(json.dumps(key), item, "", indent + "  ")
-    elif isinstance(value, list) and value and isinstance(value[0], list):
+    elif isinstance(value, tuple) and value and isinstance(value[0], tuple):
         yield _commented(f"{indent}{name}:", about)
         yield from (f"{indent}  - {json.dumps(row)}" for row in value)
     else:  # JSON is YAML

@@ -1,9 +1,11 @@
 """The part of the scene that says what is in the box: ice, particles and where they are."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tem_taichi import checks
+from tem_taichi.scene.typed import keep_tuples
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 """What may become part of a file's name or a word in a table."""
@@ -14,7 +16,7 @@ SOURCES = ("structure", "map", "fiducial", "globule", "vesicle", "membrane")
 """What a kind of particle can be made from."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class IceSettings:
     """The slab of vitreous ice that holds the particles."""
 
@@ -35,14 +37,15 @@ class IceSettings:
     lens, centre + (edge - centre) rho^2 / R^2"""
     hole_radius: float | None = None
     """of the hole in the carbon film [A]; null = a slab without end"""
-    hole_centre: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    hole_centre: tuple[float, ...] = (0.0, 0.0)
     """x, y from the specimen's centre [A]"""
-    slope: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    slope: tuple[float, ...] = (0.0, 0.0)
     """of the layer's mid-plane along x, y [A of z per A]"""
     carbon_thickness: float = 0.0
     """of the carbon film around the hole [A]; 0 = none"""
 
     def __post_init__(self) -> None:
+        keep_tuples(self)
         protein = self.protein_mean_free_path
         checks.check(protein is None or 1 <= protein < 1e12, "specimen.ice.protein_mean_free_path",
                      protein, "at least 1 [A], or null")
@@ -68,7 +71,7 @@ class IceSettings:
                      "at least 1 [A], or null")
 
 
-@dataclass
+@dataclass(frozen=True)
 class ParticleSettings:
     """One kind of particle and where its copies are."""
 
@@ -96,7 +99,7 @@ class ParticleSettings:
     """mass of a featureless ball of protein [kDa] instead of a structure"""
     vesicle: float | None = None
     """outer diameter of a vesicle of lipid bilayer, filled with ice [A], instead of a structure"""
-    membrane: list[float] | None = None
+    membrane: tuple[float, ...] | None = None
     """sides of a patch of lipid bilayer along x and y, normal along z [A], instead of a
     structure"""
     bend: float | None = None
@@ -119,32 +122,36 @@ class ParticleSettings:
     where x and y are 0 in the structure's file or in the middle of a map"""
     inclination: float = 5.0
     """largest angle of random filaments to the ice's plane [deg]"""
-    spacing: list[float] | None = None
+    spacing: tuple[float, ...] | None = None
     """of the lattice in x, y, z [A]; null = 1.1 diameters"""
-    copies: list[int] = field(default_factory=lambda: [1, 1, 1])
+    copies: tuple[int, ...] = (1, 1, 1)
     """of the lattice in x, y, z"""
-    positions: list[list[float]] | None = None
+    positions: tuple[tuple[float, ...], ...] | None = None
     """for listed: x, y, z from the specimen's centre [A]; for helix: of the filaments' middles,
     null = random"""
-    orientations: list[list[float]] | None = None
+    orientations: tuple[tuple[float, ...], ...] | None = None
     """for listed, lattice and helix: rot, tilt, psi as RELION's [deg]; one for all, or one each;
     null = none turned if listed, random on a lattice"""
     file: str | None = None
     """for listed and helix: RELION star or CSV file with positions and orientations"""
 
+    def __post_init__(self) -> None:
+        keep_tuples(self)
 
-@dataclass
+
+@dataclass(frozen=True)
 class SpecimenSettings:
     """What is in the box."""
 
     ice: IceSettings = field(default_factory=IceSettings)
     damage: float = 1.0
     """radiation damage by the accumulated dose: 1 = as measured, 0 = none"""
-    size: list[float] | None = None
+    size: tuple[float, ...] | None = None
     """extent in x and y within which random copies are placed [A]; null = the image's field"""
-    particles: dict[str, ParticleSettings] = field(default_factory=dict)
+    particles: Mapping[str, ParticleSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        keep_tuples(self)
         checks.within("specimen.damage", self.damage, 0, 100, "1")
         checks.positives("specimen.size", self.size, 2, "A")
         for name, particle in self.particles.items():

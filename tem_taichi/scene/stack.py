@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from tem_taichi import checks
 
 
-@dataclass
+@dataclass(frozen=True)
 class StackSettings:
     """Boxes around the particles of every image, see tem_taichi.export.stack."""
 

@@ -2,7 +2,8 @@
 
 import difflib
 import json
-from dataclasses import is_dataclass
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -11,15 +12,16 @@ from tem_taichi.checks import shown
 T = TypeVar("T")
 
 _NAMES = {float: "a number", int: "a whole number", bool: "true or false", str: "text",
-          list: "a list", dict: "a mapping of names"}
+          list: "a list", tuple: "a list", dict: "a mapping of names",
+          Mapping: "a mapping of names"}
 
 
 def from_plain(kind: type[T], content: Any, key: str = "") -> T:
     """A dataclass from a mapping of its fields.
 
-    Fields are float, int, bool, str, dataclasses, list[...], dict[str, ...] or one of these or
-    None. A whole number is a number, and text may be given as a whole number. What is absent
-    has the dataclass's default.
+    Fields are float, int, bool, str, dataclasses, list[...], tuple[..., ...], Mapping[str, ...],
+    dict[str, ...] or one of these or None. A whole number is a number, and text may be given as a
+    whole number. What is absent has the dataclass's default.
 
     Args:
         kind: the dataclass.
@@ -41,6 +43,27 @@ def from_plain(kind: type[T], content: Any, key: str = "") -> T:
             raise ValueError(f"{place}={shown(value)}: no such key; {allowed}")
         values[name] = _value(hints[name], value, place)
     return kind(**values)
+
+
+def keep_tuples(settings: Any) -> None:
+    """Make lists among the fields of a frozen dataclass tuples, also within lists."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, list | tuple):
+            object.__setattr__(settings, field.name, _as_tuple(value))
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
+
+
+def to_plain(item: Any) -> Any:
+    """The reverse of `from_plain`: a dataclass as mappings, lists and values."""
+    if is_dataclass(item):
+        return {field.name: to_plain(getattr(item, field.name)) for field in fields(item)}
+    if isinstance(item, dict):
+        return {name: to_plain(value) for name, value in item.items()}
+    return [to_plain(value) for value in item] if isinstance(item, list | tuple) else item
 
 
 def below(key: str, name: object) -> str:
@@ -65,12 +88,13 @@ def check_mappings(kind: Any, content: Any, key: str = "") -> None:
     if NoneType in inner:
         check_mappings(inner[0], content, key)
         return
-    holds = is_dataclass(kind) or origin is dict
+    named = origin in (dict, Mapping)
+    holds = is_dataclass(kind) or named
     if isinstance(content, dict) and holds:
-        hints = {} if origin is dict else get_type_hints(kind)
+        hints = {} if named else get_type_hints(kind)
         for name, value in content.items():
-            if origin is dict or name in hints:
-                check_mappings(inner[1] if origin is dict else hints[name], value, below(key, name))
+            if named or name in hints:
+                check_mappings(inner[1] if named else hints[name], value, below(key, name))
     elif isinstance(content, dict) or (isinstance(content, list) and holds):
         allowed = "a mapping" if holds else _NAMES[origin or kind]
         raise ValueError(f"{key}={shown(content)}: must be {allowed}")
@@ -82,9 +106,9 @@ def _value(kind: Any, value: Any, key: str) -> Any:
         return None if value is None else _value(inner[0], value, key)
     if isinstance(kind, type) and is_dataclass(kind):
         return from_plain(kind, value, key)
-    if origin is list and isinstance(value, list):
-        return [_value(inner[0], item, f"{key}[{n}]") for n, item in enumerate(value)]
-    if origin is dict and isinstance(value, dict):
+    if origin in (list, tuple) and isinstance(value, list | tuple):
+        return origin(_value(inner[0], item, f"{key}[{n}]") for n, item in enumerate(value))
+    if origin in (dict, Mapping) and isinstance(value, dict):
         return {str(name): _value(inner[1], item, below(key, name))
                 for name, item in value.items()}
     if isinstance(value, bool):  # which is an int to Python

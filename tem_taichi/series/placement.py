@@ -1,6 +1,7 @@
 """Where the copies of each kind of particle are, and how they are turned."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -162,7 +163,7 @@ def _random_filaments(
     return _filaments(particle, middles, rotations)
 
 
-def _field(scene: Scene) -> list[float]:
+def _field(scene: Scene) -> Sequence[float]:
     """Extent in x and y within which random copies are placed [A]."""
     return scene.specimen.size or [n * scene.pixel_size for n in reversed(scene.shape)]
 
