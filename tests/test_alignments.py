@@ -57,7 +57,7 @@ def made(request, tmp_path_factory):
     series = simulate(scene)
     out = folder / "out"
     out.mkdir()
-    write_formats(out, scene, replace(series, images=series.noise_free))
+    write_formats(out, replace(series, images=series.noise_free), scene.formats)
     return scene, series, out
 
 
@@ -203,14 +203,10 @@ def test_aretomos_alignment_is_imods(made):
 
 
 def test_beads_are_known_by_their_kind_not_their_name(made, tmp_path):
-    scene, series, _ = made
-    gold = ParticleSettings(fiducial=50.0, placement="listed", positions=[[0.0, 0.0, 0.0]])
-    atoms = replace(scene.specimen.particles["au"])
-    kinds = {"markers": gold, "fiducial_like": atoms}
-    changed = replace(scene, formats=["imod"],
-                      specimen=replace(scene.specimen, particles=kinds))
+    _, series, _ = made
+    kinds = {"markers": "fiducial", "fiducial_like": "structure"}
     table = series.particles.assign(kind=["markers", "fiducial_like", "fiducial_like"])
-    write_formats(tmp_path, changed, replace(series, particles=table))
+    write_formats(tmp_path, replace(series, particles=table, kinds=kinds), ["imod"])
     points = np.loadtxt(tmp_path / "imod" / "gold_fid.txt")
     assert len(points) == 7 and set(points[:, 1]) == {1}
 

@@ -400,7 +400,7 @@ def test_existing_output_is_refused_before_anything_is_computed(here, monkeypatc
 
 
 @pytest.mark.parametrize("where", ["tem_taichi.series.simulate.exit_wave",
-                                   "tem_taichi.export.output.write_particles"])
+                                   "tem_taichi.export.output.write_series_particles"])
 @pytest.mark.parametrize("older", [False, True])
 def test_interruption_leaves_everything_as_it_was(here, capsys, monkeypatch, where, older):
     words = ["scene.yaml", "output=a/b"]

@@ -15,8 +15,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from tem_taichi import simulate
+from tem_taichi.cli.output import write_result
 from tem_taichi.export.formats import write_formats
-from tem_taichi.export.output import write_output
 from tem_taichi.export.shrec import zxz_angles
 from tem_taichi.files.tilts import read_mdoc
 from tem_taichi.rotations import euler_to_matrix
@@ -33,6 +33,8 @@ from tem_taichi.scene.settings import (
     TiltErrorSettings,
     TiltSettings,
 )
+from tem_taichi.series.build import build_specimen
+from tem_taichi.series.record import recorded
 from tem_taichi.simulate import main
 
 PIXEL, NX, NY = 3.0, 80, 72
@@ -76,7 +78,7 @@ def series(scene):
 @pytest.fixture(scope="module")
 def folder(scene, series, tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("out")
-    write_output(place, scene, series)
+    write_result(place, scene, series)
     return place
 
 
@@ -201,7 +203,7 @@ def test_relions_hand_is_that_of_the_defocus(gold, tmp_path, angle):
                   tilts=TiltSettings(scheme="listed", angles=[angle]),
                   interaction=InteractionSettings(margin=100.0, slice_thickness=5.0))
     series = simulate(scene)
-    write_formats(tmp_path, scene, series)
+    write_formats(tmp_path, series, ["relion5"])
     tomogram, tilts, particles, matrices = relion(tmp_path)
     centred = particles[[f"rlnCenteredCoordinate{axis}Angst" for axis in "XYZ"]].to_numpy()
     z = centred @ matrices[0, 2, :3]  # Tomogram::getDepthOffset, in A
@@ -262,17 +264,14 @@ def test_aretomos_stack_has_its_angles_order_and_doses(folder, series):
             np.testing.assert_allclose(mrc.data, factor * series.images.numpy(), rtol=1e-6)
 
 
-def written_as_gold(folder: Path, scene: Scene, series) -> Path:
-    """imod/ of a scene whose second kind is said to be a gold bead."""
-    kinds = scene.specimen.particles
-    bead = replace(kinds["fiducial"], structure=None, fiducial=50.0)
-    specimen = replace(scene.specimen, particles={**kinds, "fiducial": bead})
-    write_formats(folder, replace(scene, specimen=specimen, formats=["imod"]), series)
+def written_as_gold(folder: Path, series) -> Path:
+    """imod/ of a series whose second kind is said to be a gold bead."""
+    write_formats(folder, replace(series, kinds={**series.kinds, "fiducial": "fiducial"}), ["imod"])
     return folder / "imod"
 
 
-def test_imods_transforms_bring_beads_onto_their_paths(tmp_path, scene, series):
-    root = written_as_gold(tmp_path, scene, series)
+def test_imods_transforms_bring_beads_onto_their_paths(tmp_path, series):
+    root = written_as_gold(tmp_path, series)
     points, transforms = np.loadtxt(root / "gold_fid.txt"), np.loadtxt(root / "gold.xf")
     tilt = np.deg2rad(np.loadtxt(root / "gold.tlt"))
     assert np.array_equal(points[:, 4], np.arange(7)) and set(points[:, 1]) == {1}
@@ -289,10 +288,10 @@ def test_imods_transforms_bring_beads_onto_their_paths(tmp_path, scene, series):
     assert np.all(apart < 0.25)
 
 
-def test_imods_transforms_are_exact_without_errors_of_the_axis(scene, series, tmp_path):
+def test_imods_transforms_are_exact_without_errors_of_the_axis(scene, tmp_path):
     errors = TiltErrorSettings(shift=6.0, angle=0.5)
     exact = replace(scene, tilts=replace(scene.tilts, errors=errors))
-    root = written_as_gold(tmp_path, exact, simulate(exact))
+    root = written_as_gold(tmp_path, simulate(exact))
     points, transforms = np.loadtxt(root / "gold_fid.txt"), np.loadtxt(root / "gold.xf")
     tilt = np.deg2rad(np.loadtxt(root / "gold.tlt"))
     raw = points[:, 2:4] - [NX / 2, NY / 2]
@@ -320,8 +319,7 @@ def test_imods_defocus_file_holds_the_truth(folder, series):
 # --- SHREC, copick, TIFF -----------------------------------------------------------------------
 
 def test_shrecs_locations_point_into_its_masks(scene, series, tmp_path):
-    write_formats(tmp_path, replace(scene, formats=["shrec"]),
-                  replace(series, images=series.noise_free))
+    write_formats(tmp_path, replace(series, images=series.noise_free), ["shrec"])
     root = tmp_path / "shrec" / "model_0"
     volumes = {name: mrcfile.read(root / f"{name}.mrc") for name in (
         "grandmodel", "class_mask", "occupancy_mask", "reconstruction", "projections")}
@@ -419,12 +417,9 @@ def test_copick_itself_reads_its_project_from_any_folder(scene, series, tmp_path
     membrane = ParticleSettings(membrane=[60.0, 60.0], placement="listed",
                                 positions=[[0.0, 0.0, 0.0]])
     kinds = {**scene.specimen.particles, "lipid_sheet": membrane}
-    more = replace(scene, formats=["copick"],
-                   specimen=replace(scene.specimen, particles=kinds))
-    sheet = pd.DataFrame({"kind": ["lipid_sheet"], **dict.fromkeys(
-        ("x", "y", "z", "rot", "tilt", "psi"), 0.0)})
-    write_formats(partial, more, replace(series, particles=pd.concat(
-        [series.particles, sheet], ignore_index=True)), final=final)
+    more = replace(scene, specimen=replace(scene.specimen, particles=kinds))
+    write_formats(partial, recorded(more, build_specimen(more), series.tilts,
+                                    images=series.images), ["copick"], final)
     partial.rename(final)
     monkeypatch.chdir(tmp_path)
     root = copick.from_file(str(final / "copick" / "config.json"))
@@ -466,7 +461,7 @@ def test_only_what_is_asked_for_is_written(scene, series, tmp_path):
     for formats in ([], ["imod"], ["tiff", "warp"]):
         place = tmp_path / "-".join(["out", *formats])
         place.mkdir()
-        names = write_output(place, replace(scene, formats=formats), series)
+        names = write_result(place, replace(scene, formats=formats), series)
         assert {name for name in names if (place / name).is_dir()} == set(formats)
         assert "SubFramePath" not in (place / "gold.mrc.mdoc").read_text()
 
@@ -475,7 +470,7 @@ def test_series_without_particles_or_halves(scene, tmp_path):
     empty = replace(scene, specimen=SpecimenSettings(ice=IceSettings(thickness=130.0,
                                                                      granularity=0.0)))
     result = simulate(empty)
-    write_formats(tmp_path, empty, result)
+    write_formats(tmp_path, result, empty.formats)
     assert starfile.read(tmp_path / "relion5" / "particles.star")["optics"].shape[0] == 1
     assert (tmp_path / "shrec" / "model_0" / "particle_locations.txt").read_text() == ""
     assert not mrcfile.read(tmp_path / "shrec" / "model_0" / "class_mask.mrc").any()

@@ -19,8 +19,8 @@ import torch
 from scipy.optimize import minimize_scalar
 from scipy.spatial.transform import Rotation
 
+from tem_taichi.cli.output import write_result
 from tem_taichi.device import as_tensor
-from tem_taichi.export.output import write_output
 from tem_taichi.rotations import random_rotations
 from tem_taichi.scene.settings import (
     ComputeSettings,
@@ -84,7 +84,7 @@ def written(folder, scene, kind, positions, rotations):
     """Simulate without noise and write all files."""
     specimen = ParticlesInIce((kind,), (Poses(positions, rotations),), Ice(1000.0))
     series = simulate(scene, specimen=specimen)
-    write_output(folder, scene, replace(series, images=series.noise_free))
+    write_result(folder, scene, replace(series, images=series.noise_free))
     return folder
 
 

@@ -11,7 +11,7 @@ import starfile
 import torch
 
 from tem_taichi import simulate
-from tem_taichi.export.output import write_output
+from tem_taichi.cli.output import write_result
 from tem_taichi.files.folder import new_folder
 from tem_taichi.files.mrc import smallest_type
 from tem_taichi.scene.load import load_scene
@@ -49,7 +49,7 @@ def series(scene):
 
 
 def test_files_agree(scene, series, tmp_path):
-    names = write_output(tmp_path, scene, series)
+    names = write_result(tmp_path, scene, series)
     assert sorted(names) == sorted(p.name for p in tmp_path.iterdir())
     with mrcfile.open(tmp_path / "gold.mrc") as noisy, \
             mrcfile.open(tmp_path / "gold_noise_free.mrc") as clean:
@@ -91,16 +91,16 @@ def test_whole_counts_take_two_bytes_where_they_fit(low, high, integer, stored):
 def test_a_number_that_is_none_is_never_written(scene, series, tmp_path, bad, integer, which):
     images = getattr(series, which).clone()
     images[1, 2, 3] = bad
-    broken = replace(series, **{which: images})
+    broken = replace(series, integer=integer, **{which: images})
     with pytest.raises(ValueError, match="1 values are not finite"), \
             new_folder(tmp_path / "out", "simulate") as place:
-        write_output(place, replace(scene, detector=DetectorSettings(integer=integer)), broken)
+        write_result(place, scene, broken)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_particles(scene, tmp_path):
     empty = replace(scene, specimen=SpecimenSettings(ice=IceSettings(thickness=100.0)))
-    write_output(tmp_path, empty, simulate(empty))
+    write_result(tmp_path, empty, simulate(empty))
     assert "rlnCenteredCoordinateXAngst" in (tmp_path / "gold_particles.star").read_text()
     assert json.loads((tmp_path / "metadata.json").read_text())["particles"] == 0
     assert load_scene(tmp_path / "scene.yaml") == empty
@@ -108,5 +108,5 @@ def test_no_particles(scene, tmp_path):
 
 def test_series_is_left_as_it_was(scene, series, tmp_path):
     before = series.images.clone()
-    write_output(tmp_path, replace(scene, detector=DetectorSettings(integer=True)), series)
+    write_result(tmp_path, scene, replace(series, integer=True))
     assert torch.equal(series.images, before)

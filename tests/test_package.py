@@ -24,7 +24,7 @@ BELOW = {
     "noise": {"ground"},
     "instrument": {"ground", "specimen", "noise"},
     "series": {"ground", "files", "scene", "specimen", "instrument", "noise"},
-    "export": {"ground", "files", "scene", "specimen", "instrument", "series"},
+    "export": {"ground", "files", "specimen", "instrument", "series"},
     "inverse": {"ground", "specimen", "instrument", "noise"},
     "estimate": {"ground", "files", "scene", "specimen", "instrument", "noise", "series",
                  "inverse"},

@@ -1,6 +1,6 @@
 """Boxes around particles: where they are cut, how they are normalised and what is said of them."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import mrcfile
 import numpy as np
@@ -20,8 +20,9 @@ from tem_taichi.scene.settings import (
     StackSettings,
     TiltSettings,
 )
-from tem_taichi.series.record import TiltSeries
+from tem_taichi.series.record import recorded
 from tem_taichi.series.tilts import tilt_table
+from tem_taichi.specimen.particles import ParticlesInIce
 
 PARTICLES = pd.DataFrame({
     "kind": ["a", "b", "a"], "x": [10.0, -30.0, 0.0], "y": [4.0, 21.0, 0.0],
@@ -45,8 +46,12 @@ def series_of(scene, images=None, particles=PARTICLES):
     if images is None:
         images = np.random.default_rng(0).normal(5, 1, (len(tilts), *scene.shape))
     images = torch.as_tensor(np.asarray(images, np.float32))
-    return TiltSeries(images, images, tilts["nominal_angle"].to_numpy(), particles, tilts,
-                      scene.pixel_size)
+    return recorded(scene, ParticlesInIce((), ()), tilts, images=images, noise_free=images,
+                    particles=particles)
+
+
+def write(folder, scene, series):
+    write_stack(folder, series, **asdict(scene.stack))
 
 
 def read(folder):
@@ -57,7 +62,7 @@ def read(folder):
 
 def test_untilted_view_is_the_particle_itself():
     scene = scene_of()
-    views = particle_views(scene, series_of(scene))
+    views = particle_views(series_of(scene))
     flat = views[views["image"] == 0]
     assert flat["kind"].tolist() == ["a", "b", "a"]
     assert flat["column"].tolist() == pytest.approx([48 + 5, 48 - 15, 48])
@@ -72,7 +77,7 @@ def test_untilted_view_is_the_particle_itself():
 def test_tilted_view():
     """A turn by 60 deg about y: x' = x/2 + z sin 60, z' = z/2 - x sin 60."""
     scene = scene_of()
-    views = particle_views(scene, series_of(scene))
+    views = particle_views(series_of(scene))
     x, y, z = PARTICLES[["x", "y", "z"]].to_numpy().T
     s = np.sqrt(0.75)
     tilted = views[views["image"] == 1]
@@ -90,12 +95,12 @@ def test_tilted_view():
 @pytest.mark.parametrize("mode", ["projection", "weak_phase"])
 def test_modes_without_depth_have_one_defocus(mode):
     scene = scene_of(interaction=InteractionSettings(mode=mode))
-    assert set(particle_views(scene, series_of(scene))["defocus_u"]) == {5150.0}
+    assert set(particle_views(series_of(scene))["defocus_u"]) == {5150.0}
 
 
 def test_anisotropic_magnification_moves_particles():
     scene = scene_of(optics=OpticsSettings(magnification_anisotropy=0.1, magnification_angle=90.0))
-    views = particle_views(scene, series_of(scene))
+    views = particle_views(series_of(scene))
     assert views["column"][0] == pytest.approx(48 + 0.95 * 5)
     assert views["row"][0] == pytest.approx(32 + 1.05 * 2)
 
@@ -103,11 +108,11 @@ def test_anisotropic_magnification_moves_particles():
 def test_boxes_hold_the_particle_at_their_centre(tmp_path):
     scene = scene_of(stack=StackSettings(box=16, invert=False, normalise=False))
     series = series_of(scene)
-    views = particle_views(scene, series)
+    views = particle_views(series)
     images = np.zeros((2, 64, 96))
     inside = views[views["image"] == 0]
     images[0, np.rint(inside["row"]).astype(int), np.rint(inside["column"]).astype(int)] = 1
-    write_stack(tmp_path, scene, series_of(scene, images))
+    write(tmp_path, scene, series_of(scene, images))
     _, particles, boxes, pixel_size = read(tmp_path)
     flat = particles["rlnMicrographName"] == "000001@s.mrc"
     assert boxes.shape[1:] == (16, 16) and pixel_size == 2
@@ -123,7 +128,7 @@ def test_boxes_hold_the_particle_at_their_centre(tmp_path):
 def test_star_agrees_with_the_scene(tmp_path):
     scene = scene_of(shape=[64, 128])
     series = series_of(scene)
-    write_stack(tmp_path, scene, series)
+    write(tmp_path, scene, series)
     optics, particles, boxes, _ = read(tmp_path)
     assert len(optics) == 1 and len(particles) == len(boxes) == 6
     row = optics.iloc[0]
@@ -140,7 +145,7 @@ def test_star_agrees_with_the_scene(tmp_path):
 def test_one_kind_and_whole_boxes_only(tmp_path):
     scene = scene_of(stack=StackSettings(box=16, kind="a"))
     far = PARTICLES.assign(x=[10.0, 0.0, 83.0])  # 41.5 of 48 pixels from the centre
-    write_stack(tmp_path, scene, series_of(scene, particles=far))
+    write(tmp_path, scene, series_of(scene, particles=far))
     _, particles, boxes, _ = read(tmp_path)
     assert set(particles["temParticle"]) == {"a"}
     # Tilted, the far one is 20 pixels from the centre and within the field.
@@ -159,14 +164,14 @@ def test_edge_of_the_field(column, kept):
 @pytest.mark.parametrize("particles", [PARTICLES[:0], PARTICLES.assign(x=1e4)])
 def test_without_boxes_there_is_an_empty_table(tmp_path, particles):
     scene = scene_of()
-    write_stack(tmp_path, scene, series_of(scene, particles=particles))
+    write(tmp_path, scene, series_of(scene, particles=particles))
     assert [file.name for file in tmp_path.iterdir()] == ["s_stack.star"]
     assert "_rlnImageName #1" in (tmp_path / "s_stack.star").read_text()
 
 
 def test_no_stack_is_asked_for(tmp_path):
     scene = scene_of(stack=StackSettings())
-    write_stack(tmp_path, scene, series_of(scene))
+    write(tmp_path, scene, series_of(scene))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -194,7 +199,7 @@ def test_inverted(tmp_path):
     for n, invert in enumerate((False, True)):
         (tmp_path / str(n)).mkdir()
         scene = scene_of(stack=StackSettings(box=16, invert=invert))
-        write_stack(tmp_path / str(n), scene, series_of(scene))
+        write(tmp_path / str(n), scene, series_of(scene))
         stacks.append(read(tmp_path / str(n))[2])
     assert np.array_equal(stacks[0], -stacks[1])
 
@@ -203,7 +208,7 @@ def test_series_is_left_as_it_was(tmp_path):
     scene = scene_of()
     series = series_of(scene)
     before = replace(series, images=series.images.clone(), particles=series.particles.copy())
-    write_stack(tmp_path, scene, series)
+    write(tmp_path, scene, series)
     assert torch.equal(series.images, before.images)
     assert series.particles.equals(before.particles)
 
@@ -227,8 +232,8 @@ def test_refused_with_the_scene():
 def test_a_single_image_is_named_by_its_file(tmp_path):
     """RELION takes 000001@s.mrc for a stack and finds no micrograph of that name."""
     one = scene_of(tilts=TiltSettings(scheme="listed", angles=[0.0]))
-    write_stack(tmp_path, one, series_of(one))
+    write(tmp_path, one, series_of(one))
     assert set(read(tmp_path)[1]["rlnMicrographName"]) == {"s.mrc"}
     two = scene_of()
-    write_stack(tmp_path, two, series_of(two))
+    write(tmp_path, two, series_of(two))
     assert set(read(tmp_path)[1]["rlnMicrographName"]) == {"000001@s.mrc", "000002@s.mrc"}

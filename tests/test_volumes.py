@@ -58,7 +58,7 @@ def scene(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def volumes(scene):
-    return Volumes(scene, build_specimen(scene), simulate(scene))
+    return Volumes(simulate(scene))
 
 
 def test_potential_is_conserved_and_lies_where_the_atoms_are(volumes):

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tem_taichi.cli.output import write_result
 from tem_taichi.cli.progress import progress
 from tem_taichi.device import init
-from tem_taichi.export.finished import files_read, is_finished
-from tem_taichi.export.output import write_output
-from tem_taichi.export.visibility import in_field
 from tem_taichi.files.folder import check_new_folder, new_folder, said_of_output
 from tem_taichi.files.workplace import clear_leftovers, output_folder
 from tem_taichi.scene.settings import Scene, doubts
 from tem_taichi.series.build import build_specimen
 from tem_taichi.series.cost import DAY, check_memory, check_time, foreseen_time, least_time
+from tem_taichi.series.finished import files_read, is_finished
 from tem_taichi.series.plan import Plan, plan
+from tem_taichi.series.record import in_field
 from tem_taichi.series.simulate import simulate
 from tem_taichi.specimen.particles import ParticlesInIce
 
@@ -98,15 +98,16 @@ def run(scene: Scene, read: Sequence[str] = ()) -> None:
             raise MemoryError(f"shape={list(scene.shape)}: needs more memory than there is; lower "
                               "it, interaction.margin or interaction.oversampling") from error
     with new_folder(scene.output, COMMAND, scene.overwrite, _inputs(scene, read)) as place:
-        files = write_output(place, scene, series, specimen, output_folder(scene.output))
-    kinds = series.particles["kind"].value_counts(sort=False)
+        files = write_result(place, scene, series, output_folder(scene.output))
+    particles, clean = series.known("the run", "particles", "noise_free")
+    kinds = particles["kind"].value_counts(sort=False)
     print(f"{len(series.images)} images of "
           + (", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "no particles")
           + f" in {sum(series.seconds.values()):.1f} s ("
           + ", ".join(f"{name} {s:.1f}" for name, s in series.seconds.items()) + ")")
-    print(f"mean {float(series.noise_free.mean()):.3g} counts a pixel, seed {scene.seed}")
-    if beyond := int((~in_field(scene, series)).sum()):
-        print(f"{beyond} of {len(series.particles)} particles are centred outside the field: "
+    print(f"mean {float(clean.mean()):.3g} counts a pixel, seed {scene.seed}")
+    if beyond := int((~in_field(series)).sum()):
+        print(f"{beyond} of {len(particles)} particles are centred outside the field: "
               f"marked in {scene.name}_particles.star (temInField), not in other programs' lists")
     print(f"wrote {scene.output}/: " + ", ".join(files))
 

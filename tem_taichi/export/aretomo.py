@@ -9,47 +9,44 @@ from pathlib import Path
 import pandas as pd
 
 from tem_taichi.export.alignment import true_alignment
-from tem_taichi.files.mrc import smallest_type, write_mrc
-from tem_taichi.scene.settings import Scene
-from tem_taichi.series.record import TiltSeries, tomogram_height
+from tem_taichi.files.mrc import write_mrc
+from tem_taichi.series.record import TiltSeries
 
 
-def write_aretomo(folder: Path, scene: Scene, series: TiltSeries) -> None:
+def write_aretomo(folder: Path, series: TiltSeries) -> None:
     """Write the stack, angles, order and doses, the true alignment, and halves if there are any.
 
     Args:
         folder: an existing, empty folder.
-        scene: what was simulated.
-        series: its result; its `halves`, (2, n, ny, nx), are <name>_EVN.mrc and <name>_ODD.mrc.
+        series: whose dose is known; without an alignment there is no .aln. Its `halves`,
+            (2, n, ny, nx), are <name>_EVN.mrc and <name>_ODD.mrc.
 
     Raises:
-        ValueError: as `write_mrc`.
+        ValueError: as `write_mrc`, or if what is needed is not known.
     """
-    stacks = {"": series.images}
-    if series.halves is not None:
-        stacks |= {"_EVN": series.halves[0], "_ODD": series.halves[1]}
-    for end, stack in stacks.items():
-        write_mrc(folder / f"{scene.name}{end}.mrc",
-                  smallest_type(stack.numpy(), scene.detector.integer), scene.pixel_size)
-    (folder / f"{scene.name}_TLT.txt").write_text(tilt_text(series.tilts.assign(
-        tilt_angle=series.tilt_angles)))
-    (folder / f"{scene.name}.aln").write_text(alignment_text(scene, series))
+    series.known("aretomo", "dose")
+    for end, stack in series.stacks.items():
+        write_mrc(folder / f"{series.name}{end}.mrc", series.stored(stack), series.pixel_size)
+    (folder / f"{series.name}_TLT.txt").write_text(tilt_text(series.nominal))
+    if series.aligned:
+        (folder / f"{series.name}.aln").write_text(alignment_text(series))
 
 
-def alignment_text(scene: Scene, series: TiltSeries) -> str:
+def alignment_text(series: TiltSeries) -> str:
     """Lines of an .aln: sections from 1, axis [deg], shift [pixel] and tilt [deg], all true.
 
     The widths are those of AreTomo3's own file (CSaveAlignFile).
     """
-    aligned = true_alignment(series.tilts, scene.tilts.axis_angle)
-    ny, nx = scene.shape
-    x, y = (aligned[f"shift_{axis}"] / scene.pixel_size + n // 2 - (n - 1) / 2
+    axis_angle, height = series.known("aretomo", "axis_angle", "height")
+    aligned = true_alignment(series.tilts, axis_angle)
+    ny, nx = series.shape
+    x, y = (aligned[f"shift_{axis}"] / series.pixel_size + n // 2 - (n - 1) / 2
             for axis, n in (("x", nx), ("y", ny)))
     rows = zip(aligned["z_rotation"], x, y, aligned["y_tilt"], strict=True)
     return ("# AreTomo Alignment / Priims bprmMn\n"
             f"# RawSize = {nx} {ny} {len(aligned)}\n# NumPatches = 0\n"
             "# AlphaOffset =     0.00\n# BetaOffset =     0.00\n"
-            f"# Thickness = {tomogram_height(scene)}\n"
+            f"# Thickness = {height}\n"
             "# SEC     ROT         GMAG       TX          TY      SMEAN     SFIT    SCALE     BASE"
             "     TILT\n" + "".join(
                 f"{n:5d}  {axis:9.4f}  {1:9.5f}  {across:9.3f}  {along:9.3f}  {1:7.2f}  {1:7.2f}  "

@@ -14,12 +14,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tem_taichi.export.volumes import Volumes, reference
+from tem_taichi.files.copick import copick_name
 from tem_taichi.files.io import write_json
 from tem_taichi.files.particles import ANGLES, POSITION
 from tem_taichi.files.zarr import write_ome_zarr
 from tem_taichi.rotations import euler_to_matrix
-from tem_taichi.scene.settings import Scene
-from tem_taichi.scene.specimen import copick_name
 from tem_taichi.series.record import TiltSeries
 
 _USER = "tem-taichi"
@@ -29,67 +28,63 @@ _COLOURS = ([230, 159, 0, 255], [86, 180, 233, 255], [0, 158, 115, 255], [240, 2
             [0, 114, 178, 255], [213, 94, 0, 255], [204, 121, 167, 255])
 
 
-def write_copick(folder: Path, scene: Scene, series: TiltSeries, volumes: Volumes,
-                 root: Path) -> None:
+def write_copick(folder: Path, series: TiltSeries, volumes: Volumes, root: Path) -> None:
     """Write config.json, Objects/, and ExperimentRuns/<name>/ with picks, masks and tomograms.
 
     Args:
         folder: an existing, empty folder.
-        scene: what was simulated.
-        series: its result.
+        series: of a simulation.
         volumes: of the same.
         root: where the folder will be. copick knows no place relative to its config.json, only
             to the working folder, so that it must be named in full.
     """
     names = {kind.name: copick_name(kind.name) for kind in volumes.specimen.kinds}
     write_json(folder / "config.json", {
-        "config_type": "filesystem", "name": scene.name,
+        "config_type": "filesystem", "name": series.name,
         "description": "A tilt series simulated by tem_taichi, with its truth.",
         "version": "1.0.0",
         "pickable_objects": [
-            {"name": names[kind.name], "is_particle": not _is_membrane(scene, kind.name),
+            {"name": names[kind.name], "is_particle": not _is_membrane(series, kind.name),
              "label": number,
              "color": _COLOURS[(number - 1) % len(_COLOURS)], "radius": round(kind.radius, 3)}
             for number, kind in enumerate(volumes.specimen.kinds, 1)],
         "overlay_root": f"local://{root.resolve()}", "overlay_fs_args": {"auto_mkdir": True},
     })
-    run = folder / "ExperimentRuns" / scene.name
-    picks, spacing = run / "Picks", run / f"VoxelSpacing{scene.pixel_size:.3f}"
+    run = folder / "ExperimentRuns" / series.name
+    picks, spacing = run / "Picks", run / f"VoxelSpacing{series.pixel_size:.3f}"
     for place in (picks, spacing):
         place.mkdir(parents=True)
-    first = np.array([n // 2 for n in reversed(volumes.shape)]) * scene.pixel_size
+    first = np.array([n // 2 for n in reversed(volumes.shape)]) * series.pixel_size
     for kind, name in names.items():
-        table = series.particles[volumes.listed & (series.particles["kind"] == kind)]
+        table = volumes.particles[volumes.listed & (volumes.particles["kind"] == kind)]
         write_json(picks / f"{_USER}_{_SESSION}_{name}.json", {
             "pickable_object_name": name, "user_id": _USER, "session_id": _SESSION,
-            "run_name": scene.name, "voxel_spacing": scene.pixel_size, "unit": "angstrom",
+            "run_name": series.name, "voxel_spacing": series.pixel_size, "unit": "angstrom",
             "points": _points(table, first), "trust_orientation": True})
-    write_ome_zarr(spacing / "wbp.zarr", volumes.reconstruction, scene.pixel_size)
-    write_ome_zarr(spacing / "potential.zarr", volumes.potential, scene.pixel_size)
-    _write_masks(run, scene, series, volumes, names)
+    write_ome_zarr(spacing / "wbp.zarr", volumes.reconstruction, series.pixel_size)
+    write_ome_zarr(spacing / "potential.zarr", volumes.potential, series.pixel_size)
+    _write_masks(run, series, volumes, names)
     for made in volumes.specimen.kinds:
-        one = reference(made, volumes.specimen.ice, scene.pixel_size)
+        one = reference(made, volumes.specimen.ice, series.pixel_size)
         write_ome_zarr(folder / "Objects" / f"{names[made.name]}.zarr", one.potential, one.voxel)
 
 
-def _is_membrane(scene: Scene, kind: str) -> bool:
-    particle = scene.specimen.particles[kind]
-    return particle.vesicle is not None or particle.membrane is not None
+def _is_membrane(series: TiltSeries, kind: str) -> bool:
+    return series.kinds.get(kind) in ("vesicle", "membrane")
 
 
-def _write_masks(run: Path, scene: Scene, series: TiltSeries, volumes: Volumes,
-                 names: dict[str, str]) -> None:
-    voxel, occupancy = scene.pixel_size, volumes.occupancy
+def _write_masks(run: Path, series: TiltSeries, volumes: Volumes, names: dict[str, str]) -> None:
+    voxel, occupancy = series.pixel_size, volumes.occupancy
     start = f"{voxel:.3f}_{_USER}_{_SESSION}"
     all_kinds = run / "Segmentations" / f"{start}_kinds-multilabel.zarr"
     write_ome_zarr(all_kinds, _smallest(volumes.classes), voxel)
     # By their number in the occupancy: those with picks come first.
-    kinds = series.particles["kind"].to_numpy()[np.argsort(volumes.numbers)]
+    kinds = volumes.particles["kind"].to_numpy()[np.argsort(volumes.numbers)]
     for kind, name in names.items():
         number = np.concatenate([[0], np.where(kinds == kind, np.cumsum(kinds == kind), 0)])
         instances = _smallest(number.astype(np.int64)[occupancy])
         write_ome_zarr(run / "InstanceSegmentations" / f"{start}_{name}.zarr", instances, voxel)
-        if _is_membrane(scene, kind):
+        if _is_membrane(series, kind):
             write_ome_zarr(run / "Segmentations" / f"{start}_{name}.zarr",
                            (instances > 0).astype(np.uint8), voxel)
 

@@ -5,7 +5,8 @@ image, (n - 1) / 2, where the centre here is pixel n // 2. The tilt angle's sign
 specimen's right-handed turn about the axis. IMOD takes for granted that z points against the beam
 (ctfphaseflip: "the defocus is higher with negative deltaZ"); here it points along it. So
 reconstructions have the right hand as they are, while ctfplotter and ctfphaseflip need -invert,
-and .defocus holds the inverted angles that ctfplotter writes with it.
+and .defocus holds the inverted angles that ctfplotter writes with it; but for series whose `hand`
+is -1.
 """
 
 from pathlib import Path
@@ -20,10 +21,9 @@ from tem_taichi.export.alignment import (
     true_alignment,
     write_transforms,
 )
-from tem_taichi.files.mrc import smallest_type, write_mrc
+from tem_taichi.files.mrc import write_mrc
 from tem_taichi.files.tilts import write_rawtlt
-from tem_taichi.scene.settings import Scene
-from tem_taichi.series.record import TiltSeries, tomogram_height
+from tem_taichi.series.record import TiltSeries
 
 Array = NDArray[np.float64]
 
@@ -31,87 +31,97 @@ _HAS_ASTIGMATISM = 1
 _HAS_PHASE_SHIFT = 4
 
 
-def write_imod(folder: Path, scene: Scene, series: TiltSeries) -> None:
+def write_imod(folder: Path, series: TiltSeries) -> None:
     """Write <name>.mrc, .rawtlt (nominal angles), .tlt (true ones), .xf, .defocus and _fid.txt.
 
-    The last one only if there are kinds of particles with `fiducial`; <name>.edf, newst.com and
+    The last one only if there are kinds of particles made by `fiducial`; <name>.edf, newst.com and
     tilt.com reconstruct the tomogram (`newst.com`, then `tilt.com`, by etomo or by submfg).
 
     Args:
         folder: an existing, empty folder.
-        scene: what was simulated.
-        series: its result.
+        series: whose axis is known; without an alignment only the stack, .rawtlt and .edf are
+            written, without defoci no .defocus.
 
     Raises:
-        ValueError: as `write_mrc`.
+        ValueError: as `write_mrc`, or if what is needed is not known.
     """
-    start = folder / scene.name
-    aligned = true_alignment(series.tilts, scene.tilts.axis_angle)
-    write_mrc(Path(f"{start}.mrc"), smallest_type(series.images.numpy(), scene.detector.integer),
-              scene.pixel_size)
+    start = folder / series.name
+    axis_angle, = series.known("imod", "axis_angle")
+    write_mrc(Path(f"{start}.mrc"), series.stored(series.images), series.pixel_size)
     write_rawtlt(Path(f"{start}.rawtlt"), series.tilt_angles)
+    Path(f"{start}.edf").write_text(etomo_text(series.name, series.pixel_size, axis_angle),
+                                    encoding="utf-8")
+    if series.aligned:
+        _write_alignment(folder, series, axis_angle)
+
+
+def _write_alignment(folder: Path, series: TiltSeries, axis_angle: float) -> None:
+    """What follows from the alignment: the way to the tomogram, defoci and beads."""
+    start, (ny, nx) = folder / series.name, series.shape
+    height, = series.known("imod", "height")
+    aligned = true_alignment(series.tilts, axis_angle)
     write_rawtlt(Path(f"{start}.tlt"), aligned["y_tilt"])
-    ny, nx = scene.shape
-    write_transforms(Path(f"{start}.xf"), aligned, (ny, nx), scene.pixel_size,
+    write_transforms(Path(f"{start}.xf"), aligned, (ny, nx), series.pixel_size,
                      ((nx - 1) / 2, (ny - 1) / 2))
     write_rawtlt(Path(f"{start}.xtilt"), np.zeros(len(aligned)))
-    for file, text in (("newst.com", newst_text(scene)), ("tilt.com", tilt_text(scene)),
-                       (f"{scene.name}.edf", etomo_text(scene))):
-        (folder / file).write_text(text, encoding="utf-8")
-    Path(f"{start}.defocus").write_text(defocus_text(series.tilts, aligned["y_tilt"].to_numpy()))
-    gold = [name for name, kind in scene.specimen.particles.items() if kind.fiducial is not None]
-    beads = series.particles[series.particles["kind"].isin(gold)]
-    if len(beads):
-        in_tomogram = particles_in_tomogram(beads, scene.tilts.axis_angle)
-        images = project(aligned, in_tomogram[["x", "y", "z"]].to_numpy(np.float64))
-        np.savetxt(f"{start}_fid.txt", bead_points(images, (ny, nx), scene.pixel_size),
-                   fmt=["%6d", "%6d", "%11.3f", "%11.3f", "%6d"])
+    (folder / "newst.com").write_text(newst_text(series.name), encoding="utf-8")
+    (folder / "tilt.com").write_text(tilt_text(series.name, (height, ny, nx)), encoding="utf-8")
+    if "defocus_u" in series.tilts:
+        Path(f"{start}.defocus").write_text(
+            defocus_text(series.tilts, -series.hand * aligned["y_tilt"].to_numpy()))
+    gold = [name for name, source in series.kinds.items() if source == "fiducial"]
+    if series.particles is None or not series.particles["kind"].isin(gold).any():
+        return
+    beads = particles_in_tomogram(series.particles[series.particles["kind"].isin(gold)],
+                                  axis_angle)
+    images = project(aligned, beads[["x", "y", "z"]].to_numpy(np.float64))
+    np.savetxt(f"{start}_fid.txt", bead_points(images, (ny, nx), series.pixel_size),
+               fmt=["%6d", "%6d", "%11.3f", "%11.3f", "%6d"])
 
 
-def newst_text(scene: Scene) -> str:
+def newst_text(name: str) -> str:
     """The command file of newstack, which makes the aligned stack."""
-    name = scene.name
     return (f"$setenv IMOD_OUTPUT_FORMAT MRC\n$newstack -StandardInput\nAntialiasFilter\t-1\n"
             f"InputFile\t{name}.mrc\nOutputFile\t{name}_ali.mrc\nTransformFile\t{name}.xf\n"
             "TaperAtFill\t1,0\nAdjustOrigin\nOffsetsInXandY\t0.0,0.0\nImagesAreBinned\t1.0\n"
             "BinByFactor\t1\n$if (-e ./savework) ./savework\n")
 
 
-def tilt_text(scene: Scene) -> str:
-    """The command file of tilt: a tomogram as high as the ice from the aligned stack."""
-    name, (ny, nx) = scene.name, scene.shape
+def tilt_text(name: str, shape: tuple[int, int, int]) -> str:
+    """The command file of tilt: a tomogram (nz, ny, nx) from the aligned stack."""
+    nz, ny, nx = shape
     return (f"$setenv IMOD_OUTPUT_FORMAT MRC\n$tilt -StandardInput\n"
             f"InputProjections {name}_ali.mrc\nOutputFile {name}_full_rec.mrc\nIMAGEBINNED 1\n"
-            f"TILTFILE {name}.tlt\nXTILTFILE {name}.xtilt\nTHICKNESS {tomogram_height(scene)}\n"
+            f"TILTFILE {name}.tlt\nXTILTFILE {name}.xtilt\nTHICKNESS {nz}\n"
             "RADIAL 0.35 0.035\nFalloffIsTrueSigma 1\nXAXISTILT 0.0\nSCALE 0.0 0.1\n"
             f"PERPENDICULAR\nMODE 2\nFULLIMAGE {nx} {ny}\nSUBSETSTART 0 0\nAdjustOrigin\n"
             "ActionIfGPUFails 1,2\nOFFSET 0.0\nSHIFT 0.0 0.0\n$if (-e ./savework) ./savework\n")
 
 
-def etomo_text(scene: Scene) -> str:
+def etomo_text(name: str, pixel_size: float, axis_angle: float) -> str:
     """Lines of etomo's data file: what series it is, and how it lies."""
-    lines = {"AxisType": "Single Axis", "ViewType": "Single View", "DatasetName": scene.name,
-             "RawImageStackExt": "mrc", "PixelSize": f"{scene.pixel_size / 10:.6g}",  # [nm]
-             "ImageRotationA": f"{scene.tilts.axis_angle:.4f}", "AxisA.TiltAngle.Type": "File",
+    lines = {"AxisType": "Single Axis", "ViewType": "Single View", "DatasetName": name,
+             "RawImageStackExt": "mrc", "PixelSize": f"{pixel_size / 10:.6g}",  # [nm]
+             "ImageRotationA": f"{axis_angle:.4f}", "AxisA.TiltAngle.Type": "File",
              "AxisA.ExcludeProjections": "", "Binning": "1"}
     return "".join(f"Setup.{key}={value}\n" for key, value in lines.items())
 
 
-def defocus_text(tilts: pd.DataFrame, y_tilt: Array) -> str:
+def defocus_text(tilts: pd.DataFrame, angles: Array) -> str:
     """Lines of a .defocus file, version 3: view twice, angle twice, defocus [nm], astigmatism.
 
     The larger defocus comes first, with its direction; a phase shift [deg] follows where there
-    is one. Angles are inverted, as the module's text says.
+    is one.
 
     Args:
         tilts: defocus_u, defocus_v [A], astigmatism_angle, phase_shift [deg], n rows.
-        y_tilt: [deg], shape (n,).
+        angles: of tilt as ctfplotter takes them, see the module's text [deg], shape (n,).
     """
     u, v, direction = (tilts[name].to_numpy(np.float64)
                        for name in ("defocus_u", "defocus_v", "astigmatism_angle"))
     direction = (np.where(u >= v, direction, direction + 90) + 90) % 180 - 90
     view = np.arange(1, len(tilts) + 1)
-    angle = -y_tilt + 0.0
+    angle = angles + 0.0  # no "-0.00"
     columns = [view, view, angle, angle, np.maximum(u, v) / 10, np.minimum(u, v) / 10, direction]
     forms = ["%d", "%d", "%.2f", "%.2f", "%.1f", "%.1f", "%.2f"]
     flag = _HAS_ASTIGMATISM

@@ -17,19 +17,17 @@ from tem_taichi.export.volumes import Volumes, write_references
 from tem_taichi.files.mrc import smallest_type, write_mrc
 from tem_taichi.files.particles import ANGLES, POSITION
 from tem_taichi.rotations import euler_to_matrix
-from tem_taichi.scene.settings import Scene
 from tem_taichi.series.record import TiltSeries
 
 
-def write_shrec(folder: Path, scene: Scene, series: TiltSeries, volumes: Volumes) -> None:
+def write_shrec(folder: Path, series: TiltSeries, volumes: Volumes) -> None:
     """Write model_0/ with grandmodel, masks, projections, reconstruction and locations.
 
     And references/ with the map and mask of each kind of particle.
 
     Args:
         folder: an existing, empty folder.
-        scene: what was simulated.
-        series: its result.
+        series: of a simulation.
         volumes: of the same.
 
     Raises:
@@ -37,18 +35,17 @@ def write_shrec(folder: Path, scene: Scene, series: TiltSeries, volumes: Volumes
     """
     model = folder / "model_0"
     model.mkdir()
-    voxel = scene.pixel_size
+    voxel = series.pixel_size
     write_mrc(model / "grandmodel.mrc", volumes.potential, voxel, volume=True)
     for name, mask in (("class_mask", volumes.classes), ("occupancy_mask", volumes.occupancy)):
         write_mrc(model / f"{name}.mrc", smallest_type(mask, integer=True), voxel, volume=True)
     write_mrc(model / "reconstruction.mrc", volumes.reconstruction, voxel, volume=True)
-    write_mrc(model / "projections.mrc",
-              smallest_type(series.images.numpy(), scene.detector.integer), voxel)
+    write_mrc(model / "projections.mrc", series.stored(series.images), voxel)
     (model / "particle_locations.txt").write_text(
-        locations_text(series.particles[volumes.listed], volumes.shape, voxel))
+        locations_text(volumes.particles[volumes.listed], volumes.shape, voxel))
     (model / "class_conversion_table.txt").write_text("".join(
         f"{kind.name} {number}\n" for number, kind in enumerate(volumes.specimen.kinds, 1)))
-    write_references(folder / "references", scene, volumes.specimen)
+    write_references(folder / "references", volumes.specimen, voxel)
 
 
 def locations_text(particles: pd.DataFrame, shape: tuple[int, int, int], voxel: float) -> str:

@@ -16,7 +16,6 @@ from tem_taichi.files.io import write_mrc
 from tem_taichi.files.particles import ANGLES, KIND, POSITION, star_table
 from tem_taichi.instrument.distortion import anisotropic
 from tem_taichi.rotations import euler_to_matrix, matrix_to_euler, tilt_rotation
-from tem_taichi.scene.settings import Scene
 from tem_taichi.series.record import TiltSeries
 
 Array = NDArray[np.float64]
@@ -25,12 +24,11 @@ _BACKGROUND = 0.375
 """Radius of the circle around a particle in boxes, beyond which is background; as RELION's."""
 
 
-def particle_views(scene: Scene, series: TiltSeries) -> pd.DataFrame:
+def particle_views(series: TiltSeries) -> pd.DataFrame:
     """How each particle appears in each image, whether it is within the field or not.
 
     Args:
-        scene: what was simulated.
-        series: its result.
+        series: of which particles, alignment and defoci are known.
 
     Returns:
         One row a particle and image, image by image: image and copy (rows of `series.tilts` and
@@ -38,7 +36,8 @@ def particle_views(scene: Scene, series: TiltSeries) -> pd.DataFrame:
         along the beam from the specimen's centre [A], rot, tilt, psi [deg] from the particle to
         the image, and defocus_u, defocus_v [A] at its height.
     """
-    particles, tilts = series.particles, series.tilts
+    particles, *_ = series.known("particles", "particles", "shift_x", "defocus_u")
+    tilts = series.tilts
     n, m = len(tilts), len(particles)
     turns = np.stack([tilt_rotation(t.tilt_angle, t.axis_angle).cpu().numpy().astype(np.float64)
                       for t in tilts.itertuples()])
@@ -46,15 +45,13 @@ def particle_views(scene: Scene, series: TiltSeries) -> pd.DataFrame:
     poses = euler_to_matrix(*particles[list(ANGLES)].to_numpy(np.float64).T)
     places = np.einsum("nij,mj->nmi", turns, points)
     shifts = tilts[["shift_x", "shift_y"]].to_numpy(np.float64)
-    lens = scene.optics
-    projector = anisotropic(lens.magnification_anisotropy, lens.magnification_angle)
+    projector = anisotropic(*series.magnification)
     flat = (places[..., :2] + shifts[:, None]) @ projector.cpu().numpy().astype(np.float64).T
     angles = matrix_to_euler(np.einsum("nij,mjk->nmik", turns, poses).reshape(-1, 3, 3))
     height = places[..., 2].ravel()
-    # Modes without depth image every particle at the defocus of the centre.
-    deeper = height if scene.interaction.mode == "multislice" else np.zeros_like(height)
+    deeper = np.zeros_like(height) if series.one_defocus else height
     image, copy = np.repeat(np.arange(n), m), np.tile(np.arange(m), n)
-    ny, nx = scene.shape
+    ny, nx = series.shape
     return pd.DataFrame({
         "image": image, "copy": copy, KIND: particles[KIND].to_numpy()[copy],
         "column": nx // 2 + flat[..., 0].ravel() / series.pixel_size,
@@ -115,60 +112,65 @@ def normalised(boxes: NDArray) -> NDArray[np.float32]:
     return flat.reshape(boxes.shape).astype(np.float32)
 
 
-def write_stack(folder: Path, scene: Scene, series: TiltSeries) -> None:
-    """Write <name>_stack.mrcs and <name>_stack.star, if the scene asks for a stack.
+def write_stack(folder: Path, series: TiltSeries, box: int | None, kind: str | None = None,
+                invert: bool = True, normalise: bool = True) -> None:
+    """Write <name>_stack.mrcs and <name>_stack.star.
 
     Boxes that reach beyond the image are left out; without any box there is only the star file.
 
     Args:
         folder: an existing folder, to which names of files are relative.
-        scene: what was simulated, with its `stack`.
-        series: its result.
+        series: of which particles, alignment and defoci are known.
+        box: side of a box [pixel]; None = nothing is written.
+        kind: name of the particles in it; None = all.
+        invert: whether protein is white, as RELION expects it.
+        normalise: whether as in `normalised`.
 
     Raises:
-        ValueError: as `write_mrc`.
+        ValueError: as `write_mrc`, or if what is needed is not known.
     """
-    settings = scene.stack
-    if settings.box is None:
+    if box is None:
         return
-    views = particle_views(scene, series)
-    if settings.kind is not None:
-        views = views[views[KIND] == settings.kind]
-    views = whole_boxes(views, (scene.shape[0], scene.shape[1]), settings.box)
-    boxes = cut(series.images.numpy(), views, settings.box)
-    boxes = normalised(boxes) if settings.normalise else boxes.astype(np.float32)
-    file = f"{scene.name}_stack.mrcs"
+    views = particle_views(series)
+    if kind is not None:
+        views = views[views[KIND] == kind]
+    views = whole_boxes(views, series.shape, box)
+    boxes = cut(series.images.numpy(), views, box)
+    boxes = normalised(boxes) if normalise else boxes.astype(np.float32)
+    file = f"{series.name}_stack.mrcs"
     if len(boxes):
-        write_mrc(folder / file, -boxes if settings.invert else boxes, series.pixel_size)
-    text = star_table("optics", _optics(scene, series)) + "\n" + star_table(
-        "particles", _particles(scene, series, views, file))
-    (folder / f"{scene.name}_stack.star").write_text("# version 50001\n\n" + text,
-                                                     encoding="utf-8")
+        write_mrc(folder / file, -boxes if invert else boxes, series.pixel_size)
+    text = star_table("optics", _optics(series, box)) + "\n" + star_table(
+        "particles", _particles(series, views, file))
+    (folder / f"{series.name}_stack.star").write_text("# version 50001\n\n" + text,
+                                                      encoding="utf-8")
 
 
-def _optics(scene: Scene, series: TiltSeries) -> pd.DataFrame:
+def _optics(series: TiltSeries, box: int) -> pd.DataFrame:
+    voltage, aberration, contrast = map(float, series.known(
+        "the stack", "voltage", "spherical_aberration", "amplitude_contrast"))
     return pd.DataFrame({
         "rlnOpticsGroup": [1],
         "rlnOpticsGroupName": "opticsGroup1",
-        "rlnVoltage": float(scene.microscope.voltage),
-        "rlnSphericalAberration": float(scene.microscope.spherical_aberration),
-        "rlnAmplitudeContrast": float(series.amplitude_contrast),
+        "rlnVoltage": voltage,
+        "rlnSphericalAberration": aberration,
+        "rlnAmplitudeContrast": contrast,
         "rlnMicrographPixelSize": float(series.pixel_size),
         "rlnImagePixelSize": float(series.pixel_size),
-        "rlnImageSize": scene.stack.box,
+        "rlnImageSize": box,
         "rlnImageDimensionality": 2,
     })
 
 
-def _particles(scene: Scene, series: TiltSeries, views: pd.DataFrame, file: str) -> pd.DataFrame:
+def _particles(series: TiltSeries, views: pd.DataFrame, file: str) -> pd.DataFrame:
     image = views["image"].to_numpy()
     tilts = series.tilts.iloc[image].reset_index(drop=True)
     rest = {axis: series.pixel_size * (views[f"centre_{axis}"] - views[place])
             for axis, place in (("x", "column"), ("y", "row"))}
     return pd.DataFrame({
         "rlnImageName": [f"{n + 1:06d}@{file}" for n in range(len(views))],
-        "rlnMicrographName": [f"{scene.name}.mrc" if len(series.tilts) == 1 else
-                              f"{n + 1:06d}@{scene.name}.mrc" for n in image],
+        "rlnMicrographName": [f"{series.name}.mrc" if len(series.tilts) == 1 else
+                              f"{n + 1:06d}@{series.name}.mrc" for n in image],
         "rlnCoordinateX": views["centre_x"].astype(float),
         "rlnCoordinateY": views["centre_y"].astype(float),
         "rlnAngleRot": views["rot"], "rlnAngleTilt": views["tilt"], "rlnAnglePsi": views["psi"],

@@ -10,16 +10,15 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from tem_taichi.device import as_tensor
 from tem_taichi.export.reconstruction import back_project
-from tem_taichi.export.visibility import in_field
 from tem_taichi.files.mrc import write_mrc
-from tem_taichi.scene.settings import Scene
-from tem_taichi.series.record import TiltSeries, tomogram_height
+from tem_taichi.series.record import TiltSeries, in_field
 from tem_taichi.specimen.kinds import Kind
 from tem_taichi.specimen.particles import Ice, ParticlesInIce
 from tem_taichi.specimen.poses import Poses
@@ -42,32 +41,40 @@ _LARGEST_REFERENCE = 256
 class Volumes:
     """What is in the box, voxel by voxel; each volume is made when it is first asked for."""
 
-    scene: Scene
-    specimen: ParticlesInIce
     series: TiltSeries
+    """Of a simulation."""
 
-    @property
+    @cached_property
+    def specimen(self) -> ParticlesInIce:
+        """What was imaged."""
+        return self.series.known("a volume", "specimen")[0]
+
+    @cached_property
+    def particles(self) -> pd.DataFrame:
+        """Of the series."""
+        return self.series.known("a volume", "particles")[0]
+
+    @cached_property
     def shape(self) -> tuple[int, int, int]:
         """(nz, ny, nx)."""
-        ny, nx = self.scene.shape
-        return tomogram_height(self.scene), ny, nx
+        return self.series.known("a volume", "height")[0], *self.series.shape
 
     @cached_property
     def potential(self) -> NDArray[np.float32]:
         """Of the particles, see `potential_volume` [V]."""
-        return potential_volume(self.specimen, self.shape, self.scene.pixel_size)
+        return potential_volume(self.specimen, self.shape, self.series.pixel_size)
 
     @cached_property
     def occupancy(self) -> NDArray[np.int32]:
         """Number of the particle, see `numbers`, or 0; see `solid`."""
-        labels = solid(scatterer_labels(self.specimen, self.shape, self.scene.pixel_size),
-                       self.scene.pixel_size)
+        voxel = self.series.pixel_size
+        labels = solid(scatterer_labels(self.specimen, self.shape, voxel), voxel)
         return np.concatenate([[0], self.numbers]).astype(np.int32)[labels]
 
     @cached_property
     def listed(self) -> NDArray[np.bool_]:
         """Whether each particle of the table has its centre in the volume."""
-        return in_field(self.scene, self.series)
+        return in_field(self.series)
 
     @cached_property
     def numbers(self) -> NDArray[np.int64]:
@@ -88,7 +95,7 @@ class Volumes:
     @cached_property
     def reconstruction(self) -> NDArray[np.float32]:
         """See `back_project`."""
-        volume = back_project(self.series.images, self.series.tilts, self.scene.pixel_size,
+        volume = back_project(self.series.images, self.series.tilts, self.series.pixel_size,
                               self.shape[0])
         return volume.cpu().numpy().astype(np.float32)
 
@@ -122,7 +129,7 @@ def reference(kind: Kind, ice: Ice, voxel: float) -> Reference:
     return Reference(potential_volume(one, (n, n, n), voxel), mask.astype(np.int8), voxel)
 
 
-def write_references(folder: Path, scene: Scene, specimen: ParticlesInIce) -> None:
+def write_references(folder: Path, specimen: ParticlesInIce, voxel: float) -> None:
     """Write <kind>.mrc and <kind>_mask.mrc of each kind of particle into a new folder.
 
     Raises:
@@ -130,7 +137,7 @@ def write_references(folder: Path, scene: Scene, specimen: ParticlesInIce) -> No
     """
     folder.mkdir()
     for kind in specimen.kinds:
-        one = reference(kind, specimen.ice, scene.pixel_size)
+        one = reference(kind, specimen.ice, voxel)
         write_mrc(folder / f"{kind.name}.mrc", one.potential, one.voxel, volume=True)
         write_mrc(folder / f"{kind.name}_mask.mrc", one.mask, one.voxel, volume=True)
 

@@ -15,17 +15,17 @@ import numpy as np
 import pandas as pd
 
 from tem_taichi.export.alignment import true_alignment, write_transforms
+from tem_taichi.export.tables import write_series_mdoc
 from tem_taichi.export.warp_metadata import metadata_text
-from tem_taichi.files.mrc import mrc_mode, smallest_type, write_mrc
+from tem_taichi.files.mrc import write_mrc
 from tem_taichi.files.particles import star_table
-from tem_taichi.files.tilts import image_names, write_mdoc, write_rawtlt
-from tem_taichi.scene.settings import Scene
+from tem_taichi.files.tilts import TILT_COLUMNS, image_names, write_rawtlt
 from tem_taichi.series.record import TiltSeries
 
 _FRAMES = "warp_frameseries"
 
 
-def write_warp(folder: Path, scene: Scene, series: TiltSeries) -> None:
+def write_warp(folder: Path, series: TiltSeries) -> None:
     """Write tomostar/, mdocs/ and one average a tilt, and the true alignment.
 
     The latter twice: alignments/<name>/ for ts_import_alignments, and as Warp keeps it in
@@ -33,41 +33,48 @@ def write_warp(folder: Path, scene: Scene, series: TiltSeries) -> None:
 
     Args:
         folder: an existing, empty folder.
-        scene: what was simulated.
-        series: its result.
+        series: whose axis and doses are known; without an alignment neither form of it is written,
+            and mdocs/ only if everything in it is known.
 
     Raises:
-        ValueError: as `write_mrc`.
+        ValueError: as `write_mrc`, or if what is needed is not known.
     """
-    averages, tomostar, mdocs, alignments, processing = places = [folder / part for part in (
-        f"{_FRAMES}/average", "tomostar", "mdocs", f"alignments/{scene.name}", "warp_tiltseries")]
-    for place in places:
+    name, files = series.name, image_names(series.name, series.nominal)
+    movies = [f"../{_FRAMES}/{file}" for file in files]
+    axis_angle, prior_dose = series.known("warp", "axis_angle", "prior_dose")
+    averages, tomostar, mdocs = (folder / f"{_FRAMES}/average", folder / "tomostar",
+                                 folder / "mdocs")
+    for place in (averages, tomostar):
         place.mkdir(parents=True)
-    nominal = series.tilts.assign(tilt_angle=series.tilt_angles,
-                                  axis_angle=float(scene.tilts.axis_angle))
-    files = image_names(scene.name, nominal)
-    images = smallest_type(series.images.numpy(), scene.detector.integer)
+    images = series.stored(series.images)
     for file, image in zip(files, images, strict=True):
-        write_mrc(averages / file, image, scene.pixel_size)
-    table = pd.DataFrame({
-        "wrpMovieName": [f"../{_FRAMES}/{file}" for file in files],
-        "wrpAngleTilt": -nominal["tilt_angle"] + 0.0,  # no "-0.0"
-        "wrpAxisAngle": nominal["axis_angle"],
-        "wrpDose": nominal["prior_dose"],
+        write_mrc(averages / file, image, series.pixel_size)
+    (tomostar / f"{name}.tomostar").write_text(star_table("", pd.DataFrame({
+        "wrpMovieName": movies,
+        "wrpAngleTilt": -series.tilt_angles + 0.0,  # no "-0.0"
+        "wrpAxisAngle": axis_angle,
+        "wrpDose": prior_dose,
         "wrpAverageIntensity": np.median(images.astype(np.float64), axis=(1, 2)),
         "wrpMaskedFraction": 0.0,
-    })
-    text = star_table("", table)
-    (tomostar / f"{scene.name}.tomostar").write_text(text, encoding="utf-8")
-    write_mdoc(mdocs / f"{scene.name}.mdoc", nominal, image_file=f"{scene.name}.mrc",
-               pixel_size=scene.pixel_size, voltage=scene.microscope.voltage,
-               shape=(scene.shape[0], scene.shape[1]), mode=mrc_mode(images.dtype),
-               frames=([f"../{_FRAMES}/average/{file}" for file in files], 1))
-    aligned = true_alignment(series.tilts, scene.tilts.axis_angle)
+    })), encoding="utf-8")
+    if series.voltage is not None and set(TILT_COLUMNS) <= set(series.tilts):
+        mdocs.mkdir()
+        write_series_mdoc(mdocs / f"{name}.mdoc", series, f"{name}.mrc", (
+            [f"../{_FRAMES}/average/{file}" for file in files], 1))
+    if series.aligned:
+        _write_alignment(folder, series, axis_angle, movies)
+
+
+def _write_alignment(folder: Path, series: TiltSeries, axis_angle: float,
+                     movies: list[str]) -> None:
+    place, processing = folder / "alignments" / series.name, folder / "warp_tiltseries"
+    for new in (place, processing):
+        new.mkdir(parents=True)
+    aligned = true_alignment(series.tilts, axis_angle)
     aligned["y_tilt"] = -aligned["y_tilt"]
-    ny, nx = scene.shape
-    write_transforms(alignments / f"{scene.name}.xf", aligned, (ny, nx), scene.pixel_size,
+    ny, nx = series.shape
+    write_transforms(place / f"{series.name}.xf", aligned, (ny, nx), series.pixel_size,
                      (nx / 2, ny / 2))
-    write_rawtlt(alignments / f"{scene.name}.tlt", aligned["y_tilt"])
-    (processing / f"{scene.name}.xml").write_text(
-        metadata_text(scene, series, aligned, list(table["wrpMovieName"])), encoding="utf-8")
+    write_rawtlt(place / f"{series.name}.tlt", aligned["y_tilt"])
+    (processing / f"{series.name}.xml").write_text(
+        metadata_text(series, aligned, movies), encoding="utf-8")

@@ -7,27 +7,26 @@ import numpy as np
 import pandas as pd
 
 from tem_taichi.export.relion5 import tomogram_size
-from tem_taichi.scene.settings import Scene
 from tem_taichi.series.record import TiltSeries
 
 
-def metadata_text(scene: Scene, series: TiltSeries, aligned: pd.DataFrame,
-                  movies: Sequence[str]) -> str:
+def metadata_text(series: TiltSeries, aligned: pd.DataFrame, movies: Sequence[str]) -> str:
     """Text of warp_tiltseries/<name>.xml: lengths in A, defocus in um, phase shifts in pi.
 
     Args:
-        scene: what was simulated.
-        series: its result.
+        series: without defoci there is no CTF.
         aligned: of `true_alignment`, with y_tilt inverted; x_tilt is left out.
         movies: names of the images, as in the tomostar.
     """
-    pixel, (ny, nx) = scene.pixel_size, scene.shape
+    pixel, (ny, nx) = series.pixel_size, series.shape
+    # Warp's word for z against the beam: the sign of the change of defocus alone.
+    inverted = str(series.hand < 0)
     root = ElementTree.Element("TiltSeries", {
-        "AreAnglesInverted": "False", "PlaneNormal": "0, 0, 0", "LevelAngleX": "0",
+        "AreAnglesInverted": inverted, "PlaneNormal": "0, 0, 0", "LevelAngleX": "0",
         "LevelAngleY": "0", "Bfactor": "0", "Weight": "1", "UnselectFilter": "False",
         "MagnificationCorrection": "1, 0, 0, 1", "UnselectManual": "null",
         "CTFResolutionEstimate": "0",
-        "VolumeDimensionsAngstrom": ", ".join(_text(n * pixel) for n in tomogram_size(scene)),
+        "VolumeDimensionsAngstrom": ", ".join(_text(n * pixel) for n in tomogram_size(series)),
         "ImageDimensionsAngstrom": f"{_text(nx * pixel)}, {_text(ny * pixel)}"})
     # Warp turns about n / 2, the axis runs through pixel n // 2.
     shift_x, shift_y = (aligned[f"shift_{axis}"] + (n // 2 - n / 2) * pixel
@@ -39,22 +38,24 @@ def metadata_text(scene: Scene, series: TiltSeries, aligned: pd.DataFrame,
             ("AxisOffsetY", map(_text, shift_y)), ("MoviePath", movies),
             ("FOVFraction", ["1"] * len(aligned))):
         ElementTree.SubElement(root, name).text = "\n".join(values)
-    _add_ctf(root, scene, series)
+    if "defocus_u" in series.tilts:
+        _add_ctf(root, series)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _add_ctf(root: ElementTree.Element, scene: Scene, series: TiltSeries) -> None:
+def _add_ctf(root: ElementTree.Element, series: TiltSeries) -> None:
     """The parameters of all images, and grids with one node each of those that differ."""
     u, v, angle, phase = (series.tilts[name].to_numpy(np.float64) for name in (
         "defocus_u", "defocus_v", "astigmatism_angle", "phase_shift"))
     ctf = ElementTree.SubElement(root, "CTF")
-    for name, value in (("PixelSize", scene.pixel_size), ("Voltage", scene.microscope.voltage),
-                        ("Cs", scene.microscope.spherical_aberration),
-                        ("Cc", scene.microscope.chromatic_aberration),
-                        ("Amplitude", series.amplitude_contrast),
-                        ("Defocus", (u + v).mean() / 2e4)):
-        ElementTree.SubElement(ctf, "Param", Name=name, Value=_text(value))
+    voltage, aberration, contrast = series.known(
+        "warp", "voltage", "spherical_aberration", "amplitude_contrast")
+    for name, value in (("PixelSize", series.pixel_size), ("Voltage", voltage),
+                        ("Cs", aberration), ("Cc", series.chromatic_aberration),
+                        ("Amplitude", contrast), ("Defocus", (u + v).mean() / 2e4)):
+        if value is not None:
+            ElementTree.SubElement(ctf, "Param", Name=name, Value=_text(value))
     # The larger defocus is the mean and half of delta, along the angle.
     angle = (np.where(u >= v, angle, angle + 90) + 90) % 180 - 90
     for name, nodes in (("GridCTF", (u + v) / 2e4), ("GridCTFDefocusDelta", np.abs(u - v) / 1e4),

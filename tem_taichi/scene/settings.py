@@ -11,10 +11,11 @@ import re
 from dataclasses import dataclass, field
 
 from tem_taichi import checks
+from tem_taichi.files.copick import copick_name
 from tem_taichi.scene.microscope import DetectorSettings as DetectorSettings
 from tem_taichi.scene.microscope import MicroscopeSettings as MicroscopeSettings
 from tem_taichi.scene.microscope import OpticsSettings as OpticsSettings
-from tem_taichi.scene.specimen import NAME, NAME_SAYS, copick_name
+from tem_taichi.scene.specimen import NAME, NAME_SAYS
 from tem_taichi.scene.specimen import IceSettings as IceSettings
 from tem_taichi.scene.specimen import ParticleSettings as ParticleSettings
 from tem_taichi.scene.specimen import SpecimenSettings as SpecimenSettings

@@ -161,11 +161,6 @@ class SpecimenSettings:
             _check_placement(f"specimen.particles.{name}", particle)
 
 
-def copick_name(kind: str) -> str:
-    """A kind's name as copick allows it: without "_", which parts the names of its files."""
-    return re.sub("_+", "-", kind).strip("-") or "object"
-
-
 def _check_kind(key: str, particle: ParticleSettings) -> None:
     given = [source for source in SOURCES if getattr(particle, source) is not None]
     checks.check(bool(given), f"{key}.structure", None,

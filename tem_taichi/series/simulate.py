@@ -14,11 +14,9 @@ from tem_taichi.noise.detector import detect
 from tem_taichi.scene.settings import Scene, doubts
 from tem_taichi.series.build import build_specimen
 from tem_taichi.series.movie import frames_of
-from tem_taichi.series.placement import particle_table
 from tem_taichi.series.plan import plan
-from tem_taichi.series.record import TiltSeries
+from tem_taichi.series.record import TiltSeries, recorded
 from tem_taichi.sharing import Sharing
-from tem_taichi.specimen.absorption import amplitude_contrast_of_protein
 from tem_taichi.specimen.particles import ParticlesInIce
 
 
@@ -98,20 +96,7 @@ def simulate(
                         movie[i, frame] = counts.sum(0) if halves else counts
             if progress:
                 progress(i + 1, n)
-    return TiltSeries(
-        noisy.sum(0) if halves else noisy[0], clean, planned.tilts["nominal_angle"].to_numpy(),
-        particle_table([k.name for k in specimen.kinds], specimen.poses), planned.tilts,
-        scene.pixel_size, amplitude_contrast(scene, specimen), noisy if halves else None, movie,
-        stages.seconds, tuple(share.counts))
-
-
-def amplitude_contrast(scene: Scene, specimen: ParticlesInIce) -> float:
-    """Q that other programs need as a number: the scene's, or else that of protein in its ice."""
-    given, ice = scene.optics.amplitude_contrast, specimen.ice
-    if given is not None:
-        return given
-    if ice.mean_free_path is None:
-        return 0.0
-    return float(amplitude_contrast_of_protein(
-        float(ice.mean_free_path), scene.microscope.voltage, float(ice.potential),
-        float(ice.particle_absorption), ice.ratios))
+    return recorded(
+        scene, specimen, planned.tilts, images=noisy.sum(0) if halves else noisy[0],
+        noise_free=clean, halves=noisy if halves else None, frames=movie, seconds=stages.seconds,
+        threads=tuple(share.counts))

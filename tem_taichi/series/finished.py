@@ -1,19 +1,55 @@
-"""Which outputs are there already, so that an interrupted sweep goes on where it was."""
+"""What a run writes of itself: its scene and metadata, and whether they are there already.
+
+By them an interrupted sweep goes on where it was.
+"""
 
 import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 import tem_taichi
+from tem_taichi.device import current
+from tem_taichi.files.io import write_json
 from tem_taichi.files.manifest import METADATA, PROGRAM, is_whole
 from tem_taichi.files.workplace import output_folder
-from tem_taichi.scene.settings import Scene
+from tem_taichi.scene.settings import Scene, doubts
 from tem_taichi.scene.show import to_yaml
+from tem_taichi.series.record import TiltSeries, in_field
+from tem_taichi.versions import versions
+from tem_taichi.waiting import waiting
 
 _NO_MATTER = ("output", "overwrite", "force")
 """Keys that say where and whether a scene runs, not what comes out."""
+
+
+def write_run(folder: Path, scene: Scene, series: TiltSeries) -> None:
+    """Write scene.yaml and metadata.json.
+
+    Args:
+        folder: of `folder.new_folder`.
+        scene: what was simulated.
+        series: its result.
+    """
+    particles, clean = series.known("metadata", "particles", "noise_free")
+    (folder / "scene.yaml").write_text(to_yaml(scene), encoding="utf-8")
+    write_json(folder / METADATA, {
+        "program": PROGRAM,
+        "versions": versions(),
+        "inputs": digests(scene),
+        "seed": scene.seed,
+        "warnings": doubts(scene),
+        "device": current().arch,
+        "dtype": scene.compute.dtype,
+        "threads": {"torch": list(series.threads), **waiting()},
+        "seconds": {stage: round(s, 3) for stage, s in series.seconds.items()},
+        "particles": len(particles),
+        "particles_in_field": int(in_field(series).sum()),
+        "pixel_size_A": series.pixel_size,
+        "mean_counts": float(clean.numpy().astype(np.float32).mean()),
+    })
 
 
 def files_read(scene: Scene) -> list[str]:
