@@ -8,7 +8,6 @@ It is the inverse of the active rotation Rz(rot) Ry(tilt) Rz(psi).
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.transform import Rotation
 
 from tem_taichi.arguments import check_number, to_field
 from tem_taichi.device import as_tensor
@@ -74,7 +73,7 @@ def matrix_to_euler(matrix: ArrayLike) -> tuple[Array, Array, Array]:
 def random_rotations(n: int, rng: np.random.Generator) -> Array:
     """Rotations drawn uniformly from SO(3).
 
-    Of more rotations from the same numbers the first are the same.
+    The invariant measure is sin(tilt) d(rot) d(tilt) d(psi), so cos(tilt) is uniform.
 
     Args:
         n: number of rotations, 0 or more.
@@ -83,9 +82,8 @@ def random_rotations(n: int, rng: np.random.Generator) -> Array:
     Returns:
         Matrices as from `euler_to_matrix`, shape (n, 3, 3).
     """
-    if n == 0:
-        return np.empty((0, 3, 3))
-    return np.asarray(Rotation.random(n, rng).as_matrix())
+    rot, psi = rng.uniform(-180, 180, (2, n))
+    return euler_to_matrix(rot, np.rad2deg(np.arccos(rng.uniform(-1, 1, n))), psi)
 
 
 def tilt_rotation(

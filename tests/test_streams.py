@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from tem_taichi.rotations import random_rotations
 from tem_taichi.scene.settings import (
     IceSettings,
     MovieSettings,
@@ -134,11 +133,6 @@ def test_streams_stay_what_they_are():
         assert np.array_equal(Key(7, name, 5).generator(-2, 1).random(4),
                               np.random.Generator(reference).random(4))
     assert Key.of(7, "motion", "ribosome") == Key(7, "motion", 481103149)
-
-
-def test_more_rotations_begin_with_the_same():
-    few, many = (random_rotations(n, np.random.default_rng(1)) for n in (3, 7))
-    assert np.array_equal(many[:3], few)
 
 
 @pytest.mark.parametrize(("changes", "message"), [

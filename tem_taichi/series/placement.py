@@ -19,6 +19,9 @@ from tem_taichi.streams import Key
 _PER_COPY = 500.0
 """Memory of a copy while it is placed [bytes]."""
 
+_BLOCK = 64
+"""Orientations drawn at once, so that more copies begin with those of fewer."""
+
 _ROUNDS = 200
 """Rounds of random proposals before a specimen counts as full."""
 
@@ -122,7 +125,9 @@ def _lattice(name: str, particle: ParticleSettings, radius: float, seed: int) ->
 
 def _any_way_up(name: str, n: int, seed: int) -> np.ndarray:
     """Rotations of n copies, those of the first the same however many there are."""
-    return random_rotations(n, Key.of(seed, "orientation", name).generator())
+    rng = Key.of(seed, "orientation", name).generator()
+    blocks = [random_rotations(_BLOCK, rng) for _ in range(-(-n // _BLOCK))]
+    return np.concatenate([np.empty((0, 3, 3)), *blocks])[:n]
 
 
 def _subunits(particle: ParticleSettings) -> tuple[np.ndarray, np.ndarray]:
