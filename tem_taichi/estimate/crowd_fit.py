@@ -14,6 +14,7 @@ import torch
 from scipy.optimize import minimize_scalar, nnls
 
 from tem_taichi.estimate.background import BackgroundSpectra
+from tem_taichi.instrument.optics import round_phase
 from tem_taichi.physics import interaction_constant, wavelength
 from tem_taichi.specimen.absorption import amplitude_contrast_of_protein, protein_potentials
 from tem_taichi.specimen.damage import critical_exposure
@@ -129,10 +130,9 @@ def contrast_power(k: np.ndarray, sight: Sight, lens: Lens, damage: float = 1.0)
     length = float(wavelength(lens.voltage))
     u, v = np.meshgrid(np.linspace(-1, 1, 21), np.linspace(-1, 1, 11))
     defocus = sight.defocus + (u * sight.path / 2 + v * sight.spread).ravel()[:, None]
-    phase = (np.pi * length * defocus * k**2
-             - np.pi / 2 * lens.spherical_aberration * 1e7 * length**3 * k**4)
+    chi = round_phase(k**2, defocus, lens.spherical_aberration * 1e7, length)
     q = float(amplitude_contrast_of_protein(lens.mean_free_path, lens.voltage, lens.potential))
-    transfer = (np.sin(phase + math.asin(q)) ** 2).mean(axis=0)
+    transfer = (np.sin(chi - math.asin(q)) ** 2).mean(axis=0)
     return np.asarray((2 * float(interaction_constant(lens.voltage))) ** 2 * transfer
                       * np.exp(-damage * sight.exposure / _critical(k, lens)))
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tem_taichi.estimate import ctf_model
 from tem_taichi.estimate.ctf_model import Basis, Elements, Lens, Rings
+from tem_taichi.instrument.optics import round_phase
 
 _FOLLOWED = 0.5  # correlation of rings and model below which they part
 _LEAST = 4  # points to each side over which it is taken
@@ -91,8 +92,7 @@ def half_period(k: np.ndarray, rings: Rings, lens: Lens) -> np.ndarray:
 
 def half_rings(k: np.ndarray, rings: Rings, lens: Lens) -> float:
     """Number of half periods between the lowest and highest of the frequencies k."""
-    chi = math.pi * lens.wavelength * k**2 * (
-        lens.spherical_aberration * lens.wavelength**2 * k**2 / 2 - _defocus(rings))
+    chi = round_phase(k**2, _defocus(rings), lens.spherical_aberration, lens.wavelength)
     return float(np.ptp(chi) / (math.pi / 2)) if len(chi) else 0.0
 
 

@@ -18,6 +18,7 @@ from scipy.interpolate import BSpline
 from torch import Tensor
 
 from tem_taichi.device import as_tensor
+from tem_taichi.instrument.optics import round_phase
 from tem_taichi.physics import wavelength
 
 _TABLE = 2048  # points at which the splines are tabulated
@@ -116,8 +117,8 @@ def phase(elements: Elements, values: Tensor, lens: Lens) -> Tensor:
     """Chi - asin Q [rad] of each element, as `optics.aberration_phase` has it."""
     squared = elements.k**2
     defocus = UNIT * (values[0] + values[1] * elements.cosine + values[2] * elements.sine)
-    wave, spherical = lens.wavelength, lens.spherical_aberration + values[4] * 1e7
-    chi = math.pi * wave * squared * (spherical * wave**2 / 2 * squared - defocus)
+    chi = round_phase(squared, defocus, lens.spherical_aberration + values[4] * 1e7,
+                      lens.wavelength)
     return chi - values[3] - lens.lag
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from tem_taichi.device import as_tensor
 from tem_taichi.estimate.ctf_band import Band
 from tem_taichi.estimate.ctf_model import Elements, Lens
+from tem_taichi.instrument.optics import round_phase
 
 SECTORS = 24
 """Of half a turn."""
@@ -205,8 +206,7 @@ def _correlations(sectors: Sectors, grid: Tensor, lens: Lens) -> Tensor:
                                    _bands(sectors.weight), strict=True):
         # The mean of a band is the background's.
         centred = weight * (residual - (weight * residual).sum() / weight.sum())
-        chi = math.pi * lens.wavelength * k**2 * (
-            lens.spherical_aberration * lens.wavelength**2 / 2 * k**2 - grid[:, None])
+        chi = round_phase(k**2, grid[:, None], lens.spherical_aberration, lens.wavelength)
         ring = torch.polar(torch.ones_like(chi), 2 * (chi - lens.lag))
         parts.append(-(centred.to(ring.dtype) @ ring.T))
     return torch.stack(parts, dim=-1)

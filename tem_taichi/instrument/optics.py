@@ -96,6 +96,21 @@ def _k_squared(
     return kx**2 + ky**2, kx**2 - ky**2, 2 * kx * ky
 
 
+def round_phase(squared: Any, defocus: Any, spherical_aberration: Any, wavelength: Any) -> Any:
+    """Phase chi = pi lambda k^2 (Cs lambda^2 k^2 / 2 - D) [rad] of what is alike all around.
+
+    Numbers, arrays or tensors that broadcast; the image wave is F^-1[exp(-i chi) F psi].
+
+    Args:
+        squared: |k|^2 [1/A^2].
+        defocus: D [A], positive = underfocus; that of each direction, where they differ.
+        spherical_aberration: Cs [A].
+        wavelength: [A].
+    """
+    half = spherical_aberration * wavelength**2 / 2
+    return math.pi * wavelength * squared * (half * squared - defocus)
+
+
 def aberration_phase(
     shape: tuple[int, int], pixel_size: Value, voltage: Value, optics: Optics
 ) -> torch.Tensor:
@@ -117,11 +132,11 @@ def aberration_phase(
     wave = _per_image(wavelength(voltage))
     squared, cosine, sine = _k_squared(shape, pixel_size)
     twice = 2 * torch.deg2rad(_per_image(optics.astigmatism_angle))
-    stretch = _per_image(optics.astigmatism) / 2 * (cosine * torch.cos(twice)
-                                                   + sine * torch.sin(twice))
-    spherical = _per_image(optics.spherical_aberration) * 1e7
-    chi = math.pi * wave * (0.5 * spherical * wave**2 * squared**2
-                            - _per_image(optics.defocus) * squared - stretch)
+    chi = round_phase(squared, _per_image(optics.defocus),
+                      _per_image(optics.spherical_aberration) * 1e7, wave)
+    # Half the difference of the defoci, whose |k|^2 cos is smooth at k = 0.
+    half = math.pi * wave * _per_image(optics.astigmatism) / 2
+    chi = chi - half * (cosine * torch.cos(twice) + sine * torch.sin(twice))
     return chi - torch.deg2rad(_per_image(optics.phase_shift)) * (squared > 0)
 
 
