@@ -1,1 +1,1 @@
-"""The shipped configurations: Hydra's groups, and the recipes' settings."""
+"""The shipped configurations: Hydra's groups."""

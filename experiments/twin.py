@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 
 from tem_taichi.estimate.background import BackgroundSpectra, background_spectra
 from tem_taichi.estimate.crowd_fit import held_out
-from tem_taichi.estimate.thickness_figure import write_thickness_figure
+from tem_taichi.estimate.thickness_figure import thickness_figure
 from tem_taichi.estimate.thickness_fit import fit_thickness, mean_intensities
-from tem_taichi.estimate.twin import NOT_MODELLED, TwinSettings, make_twin, write_twin
+from tem_taichi.estimate.twin import NOT_MODELLED, TwinSettings, make_twin, twin_text
 from tem_taichi.files.mrc import read_image_stack
 from tem_taichi.series.simulate import simulate
 
@@ -162,8 +162,8 @@ def main() -> None:
     print(*twin.warnings, *twin.assumptions, NOT_MODELLED, sep="\n")
     print(f"dose {twin.nominal_dose:.2f} e-/A^2; the noise is that of {twin.implied_dose:.2f}")
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_twin(file.with_suffix(".yaml"), twin)
-    write_thickness_figure(file.with_name("thickness.png"), twin.thickness)
+    file.with_suffix(".yaml").write_text(twin_text(twin), encoding="utf-8")
+    thickness_figure(twin.thickness).savefig(file.with_name("thickness.png"))
     start = time.perf_counter()
     simulated = simulate(twin.scene).images.numpy()
     print(f"simulated in {time.perf_counter() - start:.0f} s")

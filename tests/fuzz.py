@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 
 from tem_taichi.cli.run import prepare, run
-from tem_taichi.recipes.settings import RECIPES, read_recipe
+from tem_taichi.recipes.load import find_recipe, read_recipe, recipe_names
 from tem_taichi.scene.load import load_scene
 from tem_taichi.scene.settings import ParticleSettings, Scene
 
@@ -130,8 +130,8 @@ def scene_case(chance: random.Random, folder: Path, compute: bool) -> tuple[str,
 
 def recipe_case(chance: random.Random, folder: Path, _: bool) -> tuple[str, str | None]:
     """A recipe with one setting changed, in a file or on the command line."""
-    name = chance.choice(list(RECIPES))
-    kind = RECIPES[name]
+    name = chance.choice(list(recipe_names()))
+    kind = find_recipe(name).RECIPE[0]
     key = chance.choice(list(get_type_hints(kind)))
     value = mutated(getattr(kind(input=["a.mrc"]), key), chance)
     if chance.random() < 0.1:

@@ -14,7 +14,7 @@ from scipy.signal import fftconvolve
 
 from experiments.ctf_bench import Truth, linear_micrograph
 from tem_taichi.estimate import ctf_model
-from tem_taichi.estimate.ctf_figure import write_ctf_figure, write_ctf_star
+from tem_taichi.estimate.ctf_figure import ctf_star, write_ctf_figure
 from tem_taichi.estimate.ctf_fit import CtfFit, fit_micrograph, fit_spectrum
 from tem_taichi.estimate.ctf_model import Elements, Lens, Rings
 from tem_taichi.estimate.ctf_search import CtfSearch
@@ -255,8 +255,8 @@ def test_stack_and_star_file(tmp_path, generator):
     fits = fit_stack([linear_micrograph(t, 512, generator) for t in truths], PIXEL_SIZE, VOLTAGE,
                      CS, Q)
     path = tmp_path / "ctf.star"
-    write_ctf_star(path, ["a.mrc", "000001@b.mrcs"], fits, pixel_size=PIXEL_SIZE, voltage=VOLTAGE,
-                   spherical_aberration=CS, amplitude_contrast=Q)
+    starfile.write(ctf_star(["a.mrc", "000001@b.mrcs"], fits, pixel_size=PIXEL_SIZE,
+                            voltage=VOLTAGE, spherical_aberration=CS, amplitude_contrast=Q), path)
     tables = starfile.read(path)
     assert tables["optics"]["rlnVoltage"].iloc[0] == VOLTAGE
     rows = tables["micrographs"]
@@ -267,8 +267,8 @@ def test_stack_and_star_file(tmp_path, generator):
                           "rlnCtfFigureOfMerit": "figure_of_merit"}.items():
         assert np.allclose(rows[column], [getattr(f, field) for f in fits], rtol=1e-5, atol=1e-4)
     with pytest.raises(ValueError, match="one each"):
-        write_ctf_star(path, ["a.mrc"], fits, pixel_size=1, voltage=300, spherical_aberration=2,
-                       amplitude_contrast=0)
+        ctf_star(["a.mrc"], fits, pixel_size=1, voltage=300, spherical_aberration=2,
+                 amplitude_contrast=0)
 
 
 def test_figure(tmp_path):

@@ -15,8 +15,8 @@ from tem_taichi.estimate.ctf_search import CtfSearch
 from tem_taichi.estimate.ctf_tilt import common_astigmatism, fit_stack, fit_tilted_micrograph
 from tem_taichi.files.mrc import write_mrc
 from tem_taichi.fit import main
+from tem_taichi.recipes.ctf import CtfRecipe
 from tem_taichi.recipes.scene import series_scene
-from tem_taichi.recipes.settings import CtfRecipe
 
 PIXEL_SIZE, VOLTAGE, CS, Q = 2.0, 300.0, 2.7, 0.07
 TRUTH = Truth(16000, 700, 40)

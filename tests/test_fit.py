@@ -26,14 +26,15 @@ from tem_taichi.noise.curves import evaluate
 from tem_taichi.noise.detector import Detector, detect, noise_power_spectrum
 from tem_taichi.recipes import ctf as recipe_ctf
 from tem_taichi.recipes.input import series_table
-from tem_taichi.recipes.settings import RECIPES, read_recipe
-from tem_taichi.scene.load import CONFIG_FOLDER, load_scene
+from tem_taichi.recipes.load import find_recipe, read_recipe, recipe_names
+from tem_taichi.scene.load import load_scene
 from tem_taichi.series.plan import plan
 from tem_taichi.simulate import main as simulate
 
 CAMERA = Detector("integrating", gain=10.0, mtf=(0.7, 0.2, 0.1, 10.0, 40.0), dqe=0.4)
 ELECTRONS = 22.0
 TILTS = np.arange(-60.0, 61, 6)
+RECIPES = {name: find_recipe(name).RECIPE[0] for name in recipe_names()}
 SCENE = """\
 defaults: [simulate, override specimen: empty, override detector: fitted, _self_]
 shape: [32, 40]
@@ -90,10 +91,15 @@ def names(folder):
 # --- what the recipes are ---
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_shipped_recipes_hold_the_defaults_and_every_key(name):
+def test_what_is_shown_of_a_recipe_are_the_defaults_of_every_key(name, capsys):
     """So that what --show prints is what runs."""
-    content = yaml.safe_load((CONFIG_FOLDER / "recipe" / f"{name}.yaml").read_text())
+    assert main([f"recipe={name}", "--show"]) == 0
+    shown = capsys.readouterr().out
+    content = yaml.safe_load(shown)
+    assert content.pop("recipe") == name
     assert list(content) == [field.name for field in fields(RECIPES[name])]
+    for key in content:  # each with its meaning
+        assert re.search(rf"^# .*\n{key}: ", shown, re.MULTILINE)
     stack = {"input": ["a.mrc"]}
     plain, shipped = RECIPES[name](**stack), read_recipe([f"recipe={name}", "input=a.mrc"])
     assert plain == shipped
@@ -432,7 +438,7 @@ def test_real_tilt_series(here, shared, capsys):
     (["recipe=detector", "input=none.mrc"], "none.mrc"),
     (["recipe=detector", "input=[flat.mrc,flat.mrc]"], "twice"),
     (["input=flat.mrc"], "recipe=None"),
-    (["recipe=dector", "input=flat.mrc"], "recipe=dector: must be one of detector, ctf"),
+    (["recipe=dector", "input=flat.mrc"], "recipe=dector: must be one of ctf, detector"),
     (["recipe=none.yaml", "input=flat.mrc"], "recipe=none.yaml: no such file"),
     (["recipe=ctf", "input=flat.mrc", "volage=200"], "volage=200: no such key; did you mean vol"),
     (["recipe=ctf", "input=flat.mrc", "voltage=high"], 'voltage="high": must be a number'),
@@ -589,11 +595,11 @@ def test_fits_go_on_after_an_interruption(here, capsys, monkeypatch):
 
 def test_other_settings_are_fitted_anew(here, monkeypatch):
     write_mrc(Path("stack.mrcs"), micrographs(9000, size=256), 1.35)
-    write = recipe_ctf.write_ctf_star
-    monkeypatch.setattr(recipe_ctf, "write_ctf_star",
+    write = recipe_ctf.ctf_star
+    monkeypatch.setattr(recipe_ctf, "ctf_star",
                         lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(["recipe=ctf", "input=stack.mrcs", "voltage=200"]) == 130
-    monkeypatch.setattr(recipe_ctf, "write_ctf_star", write)
+    monkeypatch.setattr(recipe_ctf, "ctf_star", write)
     kept = unfinished_folder("tem_taichi_fit")
     foreign = kept / "notes.txt"
     foreign.write_text("mine")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tem_taichi.estimate.thickness_field import fit_images_thickness
-from tem_taichi.estimate.thickness_figure import write_thickness_figure
+from tem_taichi.estimate.thickness_figure import thickness_figure
 from tem_taichi.estimate.thickness_fit import fit_thickness, mean_intensities
 
 TILTS = np.arange(-60.0, 61.0, 3.0)
@@ -279,9 +279,9 @@ def test_of_a_real_series_the_half_and_the_full_frame_agree(shared) -> None:
 def test_the_figure_is_written(tmp_path) -> None:
     means = means_of(0.8, 3.0, 50.0) * noise(3, len(TILTS), 0.005)
     means[4] = 1.0
-    write_thickness_figure(tmp_path / "fit.png", fit_thickness(means, TILTS))
+    thickness_figure(fit_thickness(means, TILTS)).savefig(tmp_path / "fit.png")
     assert (tmp_path / "fit.png").stat().st_size > 5000
-    write_thickness_figure(tmp_path / "parts.png", fit_images_thickness(wedge(0.1), TILTS))
+    thickness_figure(fit_images_thickness(wedge(0.1), TILTS)).savefig(tmp_path / "parts.png")
     assert (tmp_path / "parts.png").stat().st_size > (tmp_path / "fit.png").stat().st_size
 
 

@@ -7,7 +7,7 @@ import pytest
 from tem_taichi.estimate.background import background_spectra
 from tem_taichi.estimate.crowd_fit import Lens, Sight, ball_potential, contrast_power, held_out
 from tem_taichi.estimate.thickness_fit import mean_intensities
-from tem_taichi.estimate.twin import Twin, TwinSettings, make_twin, write_twin
+from tem_taichi.estimate.twin import Twin, TwinSettings, make_twin, twin_text
 from tem_taichi.estimate.twin_table import complete_table
 from tem_taichi.scene.load import load_scene
 from tem_taichi.scene.settings import (
@@ -164,7 +164,7 @@ def test_the_model_of_the_spectrum_is_that_of_the_simulator() -> None:
 
 def test_the_scene_is_written_and_read_back(made, tmp_path) -> None:
     _, _, twin, _ = made
-    write_twin(tmp_path / "twin.yaml", twin)
+    (tmp_path / "twin.yaml").write_text(twin_text(twin), encoding="utf-8")
     assert load_scene(tmp_path / "twin.yaml", []) == twin.scene
     text = (tmp_path / "twin.yaml").read_text()
     assert all(f"# {line}" in text for line in twin.assumptions)

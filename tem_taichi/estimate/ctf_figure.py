@@ -1,11 +1,10 @@
-"""What a CTF fit leaves behind: a picture to judge it by, and a star file."""
+"""What a CTF fit leaves behind: a picture to judge it by, and RELION's tables."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import starfile
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -50,13 +49,11 @@ def write_ctf_figure(path: str | Path, spectrum: ArrayLike | Tensor | None, fit:
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
-def write_ctf_star(path: str | Path, names: Sequence[str], fits: Sequence[CtfFit], *,
-                   pixel_size: float, voltage: float, spherical_aberration: float,
-                   amplitude_contrast: float) -> None:
-    """Write fits as RELION's micrographs_ctf.star.
+def ctf_star(names: Sequence[str], fits: Sequence[CtfFit], *, pixel_size: float, voltage: float,
+             spherical_aberration: float, amplitude_contrast: float) -> dict[str, pd.DataFrame]:
+    """The tables of RELION's micrographs_ctf.star, optics and micrographs.
 
     Args:
-        path: file to write.
         names: rlnMicrographName of each fit.
         fits: in the same order. Resolutions of fits without rings are written as 999 A.
         pixel_size: of the micrographs [A].
@@ -86,7 +83,7 @@ def write_ctf_star(path: str | Path, names: Sequence[str], fits: Sequence[CtfFit
         "rlnPhaseShift": [fit.phase_shift for fit in fits],
         "rlnCtfMaxResolution": [min(fit.resolution, 999.0) for fit in fits],
         "rlnCtfFigureOfMerit": [fit.figure_of_merit for fit in fits]})
-    starfile.write({"optics": optics, "micrographs": micrographs}, path)
+    return {"optics": optics, "micrographs": micrographs}
 
 
 def _flattened(spectrum: ArrayLike | Tensor, fit: CtfFit) -> NDArray[np.float64]:

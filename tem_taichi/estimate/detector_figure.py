@@ -1,7 +1,6 @@
 """Pictures of an estimated detector: curves with their bands, and the regions they come from."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,18 +10,14 @@ from tem_taichi.estimate.crops import Background, RingSpectrum
 from tem_taichi.estimate.noise_fit import Band
 
 
-def write_detector_figure(path: Path, curves: Mapping[str, Band],
-                          measured: RingSpectrum | None = None) -> None:
-    """Draw curves over frequency with their 95 % bands; without curves no file is written.
+def detector_figure(curves: Mapping[str, Band], measured: RingSpectrum | None = None) -> Figure:
+    """Draw curves over frequency with their 95 % bands.
 
     Args:
-        path: PNG file.
-        curves: by name, NPS, MTF or DQE.
+        curves: by name, NPS, MTF or DQE; one at least.
         measured: spectrum of the crops, drawn as points with the NPS.
     """
-    if not curves:
-        return
-    figure = Figure(figsize=(4.2 * len(curves), 3.2), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(curves), 3.2), dpi=110, layout="constrained")
     for axes, (name, band) in zip(figure.subplots(1, len(curves), squeeze=False)[0],
                                   curves.items(), strict=True):
         axes.fill_between(band.w, band.lower, band.upper, alpha=0.3, label="95 %")
@@ -35,22 +30,20 @@ def write_detector_figure(path: Path, curves: Mapping[str, Band],
         axes.set_ylabel("counts$^2$" if name == "NPS" else "")
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(path, dpi=110)
+    return figure
 
 
-def write_picked(
-    path: Path, images: Sequence[NDArray], picked: Sequence[Background], most: int = 6
-) -> None:
+def picked_figure(images: Sequence[NDArray], picked: Sequence[Background],
+                  most: int = 6) -> Figure:
     """Draw the first images with the regions that were taken for background.
 
     Args:
-        path: PNG file.
         images: (ny, nx) each.
         picked: what was picked in each.
         most: so many images are drawn.
     """
     shown = list(zip(images, picked, strict=True))[:most]
-    figure = Figure(figsize=(3.2 * len(shown), 3.2), layout="constrained")
+    figure = Figure(figsize=(3.2 * len(shown), 3.2), dpi=110, layout="constrained")
     for axes, (image, background) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown,
                                          strict=True):
         step = max(1, max(image.shape) // 512)
@@ -61,7 +54,7 @@ def write_picked(
         for y, x in background.corners:
             axes.add_patch(_rectangle(x, y, nx, ny))
         axes.set_axis_off()
-    figure.savefig(path, dpi=110)
+    return figure
 
 
 def _rectangle(x: float, y: float, width: int, height: int):  # type: ignore[no-untyped-def]

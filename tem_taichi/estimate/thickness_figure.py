@@ -1,7 +1,5 @@
 """Picture of a fit of thickness: means over tilt with their curve and deviations."""
 
-from pathlib import Path
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,15 +7,14 @@ from matplotlib.figure import Figure
 from tem_taichi.estimate.thickness_fit import ThicknessFit
 
 
-def write_thickness_figure(file: Path, fit: ThicknessFit) -> None:
+def thickness_figure(fit: ThicknessFit) -> Figure:
     """Draw means, curve and deviations, and t / L of the parts of the field where they are known.
 
     Args:
-        file: picture to write; its ending chooses the format.
         fit: from `fit_thickness`.
     """
     known = fit.parts is not None
-    figure = Figure(figsize=(10 if known else 7, 6), layout="constrained")
+    figure = Figure(figsize=(10 if known else 7, 6), dpi=200, layout="constrained")
     grid = figure.add_gridspec(2, 3 if known else 2, height_ratios=(2, 1))
     upper = figure.add_subplot(grid[0, :2])
     lower = figure.add_subplot(grid[1, :2], sharex=upper)
@@ -42,7 +39,7 @@ def write_thickness_figure(file: Path, fit: ThicknessFit) -> None:
         _draw_parts(figure.add_subplot(grid[0, 2]), fit.parts)
     for letter, axes in zip("abc", figure.axes, strict=False):
         axes.set_title(letter, loc="left", fontweight="bold")
-    figure.savefig(file, dpi=200)
+    return figure
 
 
 def _draw_parts(axes: Axes, parts: np.ndarray) -> None:

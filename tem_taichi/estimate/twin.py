@@ -7,7 +7,6 @@ what the twin takes them for is said in its assumptions.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -72,7 +71,7 @@ class Twin:
     """A scene and what it rests on.
 
     Attributes:
-        scene: for `pipeline.simulate` or `write_twin`.
+        scene: for `pipeline.simulate` or `twin_text`.
         thickness: fit of the means.
         spectra: of the real background.
         crowd: fit of the spectra; its masses are () where the scene has ice alone.
@@ -155,18 +154,17 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
                 (*notes, *more, *_said(scene.specimen.ice, crowd)), fit.warnings)
 
 
-def write_twin(file: Path, twin: Twin, more: Sequence[str] = ()) -> None:
-    """Write the scene as YAML for `python -m tem_taichi.simulate`, below what to know of it.
+def twin_text(twin: Twin, more: Sequence[str] = ()) -> str:
+    """The scene as YAML for `python -m tem_taichi.simulate`, below what to know of it.
 
     Args:
-        file: to write, *.yaml.
         twin: from `make_twin`.
         more: lines to say beside its warnings and assumptions.
     """
     lines = (*(f"Warning: {line}" for line in twin.warnings), *twin.assumptions, NOT_MODELLED,
              *more)
     about = "".join(f"# {line}\n" for line in lines)
-    Path(file).write_text(about + to_yaml(twin.scene), encoding="utf-8")
+    return about + to_yaml(twin.scene)
 
 
 def simulation_time(scene: Scene) -> float:

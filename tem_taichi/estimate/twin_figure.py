@@ -1,7 +1,5 @@
 """Picture of a twin's fits: means over tilt, and spectra of the background with their model."""
 
-from pathlib import Path
-
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -10,15 +8,14 @@ from tem_taichi.estimate.twin import Twin
 _SPECTRA = 4
 
 
-def write_twin_figure(path: Path, twin: Twin) -> None:
+def twin_figure(twin: Twin) -> Figure:
     """Draw what the real series shows and what the twin was fitted to.
 
     Args:
-        path: picture to write; its ending chooses the format.
         twin: from `make_twin`.
     """
     fit, spectra, crowd = twin.thickness, twin.spectra, twin.crowd
-    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
+    figure = Figure(figsize=(9.5, 3.8), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
     at = np.linspace(fit.tilt_angles.min(), fit.tilt_angles.max(), 200)
     left.plot(at, fit.expected(at), color="0.4")
@@ -39,4 +36,4 @@ def write_twin_figure(path: Path, twin: Twin) -> None:
     right.set(xlabel="w [cycles/pixel]", ylabel="noise power / mean [counts]", xlim=(0, 0.5),
               title="background, and its model")
     right.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    return figure

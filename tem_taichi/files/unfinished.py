@@ -6,7 +6,6 @@ or unpickled: what cannot be read as the part's JSON counts as not there.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -33,29 +32,29 @@ def part_key(image: NDArray, settings: Sequence[object]) -> str:
     return digest.hexdigest()
 
 
-def load_part(folder: Path, key: str, names: Sequence[str], picture: Path) -> dict[str, Any] | None:
-    """A part's values, with its picture copied; None if it is not there or not whole.
+def picture_of(folder: Path, key: str) -> Path:
+    """The picture of a part, which is drawn before `save_part`."""
+    return folder / f"{key}.png"
+
+
+def load_part(folder: Path, key: str, names: Sequence[str]) -> dict[str, Any] | None:
+    """A part's values; None if it is not there or not whole.
 
     Args:
         folder: from `unfinished_folder`.
         key: from `part_key`.
         names: keys that the values must have.
-        picture: where its picture goes.
     """
     try:
         values = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
-        if not isinstance(values, dict) or set(values) != set(names):
-            return None
-        shutil.copyfile(folder / f"{key}.png", picture)
     except (OSError, ValueError):
         return None
-    return values
+    whole = isinstance(values, dict) and set(values) == set(names)
+    return values if whole and picture_of(folder, key).is_file() else None
 
 
-def save_part(folder: Path, key: str, values: dict[str, Any], picture: Path) -> None:
+def save_part(folder: Path, key: str, values: dict[str, Any]) -> None:
     """Keep a part; its JSON appears last and at once, so that a part is whole or not there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(picture, folder / f"{key}.png")
     partial = folder / f"{key}.json.partial"
     partial.write_text(json.dumps(values), encoding="utf-8")
     partial.replace(folder / f"{key}.json")

@@ -1,34 +1,91 @@
-"""The recipe `ctf`: defocus of many images, which an interruption does not lose."""
+"""Defocus, astigmatism and phase shift of micrographs, stacks, tilt series or spectra.
 
-import math
+Good fits and doubtful ones go to separate RELION star files, and each good one to a scene. Fits
+that are done outlast an interruption.
+"""
+
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from tem_taichi import checks
-from tem_taichi.estimate.ctf_curves import CtfCurves
-from tem_taichi.estimate.ctf_figure import write_ctf_figure, write_ctf_star
-from tem_taichi.estimate.ctf_fit import CtfFit, fit_micrograph, fit_particles, fit_spectrum
+from tem_taichi.estimate.ctf_figure import ctf_star, write_ctf_figure
+from tem_taichi.estimate.ctf_fit import fit_micrograph, fit_particles, fit_spectrum
 from tem_taichi.estimate.ctf_pool import assumption, contradicts, pool, verdict
+from tem_taichi.estimate.ctf_row import ROW, failed_row, finite, fit_of, row_of
 from tem_taichi.estimate.ctf_search import CtfSearch, default_search
 from tem_taichi.estimate.ctf_tilt import common_astigmatism, fit_tilted_micrograph
-from tem_taichi.files.unfinished import load_part, part_key, save_part, unfinished_folder
+from tem_taichi.files.unfinished import (
+    load_part,
+    part_key,
+    picture_of,
+    save_part,
+    unfinished_folder,
+)
 from tem_taichi.recipes.input import images_of, series_table
-from tem_taichi.recipes.scene import micrograph_scene, series_scene, write_scene
-from tem_taichi.recipes.settings import CtfRecipe
+from tem_taichi.recipes.result import Report, Result
+from tem_taichi.recipes.scene import micrograph_scene, scene_text, series_scene
+from tem_taichi.recipes.settings import Recipe
 
-_ROW = ("defocus_u", "defocus_v", "astigmatism_angle", "phase_shift", "errors",
-        "statistical_errors", "model_errors", "resolution", "gain", "figure_of_merit",
-        "spherical_aberration", "spherical_error", "reliable", "doubts", "hand_gain")
-"""What is kept of a fit; its curves are in the picture."""
 _HAND = 20.0
 """Log-likelihood, over a series, by which one sense of the tilt must explain the rings better."""
+_SHOWN = 20
+"""Fits of which a line is printed."""
+
+
+@dataclass(frozen=True)
+class CtfRecipe(Recipe):
+    """The lens, what is looked for in the rings, and the tilts if there are any."""
+
+    spectrum: bool = False
+    """whether the input holds power spectra (zero frequency in the middle) instead of images"""
+    average: bool = False
+    """whether all images of a file share one CTF, as particles of a micrograph do: one fit each"""
+    voltage: float = 300.0
+    """[kV]"""
+    spherical_aberration: float = 2.7
+    """Cs [mm]"""
+    amplitude_contrast: float = 0.07
+    """Q"""
+    defocus: list[float] = field(default_factory=lambda: [1500.0, 60000.0])
+    """lowest and highest looked for [A], positive = underfocus"""
+    astigmatism: float = 1200.0
+    """largest U - V looked for [A]"""
+    resolution: list[float] | None = None
+    """lowest and highest used [A]; null = 30 to 4 A, coarser for pixels beyond 2 A"""
+    phase_shift: bool = False
+    """whether to look for a phase plate's shift"""
+    angles: str | None = None
+    """of a tilt series: .mdoc, .rawtlt, .tlt, or a CSV or TSV table with the columns tilt_angle and
+    axis_angle; null = the images are not tilted"""
+    axis_angle: float | None = None
+    """of the tilt axis, counter-clockwise from +y [deg]; null = that of the file of angles"""
+    common_astigmatism: bool = True
+    """whether the images of a tilt series have one astigmatism, that of their fits' median; then
+    each is fitted once more with it"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.within("voltage", self.voltage, 10, 3000, "kV")
+        checks.within("spherical_aberration", self.spherical_aberration, -100, 100, "mm")
+        checks.within("amplitude_contrast", self.amplitude_contrast, 0, 0.99, "1")
+        checks.positives("defocus", self.defocus, 2, "A")
+        if self.resolution is not None:
+            checks.positives("resolution", self.resolution, 2, "A")
+        checks.check(not (self.average and (self.spectrum or self.angles)), "average", True,
+                     "false for spectra and tilt series")
+        checks.within("astigmatism", self.astigmatism, 0, 1e5, "A")
+        checks.check(self.angles is None or (len(self.input) == 1 and not self.spectrum), "angles",
+                     self.angles, "null, or the input one stack of images")
+        checks.check(self.axis_angle is None or self.angles is not None, "axis_angle",
+                     self.axis_angle, "null where there are no angles")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,42 +107,56 @@ class _Stack:
         return 1 if recipe.average else len(self.images)
 
 
-def fit_ctf(recipe: CtfRecipe, folder: Path,
-            progress: Callable[[int, int], None]) -> dict[str, Any]:
+@dataclass
+class _Found:
+    """What the fits of all files give."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    numbers: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    assumptions: list[str] = field(default_factory=list)
+    scenes: dict[str, str] = field(default_factory=dict)
+    figures: dict[str, Figure | Path] = field(default_factory=dict)
+
+
+def run(recipe: CtfRecipe, report: Report) -> Result:
     """Defocus of every image; fits that an earlier, interrupted run finished are taken over."""
     for name in recipe.input:
         checks.check(not re.search(r"[\s#\"']", name), "input", name,
                      "a name without blanks, quotes and #, for the star file")
-    rows: list[dict[str, Any]] = []
-    result: dict[str, Any] = {}
-    pixels = 0.0
+    found = _Found()
     unread: dict[str, str] = {}
+    pixels = 0.0
 
     def after(done: int, total: int) -> Callable[[int], None]:
-        return lambda n: progress(done + n, total)
+        return lambda n: report(done + n, total)
 
     for place, (file, images, pixels) in enumerate(
             images_of(recipe, finite=False, unread=unread), 1):
         search = _search(recipe, pixels)
         tilts = None if recipe.angles is None else _tilts(recipe, len(images))
-        stack = _Stack(file, images, pixels, tilts, len(rows))
+        stack = _Stack(file, images, pixels, tilts, len(found.rows))
         passes = 2 if tilts is not None and recipe.common_astigmatism else 1
-        total = len(rows) + passes * stack.count(recipe) + len(recipe.input) - place
-        found = _rows(recipe, search, stack, folder, after(len(rows), total))
-        shared = common_astigmatism([_fit_of(row) for row in found]) if passes == 2 else None
+        total = len(found.rows) + passes * stack.count(recipe) + len(recipe.input) - place
+        rows = _rows(recipe, search, stack, found, after(len(found.rows), total))
+        shared = common_astigmatism([fit_of(row) for row in rows]) if passes == 2 else None
         if shared is not None:
-            found = _rows(recipe, replace(search, known=shared), stack, folder,
-                          after(len(images), total))
-            result = {"common_astigmatism_A": shared[0], "common_astigmatism_angle_deg": shared[1]}
-        rows += found
+            rows = _rows(recipe, replace(search, known=shared), stack, found,
+                         after(len(images), total))
+            found.numbers = {"common_astigmatism_A": shared[0],
+                             "common_astigmatism_angle_deg": shared[1]}
+        found.rows += rows
         if tilts is not None:
             content = series_scene(recipe, rows, tilts, stack.shape, pixels)
             if content is not None:
-                write_scene(folder / "scene.yaml", f"The tilts and lens of {file}", content)
-            result |= _hand(rows)
-    rows += [{"name": name, **_failed_row(reason)} for name, reason in unread.items()]
-    return {"fits": [{key: _finite(value) for key, value in row.items()} for row in rows],
-            **result, **_judged(recipe, rows, pixels, folder, result.get("warnings", []))}
+                found.scenes["scene.yaml"] = scene_text(f"The tilts and lens of {file}", content)
+            _judge_hand(found)
+    found.rows += [{"name": name, **failed_row(reason)} for name, reason in unread.items()]
+    _judge_together(recipe, found, pixels)
+    fits = [{key: finite(value) for key, value in row.items()} for row in found.rows]
+    return Result({"fits": fits, **found.numbers}, found.assumptions or None,
+                  found.warnings or None, _lines(fits), _tables(recipe, found.rows, pixels),
+                  scenes=found.scenes, figures=found.figures)
 
 
 def _search(recipe: CtfRecipe, pixel_size: float) -> CtfSearch:
@@ -94,57 +165,84 @@ def _search(recipe: CtfRecipe, pixel_size: float) -> CtfSearch:
     return CtfSearch((low, high), recipe.astigmatism, (coarse, fine), recipe.phase_shift)
 
 
-def _judged(recipe: CtfRecipe, rows: list[dict[str, Any]], pixel_size: float, folder: Path,
-            warnings: list[str]) -> dict[str, Any]:
-    """What the fits say together, and the star files: good fits apart from doubtful ones."""
-    failed = [row for row in rows if "failed" in row]
-    if len(failed) == len(rows):
+def _judge_together(recipe: CtfRecipe, found: _Found, pixel_size: float) -> None:
+    """What the fits say together."""
+    failed = [row for row in found.rows if "failed" in row]
+    if len(failed) == len(found.rows):
         raise ValueError(f"input: {failed[0]['failed']}")
     if failed:
-        warnings = [*warnings, f"{len(failed)} of {len(rows)} images could not be fitted; the "
-                    f"first: {failed[0]['failed']}"]
-    result: dict[str, Any] = {}
+        found.warnings.append(f"{len(failed)} of {len(found.rows)} images could not be fitted; the "
+                              f"first: {failed[0]['failed']}")
     stated = recipe.spherical_aberration
-    pooled = pool([_fit_of(row) for row in rows if row["reliable"]])
-    if pooled is not None:
-        result = {"spherical_aberration_mm": pooled.value,
-                  "spherical_aberration_error_mm": pooled.error}
-        text = verdict(pooled, stated, pixel_size, recipe.voltage)
-        warnings = [*warnings, text] if text else warnings
-        result["assumptions"] = [assumption(pooled, stated)]
-        if contradicts(pooled, stated):
-            _doubt(rows, "the rings of all fits together contradict pixel size, voltage or Cs")
-            for scene in folder.glob("*.yaml"):
-                scene.unlink()
+    pooled = pool([fit_of(row) for row in found.rows if row["reliable"]])
+    if pooled is None:
+        return
+    found.numbers |= {"spherical_aberration_mm": pooled.value,
+                      "spherical_aberration_error_mm": pooled.error}
+    found.assumptions.append(assumption(pooled, stated))
+    if text := verdict(pooled, stated, pixel_size, recipe.voltage):
+        found.warnings.append(text)
+    if contradicts(pooled, stated):
+        found.scenes.clear()
+        for row in found.rows:
+            row["reliable"] = False
+            row["doubts"] = [*row["doubts"], "the rings of all fits together contradict pixel "
+                             "size, voltage or Cs"]
+
+
+def _tables(recipe: CtfRecipe, rows: list[dict[str, Any]],
+            pixel_size: float) -> dict[str, dict[str, pd.DataFrame]]:
+    """Star files: good fits apart from doubtful ones."""
+    tables = {}
     for name, good in (("micrographs_ctf", True), ("micrographs_ctf_doubtful", False)):
         chosen = [row for row in rows if row["reliable"] is good and "failed" not in row]
         if chosen:
-            write_ctf_star(folder / f"{name}.star", [row["name"] for row in chosen],
-                           [_fit_of(row) for row in chosen], pixel_size=pixel_size,
-                           voltage=recipe.voltage, spherical_aberration=stated,
-                           amplitude_contrast=recipe.amplitude_contrast)
-    return {**result, **({"warnings": warnings} if warnings else {})}
+            tables[f"{name}.star"] = ctf_star(
+                [row["name"] for row in chosen], [fit_of(row) for row in chosen],
+                pixel_size=pixel_size, voltage=recipe.voltage,
+                spherical_aberration=recipe.spherical_aberration,
+                amplitude_contrast=recipe.amplitude_contrast)
+    return tables
 
 
-def _rows(recipe: CtfRecipe, search: CtfSearch, stack: _Stack, folder: Path,
+def _lines(fits: Sequence[dict[str, Any]]) -> list[str]:
+    """What a person wants to see of the first fits."""
+    lines = []
+    for fit in fits[:_SHOWN]:
+        if "failed" in fit:
+            lines.append(f"{fit['name']}: FAILED: {fit['failed']}")
+            continue
+        doubt = "" if fit["reliable"] else f"  UNRELIABLE: {'; '.join(fit['doubts'])}"
+        rings = f"rings to {fit['resolution']:.1f} A" if fit["resolution"] else "no rings"
+        lines.append(f"{fit['name']}: defocus {fit['defocus_u']:.0f} {fit['defocus_v']:.0f} A at "
+                     f"{fit['astigmatism_angle']:.1f} deg, {rings}{doubt}")
+    if len(fits) > _SHOWN:
+        lines.append(f"... and {len(fits) - _SHOWN} more; {sum(not f['reliable'] for f in fits)} "
+                     f"of {len(fits)} are unreliable")
+    return lines
+
+
+def _rows(recipe: CtfRecipe, search: CtfSearch, stack: _Stack, found: _Found,
           report: Callable[[int], None]) -> list[dict[str, Any]]:
-    """Fits of a stack, with a picture of each and the scene of each that is no tilt."""
+    """Fits of a stack; `found` gets a picture of each, and the scene of each that is no tilt."""
     rows: list[dict[str, Any]] = []
     count = stack.count(recipe)
     tilts = count * [None] if stack.tilts is None else list(zip(
         stack.tilts["tilt_angle"].tolist(), stack.tilts["axis_angle"].tolist(), strict=True))
     for n, (image, tilt) in enumerate(zip(
             stack.images[None] if recipe.average else stack.images, tilts, strict=True), 1):
-        picture = folder / f"{stack.before + n:04d}_{Path(stack.name).stem}.png"
+        label = f"{stack.before + n:04d}_{Path(stack.name).stem}"
         try:
-            row = _fitted_row(recipe, search, image, stack.pixel_size, tilt, picture)
+            row, found.figures[f"{label}.png"] = _fitted_row(
+                recipe, search, image, stack.pixel_size, tilt)
         except ValueError as error:
-            row = _failed_row(f"{stack.name}, image {n}: {error}")
+            row = failed_row(f"{stack.name}, image {n}: {error}")
         name = stack.name if count == 1 else f"{n:06d}@{stack.name}"
         rows.append({"name": name, **({} if tilt is None else {"tilt_angle": tilt[0]}), **row})
         if row["reliable"] and tilt is None:
-            write_scene(picture.with_suffix(".yaml"), f"The lens of {name}",
-                        micrograph_scene(recipe, row, stack.shape, stack.pixel_size))
+            found.scenes[f"{label}.yaml"] = scene_text(
+                f"The lens of {name}",
+                micrograph_scene(recipe, row, stack.shape, stack.pixel_size))
         report(n)
     return rows
 
@@ -159,26 +257,25 @@ def _tilts(recipe: CtfRecipe, count: int) -> pd.DataFrame:
     return table
 
 
-def _hand(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _judge_hand(found: _Found) -> None:
     """Whether the defocus rises across the images where the tilts say so."""
-    gain = sum(row["hand_gain"] for row in rows if row["reliable"])
-    result: dict[str, Any] = {"hand_gain": gain}
+    gain = sum(row["hand_gain"] for row in found.rows if row["reliable"])
+    found.numbers["hand_gain"] = gain
     if gain < -_HAND:
-        result["warnings"] = ["the rings are those of the opposite tilts: the angles' signs or the "
-                              "axis are turned round, or the images mirrored"]
+        found.warnings.append("the rings are those of the opposite tilts: the angles' signs or the "
+                              "axis are turned round, or the images mirrored")
     elif gain < _HAND:
-        result["warnings"] = ["the rings do not tell the sense of the tilts"]
-    return result
+        found.warnings.append("the rings do not tell the sense of the tilts")
 
 
 def _fitted_row(recipe: CtfRecipe, search: CtfSearch, image: NDArray, pixel_size: float,
-                tilt: tuple[float, float] | None, picture: Path) -> dict[str, Any]:
-    """A fit's numbers, with its picture: from an interrupted run or anew."""
+                tilt: tuple[float, float] | None) -> tuple[dict[str, Any], Path]:
+    """A fit's numbers, and its picture: from an interrupted run or anew."""
     kept = unfinished_folder(recipe.output)
     lens = (recipe.voltage, recipe.spherical_aberration, recipe.amplitude_contrast)
     key = part_key(image, [*lens, recipe.spectrum, recipe.average, pixel_size,
                            tilt, *vars(search).values()])
-    row = load_part(kept, key, _ROW, picture)
+    row, picture = load_part(kept, key, ROW), picture_of(kept, key)
     if row is None:
         if tilt is not None:
             fit = fit_tilted_micrograph(image, pixel_size, tilt, *lens, search)
@@ -186,38 +283,11 @@ def _fitted_row(recipe: CtfRecipe, search: CtfSearch, image: NDArray, pixel_size
             run = (fit_spectrum if recipe.spectrum else
                    fit_particles if recipe.average else fit_micrograph)
             fit = run(image, pixel_size, *lens, search)
+        kept.mkdir(parents=True, exist_ok=True)
         write_ctf_figure(picture, image if recipe.spectrum else None, fit)
-        row = {name: _finite(getattr(fit, name)) for name in _ROW}
-        save_part(kept, key, row, picture)
-    return row
+        row = row_of(fit)
+        save_part(kept, key, row)
+    return row, picture
 
 
-def _doubt(rows: list[dict[str, Any]], reason: str) -> None:
-    for row in rows:
-        row["reliable"] = False
-        row["doubts"] = [*row["doubts"], reason]
-
-
-def _failed_row(reason: str) -> dict[str, Any]:
-    """The row of an image that could not be fitted, all numbers NaN."""
-    row: dict[str, Any] = dict.fromkeys(_ROW, math.nan)
-    four = (math.nan,) * 4
-    return row | {"errors": four, "statistical_errors": four, "model_errors": four, "gain": 0.0,
-                  "reliable": False, "doubts": [reason], "failed": reason}
-
-
-def _finite(value: Any) -> Any:
-    """Null for what JSON has no number for, as the resolution of a fit without rings."""
-    if isinstance(value, tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _fit_of(row: dict[str, Any]) -> CtfFit:
-    """The fit's numbers for a star file, without its curves."""
-    none = np.empty(0)
-    number: dict[str, Any] = {name: math.nan if row[name] is None else row[name] for name in _ROW
-                              if name not in ("reliable", "resolution")}
-    resolution = math.inf if row["resolution"] is None else row["resolution"]
-    return CtfFit(**number, resolution=resolution, curves=CtfCurves(*6 * [none]), model=none,
-                  flattened=none, pixel_size=math.nan)
+RECIPE = (CtfRecipe, run)

@@ -1,14 +1,17 @@
 """What recipes read: images with their pixel size, and the table of a tilt series."""
 
+import os
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Protocol
 
 import pandas as pd
 from numpy.typing import NDArray
 
 from tem_taichi import checks
 from tem_taichi.files.io import read_images, read_mdoc, read_rawtlt
-from tem_taichi.recipes.settings import CtfRecipe, Recipe, SeriesRecipe, TwinRecipe
+from tem_taichi.recipes.settings import Recipe
 
 _SAME = 0.01
 """Relative difference of pixel sizes that are taken for the same."""
@@ -19,6 +22,14 @@ _UNITS = {"deg": 1.0, "e_per_A2": 1.0, "A": 1.0, "nm": 10.0, "um": 1e4}
 _NUMBERS = ("tilt_angle", "axis_angle", "dose", "prior_dose", "acquisition_index", "shift_x",
             "shift_y", "defocus", "defocus_u", "defocus_v", "target_defocus", "astigmatism_angle")
 """Columns that are used."""
+
+
+class WithAngles(Protocol):
+    """A recipe that may name a file of tilt angles."""
+
+    @property
+    def angles(self) -> str | None:
+        """Its name; None = beside the stack."""
 
 
 def images_of(recipe: Recipe, need_pixel_size: bool = True,
@@ -64,7 +75,7 @@ def angles_beside(stack: Path) -> list[Path]:
         stack.with_suffix(end) for end in (".mdoc", ".rawtlt", ".tlt"))) if one.is_file()]
 
 
-def series_table(recipe: SeriesRecipe | CtfRecipe, stack: str, count: int) -> pd.DataFrame:
+def series_table(recipe: WithAngles, stack: str, count: int) -> pd.DataFrame:
     """Angles, and what else is known, of the images of a stack, in its order.
 
     A CSV or TSV table has tilt_angle [deg] or angle; dose, prior_dose [e-/A^2], defocus [A] and
@@ -101,29 +112,36 @@ def series_table(recipe: SeriesRecipe | CtfRecipe, stack: str, count: int) -> pd
     return table
 
 
-def _angles_file(recipe: SeriesRecipe | CtfRecipe, stack: str) -> Path | None:
+def _angles_file(recipe: WithAngles, stack: str) -> Path | None:
     """The file of a tilt series' angles: the recipe's, or else one beside the stack."""
-    path = Path(stack)
-    beside = angles_beside(path) + [one for one in (path.with_suffix(".tsv"),
-                                                    path.with_suffix(".csv")) if one.is_file()]
-    return Path(recipe.angles) if recipe.angles else next(iter(beside), None)
+    return Path(recipe.angles) if recipe.angles else next(iter(_beside(Path(stack))), None)
+
+
+def _beside(stack: Path) -> list[Path]:
+    """Files of tilt angles and tables that belong to a stack by name."""
+    return angles_beside(stack) + [one for one in (stack.with_suffix(".tsv"),
+                                                   stack.with_suffix(".csv")) if one.is_file()]
 
 
 def files_of(recipe: Recipe, words: Sequence[str] = ()) -> list[str]:
-    """Every file that a recipe reads.
+    """Every file that a recipe may read: those its settings name, and tables beside its input.
 
     Args:
         recipe: of `read_recipe`.
         words: that it was read from; one may name a recipe's own file.
     """
-    files = [*recipe.input, *(word.partition("=")[2] for word in words
-                              if word.startswith("recipe="))]
-    if isinstance(recipe, SeriesRecipe | CtfRecipe):
-        files += [str(_angles_file(recipe, recipe.input[0]) or recipe.input[0])]
-    if isinstance(recipe, TwinRecipe):
-        files += [file for one in recipe.particles.values()
-                  for file in (one.structure, one.map, one.file) if file is not None]
-    return files
+    named = [*_texts(asdict(recipe)), *(word.partition("=")[2] for word in words
+                                        if word.startswith("recipe="))]
+    return [name for name in named if os.path.isfile(os.path.expanduser(name))] + [
+        str(file) for name in recipe.input if os.path.isfile(name) for file in _beside(Path(name))]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _texts(one)
 
 
 def _in_our_units(table: pd.DataFrame) -> pd.DataFrame:

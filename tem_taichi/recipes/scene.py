@@ -1,34 +1,32 @@
-"""What fits tell of a scene, as a file for `python -m tem_taichi.simulate`."""
+"""What fits tell of a scene, for `python -m tem_taichi.simulate`."""
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import yaml
 
-from tem_taichi.estimate.thickness_fit import ThicknessFit
-from tem_taichi.estimate.twin import short, slab
-from tem_taichi.recipes.settings import CtfRecipe, ThicknessRecipe
+from tem_taichi.estimate.twin import short
+
+if TYPE_CHECKING:
+    from tem_taichi.recipes.ctf import CtfRecipe
 
 Content = dict[str, Any]
 
 
-def write_scene(file: Path, about: str, content: Content) -> None:
-    """Write a scene; what it does not name is the default's.
+def scene_text(about: str, content: Content) -> str:
+    """A scene as YAML; what it does not name is the default's.
 
     Args:
-        file: to write, *.yaml.
         about: what the scene is of, one line.
         content: keys of a scene.
     """
     text = yaml.safe_dump({"defaults": ["simulate", "_self_"], **content}, sort_keys=False,
                           default_flow_style=None, width=95)
-    file.write_text(f"# {about}, estimated by tem_taichi; the rest is the default's\n{text}",
-                    encoding="utf-8")
+    return f"# {about}, estimated by tem_taichi; the rest is the default's\n{text}"
 
 
-def micrograph_scene(recipe: CtfRecipe, row: dict[str, Any], shape: tuple[int, int],
+def micrograph_scene(recipe: "CtfRecipe", row: dict[str, Any], shape: tuple[int, int],
                      pixel_size: float) -> Content:
     """A micrograph with the lens of a fit.
 
@@ -49,7 +47,7 @@ def micrograph_scene(recipe: CtfRecipe, row: dict[str, Any], shape: tuple[int, i
             "tilts": {"scheme": "listed", "angles": [0.0]}}
 
 
-def series_scene(recipe: CtfRecipe, rows: list[dict[str, Any]], tilts: pd.DataFrame,
+def series_scene(recipe: "CtfRecipe", rows: list[dict[str, Any]], tilts: pd.DataFrame,
                  shape: tuple[int, int], pixel_size: float) -> Content | None:
     """A tilt series with the defocus of each fit, the median where a fit is not reliable.
 
@@ -81,20 +79,3 @@ def series_scene(recipe: CtfRecipe, rows: list[dict[str, Any]], tilts: pd.DataFr
     if "dose" in tilts and (tilts["dose"] > 0).all():
         content["tilts"]["doses"] = tilts["dose"].to_numpy(float)[order].round(4).tolist()
     return content
-
-
-def thickness_scene(recipe: ThicknessRecipe, fit: ThicknessFit, tilts: pd.DataFrame) -> Content:
-    """A tilt series of ice as thick and as oblique, for the recipe's mean free path at 300 kV.
-
-    Args:
-        recipe: of the fit.
-        fit: of the means.
-        tilts: tilt_angle and, where it is known, axis_angle [deg].
-    """
-    axis = float(tilts["axis_angle"].iloc[0]) if "axis_angle" in tilts else np.nan
-    axis = axis if np.isfinite(axis) else 0.0
-    thickness, slope = slab(fit, recipe.mean_free_path, axis)
-    return {"specimen": {"ice": {"thickness": thickness, "slope": slope,
-                                 "mean_free_path": recipe.mean_free_path}},
-            "tilts": {"scheme": "listed", "axis_angle": short(axis),
-                      "angles": tilts["tilt_angle"].to_numpy(float).round(4).tolist()}}

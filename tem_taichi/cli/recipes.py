@@ -1,0 +1,62 @@
+"""A recipe from the command line: printed, or run and its results written whole or not at all."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from inspect import getdoc
+
+import torch
+
+from tem_taichi.cli.progress import progress
+from tem_taichi.files.folder import check_new_folder, new_folder, said_of_output
+from tem_taichi.files.io import write_json
+from tem_taichi.files.manifest import METADATA, PROGRAM
+from tem_taichi.files.unfinished import remove_parts, unfinished_folder
+from tem_taichi.files.workplace import clear_leftovers
+from tem_taichi.recipes.input import files_of
+from tem_taichi.recipes.load import defaults, find_recipe, module_of, name_of, read_recipe
+from tem_taichi.recipes.result import Result, write_result
+from tem_taichi.recipes.show import to_yaml
+from tem_taichi.versions import versions
+from tem_taichi.waiting import waiting
+
+
+def show_recipe(words: Sequence[str]) -> None:
+    """Print a recipe's settings with their meaning; `recipe=NAME` alone needs no input."""
+    name = words[0].partition("=")[2] if len(words) == 1 else ""
+    if [*words] == [f"recipe={name}"] and not name.endswith((".yaml", ".yml")):
+        module = find_recipe(name)
+        values = defaults(module.RECIPE[0])
+    else:
+        recipe = read_recipe(words)
+        module, name, values = module_of(recipe), name_of(recipe), asdict(recipe)
+    print(to_yaml(name, getdoc(module) or "", module.RECIPE[0], values), end="")
+
+
+def do_recipe(words: Sequence[str]) -> None:
+    """Run a recipe with a progress bar and write what it finds."""
+    recipe = read_recipe(words)
+    name = name_of(recipe)
+    command, inputs = f"fit recipe={name}", files_of(recipe, words)
+    with said_of_output(recipe.output):
+        clear_leftovers(recipe.output)
+        check_new_folder(recipe.output, command, recipe.overwrite, inputs)
+    with progress(f"fitting {name}") as report:
+        try:
+            result: Result = module_of(recipe).RECIPE[1](recipe, report)
+        except ValueError as error:
+            raise ValueError(_with_key(str(error), vars(recipe))) from error
+    with new_folder(recipe.output, command, recipe.overwrite, inputs) as folder:
+        write_result(folder, result)
+        write_json(folder / METADATA, {"program": PROGRAM, "recipe": name, "versions": versions(),
+                                       "threads": {"torch": torch.get_num_threads(), **waiting()},
+                                       "settings": asdict(recipe)})
+        files = sorted(file.name for file in folder.iterdir())
+    remove_parts(unfinished_folder(recipe.output))
+    for line in result.lines():
+        print(line)
+    print(f"wrote {recipe.output}/: " + ", ".join(files))
+
+
+def _with_key(message: str, keys: Collection[str]) -> str:
+    """A message that begins with a key of the recipe: what no other is to blame for is input."""
+    return message if message.partition("=")[0].partition(":")[0] in keys else f"input: {message}"

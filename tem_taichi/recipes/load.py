@@ -1,0 +1,159 @@
+"""Recipes by their names, and their settings, checked, from YAML and overrides.
+
+Every module of this package that has a RECIPE, a pair of settings and a function, is a recipe.
+"""
+
+import ast
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from os.path import expanduser
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tem_taichi import recipes
+from tem_taichi.recipes.settings import Recipe
+from tem_taichi.scene.load import apply, explain, parse_overrides
+from tem_taichi.scene.references import hidden, resolved
+from tem_taichi.scene.typed import check_mappings, from_plain
+from tem_taichi.scene.yaml_files import read_yaml
+
+_OWN = "own_recipe"
+"""Name before that of a module which is a file of the user's."""
+
+
+def recipe_names() -> dict[str, str]:
+    """What each recipe does, the first line of its docstring, by its name; none is imported."""
+    found = {}
+    for file in (file for folder in recipes.__path__ for file in Path(folder).glob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        if "\nRECIPE = " in text:
+            found[file.stem] = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+    return dict(sorted(found.items()))
+
+
+def find_recipe(name: str) -> ModuleType:
+    """The module of a recipe: one of `recipe_names`, or a Python file with a RECIPE.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if name.endswith(".py"):
+        module = _module_of(Path(name))
+    elif name in recipe_names():
+        module = import_module(f"{recipes.__name__}.{name}")
+    else:
+        raise ValueError(f"recipe={name}: must be one of {', '.join(recipe_names())}, a YAML file "
+                         "whose `recipe` is, or a Python file of your own")
+    if not hasattr(module, "RECIPE"):
+        raise ValueError(f"recipe={name}: must have RECIPE = (settings, run)")
+    return module
+
+
+def _module_of(file: Path) -> ModuleType:
+    name = f"{_OWN}.{file.stem}"
+    spec = spec_from_file_location(name, file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise ValueError(f"recipe={file}: no such file")
+    module = sys.modules[name] = module_from_spec(spec)  # where dataclasses look for their types
+    spec.loader.exec_module(module)
+    return module
+
+
+def module_of(recipe: Recipe) -> ModuleType:
+    """The module of a recipe's settings, which is its own."""
+    return sys.modules[type(recipe).__module__]
+
+
+def name_of(recipe: Recipe) -> str:
+    """A recipe's name, that of its module."""
+    return type(recipe).__module__.rpartition(".")[2]
+
+
+def defaults(kind: type[Recipe]) -> dict[str, Any]:
+    """The value of each setting where nothing is given, plain data."""
+    return {one.name: one.default if one.default_factory is MISSING else one.default_factory()
+            for one in fields(kind)}
+
+
+def read_recipe(overrides: Sequence[str]) -> Recipe:
+    """A recipe from overrides such as "recipe=ctf" and "input=a.mrc", in Hydra's grammar.
+
+    Args:
+        overrides: recipe=NAME, a shipped one, a Python file of your own, or a YAML file of your own
+            that names its base as `recipe`, a shipped one; then any of its keys. Files that such a
+            YAML file names are looked for in its folder, then in the working folder.
+
+    Raises:
+        ValueError: for anything wrong, with one line that names key, value and what is allowed.
+    """
+    for word in overrides:
+        if "=" not in word and word.endswith((".yaml", ".yml")):
+            raise ValueError(f"{word[:99]}: must be KEY=VALUE; a file of settings is recipe=FILE")
+    parsed = parse_overrides(overrides)
+    for one in parsed:
+        if one.is_delete() or one.is_sweep_override():
+            raise ValueError(f"{str(one.input_line)[:99]}: must be KEY=VALUE with one value; a "
+                             "list is [1,2]")
+    chosen = {one.key_or_group: one.value() for one in parsed}
+    name = expanduser(str(chosen.pop("recipe", None)))
+    content: dict[Any, Any] = {}
+    if name.endswith((".yaml", ".yml")):
+        name, content = _read(Path(name))
+    kind = find_recipe(name).RECIPE[0]
+    check_mappings(kind, content)
+    try:
+        merged = OmegaConf.create(hidden(defaults(kind)))
+        merged.merge_with(hidden(content))
+        for one in parsed:
+            if one.key_or_group in chosen:
+                apply(one, merged)
+        plain = OmegaConf.to_container(merged, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(explain(error)) from error
+    assert isinstance(plain, dict)
+    recipe: Recipe = from_plain(kind, _with_home(resolved(plain)))
+    return recipe
+
+
+def _read(file: Path) -> tuple[str, dict[Any, Any]]:
+    """The shipped recipe that a YAML file names, and its own settings: data, which runs nothing."""
+    if not file.is_file():
+        raise ValueError(f"recipe={file}: no such file")
+    content = read_yaml(file)
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: must be a mapping of keys")
+    name = str(content.pop("recipe", None))
+    if name not in recipe_names():
+        raise ValueError(f"recipe={name}: must be one of {', '.join(recipe_names())}, in {file}")
+    return name, _with_files(content, file.parent)
+
+
+def _with_home(plain: dict[Any, Any]) -> dict[Any, Any]:
+    """One file as a list of one, and ~ as the home, in the files to read."""
+    def found(name: Any) -> Any:
+        return expanduser(name) if isinstance(name, str) else name
+
+    names = plain.get("input")
+    if isinstance(names, str | list):
+        plain["input"] = [found(one) for one in ([names] if isinstance(names, str) else names)]
+    return plain | ({"angles": found(plain["angles"])} if "angles" in plain else {})
+
+
+def _with_files(content: dict[Any, Any], folder: Path) -> dict[Any, Any]:
+    """The files it reads, in its own folder where they are there."""
+    def found(name: Any) -> Any:
+        if isinstance(name, list):
+            return [found(one) for one in name]
+        beside = folder / str(name)
+        return str(beside) if isinstance(name, str) and name and os.path.isfile(beside) else name
+
+    return {key: found(value) if key in ("input", "angles") else value
+            for key, value in content.items()}

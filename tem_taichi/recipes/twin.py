@@ -1,0 +1,94 @@
+"""A scene that simulates a labelled series like a real one.
+
+twin.yaml, for `python -m tem_taichi.simulate`, has the ice, camera and crowd that images, their
+angles and doses tell; particles of interest are added as in a scene.
+"""
+
+from dataclasses import dataclass, field
+
+from tem_taichi import checks
+from tem_taichi.estimate.twin import (
+    NOT_MODELLED,
+    TwinSettings,
+    make_twin,
+    simulation_time,
+    twin_text,
+)
+from tem_taichi.estimate.twin_figure import twin_figure
+from tem_taichi.machine import duration
+from tem_taichi.recipes.input import images_of, series_table
+from tem_taichi.recipes.result import Report, Result
+from tem_taichi.recipes.settings import SeriesRecipe
+from tem_taichi.scene.specimen import ParticleSettings
+
+
+@dataclass(frozen=True)
+class TwinRecipe(SeriesRecipe):
+    """What the images do not tell of the twin."""
+
+    voltage: float = 300.0
+    """[kV]"""
+    spherical_aberration: float = 2.7
+    """Cs [mm]"""
+    mean_free_path: float = 3950.0
+    """of the loss from the image in ice at 300 kV [A], scaled to the voltage; scales thickness"""
+    shape: list[int] | None = None
+    """rows and columns of the twin's images; null = those of the real ones"""
+    masses: list[float] = field(default_factory=lambda: [5.0, 20.0, 100.0, 500.0, 2500.0])
+    """of the globules that may crowd the ice [kDa]; [] = ice alone"""
+    particles: dict[str, ParticleSettings] = field(default_factory=dict)
+    """further particles of interest by name, as in a scene's specimen; they are not fitted"""
+    tile: int = 64
+    """side of a tile of background [pixel]"""
+    slice_thickness: float = 100.0
+    """of the twin's slices [A]"""
+    seed: int = 0
+    """of the twin's noise and places"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.within("voltage", self.voltage, 10, 3000, "kV")
+        checks.within("spherical_aberration", self.spherical_aberration, -100, 100, "mm")
+        checks.positive("mean_free_path", self.mean_free_path, "A")
+        checks.check(self.shape is None or (len(self.shape) == 2 and min(self.shape) >= 2),
+                     "shape", self.shape, "rows and columns [pixel], or null")
+        checks.positives("masses", self.masses, len(self.masses), "kDa")
+        checks.check(32 <= self.tile <= 1024 and self.tile % 8 == 0, "tile", self.tile,
+                     "a multiple of 8 from 32 to 1024")
+        checks.positive("slice_thickness", self.slice_thickness, "A")
+        checks.whole("seed", self.seed, 0, 2**63 - 1)
+
+
+def run(recipe: TwinRecipe, report: Report) -> Result:
+    """A scene like a real series."""
+    (name, images, pixel_size), = images_of(recipe)
+    tilts = series_table(recipe, name, len(images))
+    twin = make_twin(images, tilts, pixel_size, recipe.voltage, TwinSettings(
+        recipe.mean_free_path, recipe.spherical_aberration,
+        (recipe.shape[0], recipe.shape[1]) if recipe.shape else None, tuple(recipe.masses),
+        recipe.particles, recipe.tile, recipe.slice_thickness, recipe.seed))
+    warnings = list(twin.warnings)
+    seconds: float | None = None
+    takes: list[str] = []
+    try:
+        seconds = simulation_time(twin.scene)
+        takes.append(f"Simulating it takes about {duration(seconds)} on this machine, as busy as "
+                     "it was.")
+    except ValueError as error:
+        warnings.append(f"twin.yaml does not run as it is: {error}")
+    report(1, 1)
+    fit, crowd = twin.thickness, twin.crowd
+    return Result(
+        {"thickness_over_mean_free_path": fit.ratio, "standard_error": fit.ratio_error,
+         "statistical_error": fit.statistical_error, "field_deviation": fit.field_deviation,
+         "thickness_A": twin.scene.specimen.ice.thickness,
+         "normal_angle_deg": fit.normal_angle, "normal_error_deg": fit.normal_error,
+         "nominal_dose": twin.nominal_dose, "implied_dose": twin.implied_dose,
+         "crowd_volume_fraction": crowd.volume_fraction, "crowd_damage": crowd.damage,
+         "crowd_masses_kDa": crowd.masses, "crowd_densities_per_A3": crowd.densities,
+         "simulation_seconds": seconds},
+        [*twin.assumptions, NOT_MODELLED, *takes], warnings,
+        scenes={"twin.yaml": twin_text(twin, takes)}, figures={"twin.png": twin_figure(twin)})
+
+
+RECIPE = (TwinRecipe, run)
