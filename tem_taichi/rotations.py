@@ -8,6 +8,7 @@ It is the inverse of the active rotation Rz(rot) Ry(tilt) Rz(psi).
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.transform import Rotation
 
 from tem_taichi.arguments import check_number, to_field
 from tem_taichi.device import as_tensor
@@ -26,18 +27,10 @@ def euler_to_matrix(rot: ArrayLike, tilt: ArrayLike, psi: ArrayLike) -> Array:
     Returns:
         Matrices acting on columns (x, y, z), shape (n, 3, 3).
     """
-    angles = (np.deg2rad(np.asarray(angle, dtype=np.float64)) for angle in (rot, tilt, psi))
-    a, b, c = np.broadcast_arrays(*angles)
-    cos_a, cos_b, cos_c = np.cos(a), np.cos(b), np.cos(c)
-    sin_a, sin_b, sin_c = np.sin(a), np.sin(b), np.sin(c)
-    rows = (
-        (cos_c * cos_b * cos_a - sin_c * sin_a, cos_c * cos_b * sin_a + sin_c * cos_a,
-         -cos_c * sin_b),
-        (-sin_c * cos_b * cos_a - cos_c * sin_a, -sin_c * cos_b * sin_a + cos_c * cos_a,
-         sin_c * sin_b),
-        (sin_b * cos_a, sin_b * sin_a, cos_b),
-    )
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+    angles = np.stack(np.broadcast_arrays(rot, tilt, psi), axis=-1).astype(np.float64)
+    if not angles.size:  # which SciPy 1.12 does not turn
+        return np.empty((*angles.shape, 3))
+    return np.asarray(Rotation.from_euler("ZYZ", angles, degrees=True).inv().as_matrix())
 
 
 def matrix_to_euler(matrix: ArrayLike) -> tuple[Array, Array, Array]:
@@ -63,7 +56,8 @@ def matrix_to_euler(matrix: ArrayLike) -> tuple[Array, Array, Array]:
         raise ValueError("matrix: must be rotations (orthogonal, determinant +1)")
     rot = np.arctan2(m[..., 2, 1], m[..., 2, 0])
     tilt = np.arctan2(np.hypot(m[..., 2, 0], m[..., 2, 1]), m[..., 2, 2])
-    # psi from what is left once rot is undone: exact even where tilt is near 0 and rot is noise.
+    # psi from what is left once rot is undone: exact even where tilt is near 0 and rot is noise,
+    # where SciPy's angles give another matrix, 1e-7 off, and a warning.
     sin, cos = np.sin(rot), np.cos(rot)
     psi = np.arctan2(m[..., 0, 1] * cos - m[..., 0, 0] * sin,
                      m[..., 1, 1] * cos - m[..., 1, 0] * sin)

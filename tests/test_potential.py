@@ -304,3 +304,14 @@ def test_impossible_values(changed, message):
     arguments = dict(shape=(16, 16), pixel_size=1.0, slice_thickness=5.0, thickness=10.0)
     with pytest.raises(ValueError, match=message):
         slice_potential(make_atoms([[0.0, 0.0, 0.0]]), **{**arguments, **changed})
+
+
+def test_single_gaussians_share_what_is_the_same():
+    """One width for all takes no memory for each, and renders as a width given for each."""
+    weight = as_tensor([1.0, 2.0, -0.5])
+    one, each = Gaussians.single(weight, 40.0), Gaussians.single(weight, torch.full((3,), 40.0))
+    assert one.broadening.stride() == one.kind.stride() == (0,)
+    pixels = as_tensor([[5.0, 6.0, 0.5], [9.2, 3.3, 0.5], [11.0, 12.7, 0.5]])
+    images = [render(torch.zeros(1, 16, 16), [group], pixels, 1.5) for group in (one, each)]
+    assert torch.equal(*images)
+    assert float(images[0].sum()) == pytest.approx(2.5, rel=_TAIL)  # less what stencils leave out

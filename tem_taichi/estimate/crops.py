@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, signal
 from torch import Tensor
 
 _LEAST_SIDE = 32
@@ -138,7 +138,9 @@ def ring_spectrum(crops: np.ndarray | Tensor | Sequence[np.ndarray], *, taper: f
     noise = stack - stack.mean(axis=0) if shared else stack
     basis = _polynomials(ny, nx, order)
     noise = noise - np.tensordot(np.tensordot(noise, basis, ([1, 2], [1, 2])), basis, 1)
-    window = _tukey(ny, taper)[:, None] * _tukey(nx, taper)
+    # At the middles of pixels, so that none of them is lost.
+    along, across = (signal.windows.tukey(2 * n + 1, taper)[1::2] for n in (ny, nx))
+    window = along[:, None] * across
     power = np.abs(np.fft.rfft2(noise * window)) ** 2 / (window**2).sum()
     # Of white noise the polynomials take this part of each ordinate away.
     kept = 1 - (np.abs(np.fft.rfft2(basis * window)) ** 2).sum(axis=0) / (window**2).sum()
@@ -221,15 +223,6 @@ def _polynomials(ny: int, nx: int, order: int) -> np.ndarray:
     terms = [x**i * y**j for i in range(order + 1) for j in range(order + 1 - i)]
     columns = np.stack([np.broadcast_to(term, (ny, nx)).ravel() for term in terms], axis=1)
     return np.linalg.qr(columns)[0].T.reshape(-1, ny, nx)
-
-
-def _tukey(n: int, fraction: float) -> np.ndarray:
-    """Window that rises over fraction n / 2 pixels at either end."""
-    if fraction == 0:
-        return np.ones(n)
-    edge = (np.arange(n) + 0.5) / (0.5 * fraction * n)
-    rise = np.minimum(np.minimum(edge, edge[::-1]), 1)
-    return 0.5 - 0.5 * np.cos(np.pi * rise)
 
 
 def without_plane(blocks: np.ndarray) -> np.ndarray:

@@ -61,18 +61,9 @@ def inelastic_differential(angle: ArrayLike, number: ArrayLike, voltage: float) 
 def elastic_cross_section(
     number: ArrayLike, voltage: float, within: ArrayLike = math.inf
 ) -> Array:
-    """Elastic cross-section [A^2].
+    """Elastic cross-section [A^2]; 4 pi Z^(4/3) (g / kappa)^2 for all angles.
 
-    Args:
-        number: atomic number, from 1; any shape.
-        voltage: [kV].
-        within: the largest angle that counts [rad]; broadcasts with `number`.
-
-    Returns:
-        4 pi Z^(4/3) (g / kappa)^2 for all angles.
-
-    Raises:
-        ValueError: if the number is below 1 or the voltage not positive.
+    Arguments and errors of `total_cross_section`.
     """
     whole = 4 * math.pi * _checked(number) ** (4 / 3) * (
         _mass(voltage) * wavelength(voltage) / (2 * math.pi)) ** 2
@@ -85,13 +76,7 @@ def inelastic_cross_section(
 ) -> Array:
     """Inelastic cross-section [A^2], integrated in closed form.
 
-    Args:
-        number: atomic number, from 1; any shape.
-        voltage: [kV].
-        within: the largest angle that counts [rad]; broadcasts with `number`.
-
-    Raises:
-        ValueError: if the number is below 1 or the voltage not positive.
+    Arguments and errors of `total_cross_section`.
     """
     number = _checked(number)
     u, b, c = (np.square(angle) for angle in (
@@ -106,7 +91,16 @@ def inelastic_cross_section(
 def total_cross_section(
     number: ArrayLike, voltage: float, within: ArrayLike = math.inf
 ) -> Array:
-    """Elastic and inelastic cross-section together [A^2]; arguments of either."""
+    """Elastic and inelastic cross-section together [A^2].
+
+    Args:
+        number: atomic number, from 1; any shape.
+        voltage: [kV].
+        within: the largest angle that counts [rad]; broadcasts with `number`.
+
+    Raises:
+        ValueError: if the number is below 1 or the voltage not positive.
+    """
     return (elastic_cross_section(number, voltage, within)
             + inelastic_cross_section(number, voltage, within))
 

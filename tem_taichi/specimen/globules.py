@@ -41,7 +41,5 @@ def globule_kind(name: str, mass: float, ratios: Ratios | None = None) -> Kind:
     sites = as_tensor(fcc_ball((6 * volume / math.pi) ** (1 / 3), _LATTICE))
     share = torch.full_like(sites[:, 0], volume / len(sites) / SCATTERING_TO_POTENTIAL)
     real, imaginary = protein_potentials(ratios)
-    each = Gaussians(share, torch.full_like(share, 2 * math.pi**2 * _WIDTH**2),
-                     torch.zeros(len(share), dtype=torch.int64, device=share.device),
-                     as_tensor([[[1.0], [0.0]]]))
+    each = Gaussians.single(share, 2 * math.pi**2 * _WIDTH**2)
     return Kind(name, sites, each.scaled(real), each.scaled(-1.0), each.scaled(imaginary))

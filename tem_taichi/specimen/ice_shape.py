@@ -7,7 +7,7 @@ import torch
 
 from tem_taichi.arguments import check_array, check_number, check_positive_number, to_field
 from tem_taichi.checks import check, one_of
-from tem_taichi.device import as_tensor, current, number
+from tem_taichi.device import as_tensor, current, number, present
 from tem_taichi.grid import check_pixel_size
 from tem_taichi.physics import Value
 
@@ -98,8 +98,7 @@ def _thicknesses(
 
 
 def _has_film(shape: IceShape) -> bool:
-    thickness = shape.carbon_thickness
-    return (isinstance(thickness, torch.Tensor) or thickness > 0) and _is_lens(shape)
+    return present(shape.carbon_thickness) and _is_lens(shape)
 
 
 def _is_lens(shape: IceShape) -> bool:
@@ -187,10 +186,8 @@ def path_length(
     """
     x, y = to_field("x", x), to_field("y", y)
     slope = _slope(shape, rotation)
-    thickest = max(number(value) for value in (shape.thickness, shape.edge_thickness or 0.0,
-                                               shape.carbon_thickness))
     # In steps, so that the points of a ray stay where they are while a surface moves.
-    depth = 50.0 * math.ceil(1.01 * thickest / abs(float(slope[2].detach())) / 50.0 + 0.02)
+    depth = 50.0 * math.ceil(1.01 * _thickest(shape) / abs(float(slope[2].detach())) / 50.0 + 0.02)
     middle = -(x * slope[0] + y * slope[1]) / slope[2]
     return depth * _part(shape, material, rotation, x, y, middle - depth / 2, depth)
 
@@ -248,7 +245,11 @@ def depth_range(
         height: in y [A].
     """
     x, y, z = (float(part) for part in _slope(shape, rotation).detach())
-    thickest = max(number(value) for value in (shape.thickness, shape.edge_thickness or 0.0,
-                                               shape.carbon_thickness))
-    reach = (abs(x) * width / 2 + abs(y) * height / 2 + thickest / 2) / abs(z)
+    reach = (abs(x) * width / 2 + abs(y) * height / 2 + _thickest(shape) / 2) / abs(z)
     return -reach, reach
+
+
+def _thickest(shape: IceShape) -> float:
+    """Most of ice or film anywhere [A]."""
+    given = shape.thickness, shape.edge_thickness, shape.carbon_thickness
+    return max(number(value) for value in given if value is not None)

@@ -56,11 +56,7 @@ def map_gaussians(volume: np.ndarray, voxel_size: float) -> tuple[torch.Tensor, 
             n, step = fine[2 - axis], steps[2 - axis]
             positions[here, axis] = as_tensor((index - n // 2) * step)
         done += len(x)
-    width = as_tensor(_VOXEL_GAUSSIAN * max(steps) ** 2)
-    return positions, Gaussians(  # what is the same for all takes no memory for each
-        weight, width.expand(count),
-        torch.zeros(1, dtype=torch.int64, device=weight.device).expand(count),
-        as_tensor([[[1.0], [0.0]]]))
+    return positions, Gaussians.single(weight, _VOXEL_GAUSSIAN * max(steps) ** 2)
 
 
 def _deconvolved(volume: np.ndarray, fine: tuple[int, ...]) -> np.ndarray:

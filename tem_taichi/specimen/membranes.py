@@ -11,7 +11,6 @@ import math
 from functools import cache
 
 import numpy as np
-import torch
 
 from tem_taichi.checks import check, positive, positives, within
 from tem_taichi.device import as_tensor
@@ -149,9 +148,7 @@ def _kind(name: str, points: list[np.ndarray], areas: list[np.ndarray],
     def group(height: np.ndarray) -> Gaussians:
         weight = as_tensor(height[layer] * width * math.sqrt(2 * math.pi) * area
                            / SCATTERING_TO_POTENTIAL)
-        return Gaussians(weight, as_tensor(2 * math.pi**2 * width**2),
-                         torch.zeros(len(weight), dtype=torch.int64, device=weight.device),
-                         as_tensor([[[1.0], [0.0]]]))
+        return Gaussians.single(weight, as_tensor(2 * math.pi**2 * width**2))
 
     lipid = group(LIPID)
     return Kind(name, as_tensor(np.concatenate(points)), lipid,

@@ -23,7 +23,7 @@ from tem_taichi.arguments import (
     no_gradient,
     to_field,
 )
-from tem_taichi.device import as_tensor, current, number
+from tem_taichi.device import as_tensor, current, number, present
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL, Value
 from tem_taichi.specimen.atoms import Atoms, displaced_volumes
 from tem_taichi.specimen.splatting import narrow, splat
@@ -117,6 +117,18 @@ class Gaussians:
             raise ValueError(f"kind from {int(self.kind.min())} to {int(self.kind.max())}: must be "
                              f"rows of the table, 0 to {len(self.table) - 1}")
 
+    @classmethod
+    def single(cls, weight: torch.Tensor, broadening: Value) -> "Gaussians":
+        """One Gaussian for each scatterer, weight exp(-broadening |k|^2) in the units above.
+
+        Args:
+            weight: that of each [A], shape (n,).
+            broadening: [A^2], shape (n,), or one for all, which takes no memory for each.
+        """
+        kind = torch.zeros((), dtype=torch.int64, device=weight.device)
+        return cls(weight, as_tensor(broadening).expand(weight.shape), kind.expand(weight.shape),
+                   as_tensor([[[1.0], [0.0]]]))
+
     def take(self, rows: torch.Tensor) -> "Gaussians":
         """Those of the scatterers that an index selects."""
         return Gaussians(self.weight[rows], self.broadening[rows], self.kind[rows], self.table)
@@ -137,9 +149,8 @@ def solvent_gaussians(atoms: Atoms) -> Gaussians:
     A Gaussian of each atom's volume (Fraser et al. 1978), soft, and integrating to that volume.
     """
     volumes = displaced_volumes(atoms)
-    return Gaussians(-volumes * atoms.occupancies / SCATTERING_TO_POTENTIAL,
-                     math.pi * volumes ** (2 / 3) + atoms.b_factors / 4,
-                     torch.zeros_like(atoms.numbers), as_tensor([[[1.0], [0.0]]]))
+    return Gaussians.single(-volumes * atoms.occupancies / SCATTERING_TO_POTENTIAL,
+                            math.pi * volumes ** (2 / 3) + atoms.b_factors / 4)
 
 
 def render(
@@ -264,7 +275,7 @@ def slice_potential(
     device = current()
     out = torch.zeros((n_slices, ny, nx), dtype=device.dtype, device=device.torch_device)
     groups = [atom_gaussians(atoms)]
-    if isinstance(solvent_potential, torch.Tensor) or solvent_potential != 0:
+    if present(solvent_potential):
         groups.append(solvent_gaussians(atoms).scaled(solvent_potential))
     out = render(out, groups, pixels, pixel_size, depth=depth)
     return narrow(out, SCATTERING_TO_POTENTIAL / pixel_size**2)
