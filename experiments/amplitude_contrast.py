@@ -12,8 +12,9 @@ import torch
 
 import tem_taichi as tt
 from tem_taichi.grid import squared_frequencies
-from tem_taichi.instrument.forward import Exposure, Instrument, exit_wave
+from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics, image_spectrum
+from tem_taichi.instrument.tem import TEM
 from tem_taichi.specimen.absorption import amplitude_contrast_of_protein, mean_free_path
 from tem_taichi.specimen.particles import Ice, ParticlesInIce, kind_of
 from tem_taichi.specimen.poses import Poses
@@ -25,8 +26,8 @@ def measured(kind, voltage: float, contrast: float | None) -> float:
     """Q of a particle in ice by multislice; contrast 0 leaves absorption out, None has it."""
     ice = Ice(400.0, 4.48, mean_free_path(3950.0, voltage))
     specimen = ParticlesInIce((kind,), (Poses(np.zeros((1, 3)), np.eye(3)[None]),), ice)
-    instrument = Instrument(SHAPE, SHAPE, 1.0, voltage, contrast, slice_thickness=10.0)
-    wave, distance = exit_wave(specimen, instrument, Exposure())
+    instrument = TEM(SHAPE, SHAPE, 1.0, voltage, contrast, slice_thickness=10.0)
+    wave, distance = instrument.exit_wave(specimen, Exposure())
     wave = torch.fft.ifft2(image_spectrum(wave, 1.0, voltage, Optics(
         defocus=distance, spherical_aberration=0.0)))
     amplitude, phase = torch.fft.fft2(wave.real - 1), torch.fft.fft2(wave.imag)

@@ -36,7 +36,8 @@ def measure(pixels: int, slices: int, atoms: int, repeats: int) -> dict[str, flo
 
     import tem_taichi as tt
     from tem_taichi.device import as_tensor, init
-    from tem_taichi.instrument.forward import Exposure, Instrument, exit_wave
+    from tem_taichi.instrument.exposure import Exposure
+    from tem_taichi.instrument.tem import TEM
     from tem_taichi.specimen.particles import ParticlesInIce, kind_of
     from tem_taichi.specimen.poses import Poses
 
@@ -49,15 +50,15 @@ def measure(pixels: int, slices: int, atoms: int, repeats: int) -> dict[str, flo
         model = replace(model, positions=as_tensor((rng.random((atoms, 3)) - 0.5) * box))
     model = replace(model, b_factors=torch.zeros_like(model.b_factors))
     pose = Poses(np.zeros((1, 3)), np.eye(3)[None])
-    instrument = Instrument((pixels, pixels), (pixels, pixels), 1.0, 300.0, 0.0,
-                            slice_thickness=160.0 / slices)
+    instrument = TEM((pixels, pixels), (pixels, pixels), 1.0, 300.0, 0.0,
+                     slice_thickness=160.0 / slices)
 
     def run(gradient: bool) -> None:
         positions = model.positions.clone().requires_grad_(gradient)
         defocus = as_tensor(1e4).requires_grad_(gradient)
         kind = replace(kind_of(replace(model, positions=positions)), displaced=None)
         with torch.set_grad_enabled(gradient):
-            wave, distance = exit_wave(ParticlesInIce((kind,), (pose,)), instrument, Exposure())
+            wave, distance = instrument.exit_wave(ParticlesInIce((kind,), (pose,)), Exposure())
             image = tt.form_image(wave, 1.0, 300.0, defocus=defocus + distance)
             if gradient:
                 ((image - 1) ** 2).sum().backward()

@@ -14,10 +14,8 @@ import tem_taichi as tt
 from experiments.panels import WIDTH, in_nanometres, letter, save
 from tem_taichi.device import init
 from tem_taichi.export.preview import block_mean
-from tem_taichi.instrument.forward import exit_wave, view_of
 from tem_taichi.series.build import build_specimen
 from tem_taichi.series.plan import plan
-from tem_taichi.specimen.slicing import slices
 
 FILE = Path(__file__).parent / "figures" / "overview.png"
 DEFOCI = (6000.0, 25000.0)
@@ -41,11 +39,11 @@ def main() -> None:
     scene = scene_at(DEFOCI[0])
     init(scene.compute.arch, scene.compute.dtype)
     specimen, planned = build_specimen(scene), plan(scene)
-    seen = specimen, planned.instrument, planned.exposures[0]
+    instrument, exposure = planned.instrument, planned.exposures[0]
     with torch.no_grad():
-        view = view_of(*seen)
-        potential = slices(specimen, view, 0, view.n_slices).real.sum(0)
-        wave, _ = exit_wave(*seen)
+        view = instrument.view(specimen, exposure)
+        potential = specimen.slices(view, 0, view.n_slices).real.sum(0)
+        wave, _ = instrument.exit_wave(specimen, exposure)
     field = tuple(round(n * scene.pixel_size / view.pixel_size) for n in scene.shape)
     panels = [(title, unit, block_mean(centre(image, field), scene.shape[0]), "viridis")
               for title, unit, image in (("projected potential minus ice", "V Å", potential),

@@ -26,7 +26,6 @@ from tem_taichi.specimen.ice import ICE_DENSITY
 from tem_taichi.specimen.particles import Ice, ParticlesInIce, kind_of
 from tem_taichi.specimen.poses import Poses
 from tem_taichi.specimen.potential import peng_table
-from tem_taichi.specimen.slicing import slices
 from tem_taichi.specimen.view import View
 
 WAVELENGTH = wavelength(300.0)
@@ -74,13 +73,13 @@ def test_water_in_ice_has_no_mean_absorption_and_protein_has_that_of_its_composi
     area, volume = 64.0**2, 100.0 / ICE_DENSITY
     imaginary = imaginary_potential(3950.0, 300.0)
     view = View(torch.eye(3, dtype=torch.float64), torch.zeros(2, dtype=torch.float64), (64, 64),
-                1.0, 100.0, -50.0, 1, absorption=imaginary)
+                1.0, 100.0, -50.0, 1, amplitude_contrast=None)
 
     def mean(numbers):
         kind = block_of(numbers, 10.0, rng)
         specimen = ParticlesInIce((kind,), (Poses(np.zeros((1, 3)), np.eye(3)[None]),),
-                            Ice(100.0, 4.48))
-        return complex(slices(specimen, view, 0, 1).mean())
+                                  Ice(100.0, 4.48, 3950.0))
+        return complex(specimen.slices(view, 0, 1).mean())
 
     alone = float((SCATTERING_TO_POTENTIAL * peng_table()[:, 0].sum(1) * absorption_ratios())[6])
     kind = block_of([6], 1.0, rng)

@@ -11,9 +11,10 @@ from public import CALLS
 
 import tem_taichi
 from tem_taichi.device import as_tensor
-from tem_taichi.instrument.forward import Exposure, Instrument
+from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.multislice import multislice
 from tem_taichi.instrument.optics import Optics, form_image
+from tem_taichi.instrument.tem import TEM
 from tem_taichi.noise.detector import Detector
 from tem_taichi.specimen.atoms import Atoms
 from tem_taichi.specimen.ice_shape import IceShape
@@ -95,11 +96,10 @@ def test_lists_arrays_and_tensors_give_the_same(name):
     torch.testing.assert_close(function(scalars), expected)
 
 
-@pytest.mark.parametrize("cls", [Atoms, Optics, Detector, Instrument, Exposure, Ice, IceShape])
+@pytest.mark.parametrize("cls", [Atoms, Optics, Detector, TEM, Exposure, Ice, IceShape])
 def test_the_table_of_calls_has_every_continuous_field(cls):
     known = {key for _, values in CALLS.values() for key in values}
-    discrete = {"numbers", "is_water", "kind", "integer", "detector_shape", "wave_shape", "mode",
-                "depth", "detector", "energy_filter", "optics", "stream", "seed", "shape",
+    discrete = {"numbers", "is_water", "kind", "integer", "detector_shape", "wave_shape", "depth", "linear", "stages", "energy_filter", "optics", "stream", "seed", "shape",
                 "ratios", "stopped"}
     assert {f.name for f in fields(cls)} - discrete <= known
 
@@ -130,10 +130,9 @@ def test_complex_arrays_of_numpy(double):
     (lambda: Poses(np.zeros((1, 3)), 2 * np.eye(3)[None]), "rotations: must be rotation matrices"),
     (lambda: Poses(np.zeros((2, 3)), np.eye(3)[None]), r"rotations of shape \(1, 3, 3\)"),
     (lambda: ParticlesInIce((), (Poses(np.zeros((1, 3)), np.eye(3)[None]),)), "poses of 1 kinds"),
-    (lambda: Instrument((16, 16), (24, 20), 1.0), r"wave_shape=\(24, 20\): must be detector_shape"),
-    (lambda: Instrument((15, 15), (30, 30), 1.0), "wave_shape"),
-    (lambda: Instrument((16, 16), (24, 24), 1.0, mode="multi"), "mode"),
-    (lambda: Instrument((16, 16), (24, 24), 1.0, depth="soft"), "depth"),
+    (lambda: TEM((16, 16), (24, 20), 1.0), r"wave_shape=\(24, 20\): must be detector_shape"),
+    (lambda: TEM((15, 15), (30, 30), 1.0), "wave_shape"),
+    (lambda: TEM((16, 16), (24, 24), 1.0, depth="soft"), "depth"),
     (lambda: Exposure(tilt_angle=90.0), "tilt_angle=90.0: must be above -90 and below 90"),
 ])
 def test_what_cannot_be_is_refused_when_it_is_made(make, words):

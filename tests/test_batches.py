@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-import tem_taichi.instrument.forward as forward
+from tem_taichi.batches import expected_image, expected_images
 from tem_taichi.device import as_tensor
-from tem_taichi.instrument.forward import Exposure, Instrument, expected_image, expected_images
+from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics
+from tem_taichi.instrument.tem import TEM
 from tem_taichi.rotations import rotation_from_vector
 from tem_taichi.specimen.atoms import Atoms
 from tem_taichi.specimen.particles import Ice, ParticlesInIce, kind_of
 from tem_taichi.specimen.poses import Poses
 
-INSTRUMENT = Instrument((32, 32), (48, 48), 1.5, slice_thickness=8.0)
+INSTRUMENT = TEM((32, 32), (48, 48), 1.5, slice_thickness=8.0)
 ONE = Poses(np.zeros((1, 3)), np.eye(3)[None])
 
 
@@ -28,8 +29,8 @@ def specimen(poses=ONE, ice=None):
 
 def test_a_batch_of_foci_and_doses_passes_the_specimen_once(double, monkeypatch):
     calls = []
-    real = forward.exit_wave
-    monkeypatch.setattr(forward, "exit_wave", lambda *a: calls.append(1) or real(*a))
+    real = TEM.exit_wave
+    monkeypatch.setattr(TEM, "exit_wave", lambda *a: calls.append(1) or real(*a))
     several = Exposure(Optics(defocus=as_tensor([3000.0, 6000.0, 9000.0])), 10.0,
                        dose=as_tensor([5.0, 10.0, 20.0]))
     images = expected_images(specimen(), INSTRUMENT, several)

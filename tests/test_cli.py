@@ -386,7 +386,7 @@ def test_too_little_memory_is_said(here, capsys, monkeypatch, message):
         raise RuntimeError(message)
 
     before = files(here)
-    monkeypatch.setattr("tem_taichi.series.simulate.exit_wave", fail)
+    monkeypatch.setattr("tem_taichi.instrument.tem.TEM.exit_wave", fail)
     assert main(["scene.yaml"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: shape=[32, 40]: needs more memory") and err.count("\n") == 1
@@ -399,7 +399,7 @@ def test_existing_output_is_refused_before_anything_is_computed(here, monkeypatc
     assert main(["scene.yaml"]) == 2
 
 
-@pytest.mark.parametrize("where", ["tem_taichi.series.simulate.exit_wave",
+@pytest.mark.parametrize("where", ["tem_taichi.instrument.tem.TEM.exit_wave",
                                    "tem_taichi.export.output.write_series_particles"])
 @pytest.mark.parametrize("older", [False, True])
 def test_interruption_leaves_everything_as_it_was(here, capsys, monkeypatch, where, older):
@@ -417,7 +417,7 @@ def test_interruption_leaves_everything_as_it_was(here, capsys, monkeypatch, whe
     assert main(words) == 130
     said = capsys.readouterr().err
     assert said.startswith("interrupted: what was being computed is not written")
-    assert ("0 of 3 images" in said) == (where == "tem_taichi.series.simulate.exit_wave")
+    assert ("0 of 3 images" in said) == (where == "tem_taichi.instrument.tem.TEM.exit_wave")
     assert files(here) == before
 
 

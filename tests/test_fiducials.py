@@ -17,7 +17,6 @@ from tem_taichi.specimen.kinds import Kind, kind_of
 from tem_taichi.specimen.particles import Ice, ParticlesInIce
 from tem_taichi.specimen.poses import Poses
 from tem_taichi.specimen.potential import Gaussians, peng_table
-from tem_taichi.specimen.slicing import slices
 from tem_taichi.specimen.view import View
 
 ONE = Poses(np.zeros((1, 3)), np.eye(3)[None])
@@ -32,7 +31,7 @@ def projected(kind: Kind, potential: float, n: int = 96, pixel: float = 2.0) -> 
     """Projection of one copy relative to uniform ice [V A]."""
     view = View(torch.eye(3, dtype=as_tensor(0.0).dtype), as_tensor([0.0, 0.0]), (n, n), pixel,
                 n * pixel, -n * pixel / 2, 1)
-    return slices(ParticlesInIce((kind,), (ONE,), Ice(n * pixel, potential)), view, 0, 1)[0].numpy()
+    return ParticlesInIce((kind,), (ONE,), Ice(n * pixel, potential)).slices(view, 0, 1)[0].numpy()
 
 
 def test_gold_is_an_fcc_crystal_of_its_density(double):

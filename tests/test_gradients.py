@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from tem_taichi import multislice, slice_potential
+from tem_taichi.batches import expected_image
 from tem_taichi.device import as_tensor, init
-from tem_taichi.instrument.forward import Exposure, Instrument, expected_image
+from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics, form_image
+from tem_taichi.instrument.tem import TEM
 from tem_taichi.noise.detector import Detector, expected_counts, noise_power_spectrum
 from tem_taichi.rotations import euler_to_matrix, rotation_from_vector
 from tem_taichi.specimen.atoms import Atoms
@@ -100,14 +102,14 @@ def image(p):
         beam_tilt_x=p["beam tilt"][0], beam_tilt_y=p["beam tilt"][1], coma=p["coma"],
         coma_angle=p["coma angle"], trefoil=p["trefoil"], trefoil_angle=p["trefoil angle"])
     # Thin slices make several groups of them, so that waves are computed again on the way back.
-    instrument = Instrument((48, 48), (72, 72), 1.0, p["voltage"], p["amplitude contrast"],
-                            slice_thickness=2.0, depth="smooth",
-                            detector=Detector(gain=p["detector gain"], mtf=p["MTF parameters"]),
-                            anisotropy=p["magnification anisotropy"],
-                            anisotropy_angle=p["magnification angle"])
+    instrument = TEM((48, 48), (72, 72), 1.0, p["voltage"], p["amplitude contrast"],
+                     slice_thickness=2.0, depth="smooth",
+                     anisotropy=p["magnification anisotropy"],
+                     anisotropy_angle=p["magnification angle"])
     exposure = Exposure(optics, p["tilt angle"], p["tilt axis angle"], *p["image shift"],
                         dose=p["dose"])
-    return expected_image(specimen, instrument, exposure)
+    return expected_image(specimen, instrument, exposure,
+                          Detector(gain=p["detector gain"], mtf=p["MTF parameters"]))
 
 
 def realistic_image(p):
@@ -119,8 +121,8 @@ def realistic_image(p):
                      45.0, 10.0, p["slope of the ice"], 0.0, p["carbon thickness"])
     ice = Ice(30.0, 4.48, p["mean free path, absorbing"], p["particle absorption"],
               p["ice granularity"], 3, shape)
-    instrument = Instrument((48, 48), (72, 72), 1.0, 300.0, None, slice_thickness=4.0,
-                            depth="smooth", energy_filter=False, damage=p["radiation damage"])
+    instrument = TEM((48, 48), (72, 72), 1.0, 300.0, None, slice_thickness=4.0,
+                     depth="smooth", energy_filter=False, damage=p["radiation damage"])
     exposure = Exposure(Optics(defocus=3000.0), 25.0, -8.0, dose=20.0, prior_dose=p["prior dose"])
     return expected_image(ParticlesInIce((kind_of(atoms),), (poses,), ice), instrument, exposure)
 

@@ -4,33 +4,37 @@ import math
 import re
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tem_taichi.device import as_tensor
 from tem_taichi.grid import squared_frequencies
-from tem_taichi.instrument.exposure import Exposure, Instrument
-from tem_taichi.instrument.forward import exit_wave
-from tem_taichi.instrument.imaging import after_loss, intensity, transmitted
+from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics
+from tem_taichi.instrument.projection import Projection
+from tem_taichi.instrument.tem import TEM, after_loss
 from tem_taichi.rotations import tilt_rotation
 from tem_taichi.specimen.atoms import Atoms
 from tem_taichi.specimen.ice_shape import IceShape
 from tem_taichi.specimen.particles import Ice, ParticlesInIce, kind_of
 from tem_taichi.specimen.poses import Poses
+from tem_taichi.specimen.view import View
 
 SHAPE = (48, 48)
+MODES = {"multislice": TEM, "projection": Projection,
+         "weak_phase": partial(Projection, linear=True)}
 
 
 def empty(ice, **changes):
     """Image of ice alone."""
-    instrument = Instrument(SHAPE, (72, 72), 4.0, **changes)
+    instrument = TEM(SHAPE, (72, 72), 4.0, **changes)
     exposure = Exposure(Optics(defocus=2e4), tilt_angle=40.0)
     specimen = ParticlesInIce((), (), ice)
-    wave, distance = exit_wave(specimen, instrument, exposure)
-    return intensity(specimen, instrument, exposure, wave, distance)
+    return instrument.intensity(specimen, exposure)
 
 
 def test_ice_attenuates_along_the_tilted_ray():
@@ -60,7 +64,8 @@ def test_the_documents_have_the_defocus_of_a_loss(double):
 def test_a_lens_of_ice_and_its_film_darken_the_rim(double):
     shape = IceShape(300.0, 900.0, 400.0, carbon_thickness=200.0)
     ice = Ice(300.0, 4.48, 3950.0, shape=shape)
-    left = transmitted(ice, (256, 256), 5.0, tilt_rotation(0.0))
+    view = View(tilt_rotation(0.0), as_tensor([0.0, 0.0]), (256, 256), 5.0, 20.0)
+    left, _ = ParticlesInIce((), (), ice).attenuation(view)
     # Rays are 40 A apart: between them a path is off by 1200 / 400^2 x 40^2 / 8 = 1.5 A.
     assert float(left[128, 128]) == pytest.approx(math.exp(-300 / 3950), rel=1e-3)
     half_way = math.exp(-(300 + 600 * 0.25) / 3950)  # at half the radius, 40 pixels from the centre
@@ -74,12 +79,11 @@ def two_atoms(tilt, mode, **changes):
                   torch.zeros(1, dtype=torch.bool))
     kind = replace(kind_of(atoms), displaced=None)
     poses = Poses(np.array([[-800.0, 0, 0], [800.0, 0, 0]]), np.tile(np.eye(3), (2, 1, 1)))
-    instrument = Instrument((128, 512), (192, 768), 3.0, mode=mode, amplitude_contrast=0.0,
+    instrument = MODES[mode]((128, 512), (192, 768), 3.0, amplitude_contrast=0.0,
                             slice_thickness=40.0, **changes)
     exposure = Exposure(Optics(defocus=6000.0), tilt_angle=tilt)
     specimen = ParticlesInIce((kind,), (poses,), Ice(0.0, 0.0))
-    wave, distance = exit_wave(specimen, instrument, exposure)
-    return intensity(specimen, instrument, exposure, wave, distance)
+    return instrument.intensity(specimen, exposure)
 
 
 @pytest.mark.parametrize("tilt", [45.0, -45.0])
@@ -110,15 +114,14 @@ def test_images_hold_their_signal_up_to_nyquist(double, pixel, b_factor, voltage
     What is left differs by what atoms scatter twice by way of frequencies beyond the band. The
     corners of the square beyond Nyquist are said to be nearly empty.
     """
-    atoms, n, instrument = random_atoms(3000, 0.9 * 96 * pixel, b_factor), 96, Instrument(
+    atoms, n, instrument = random_atoms(3000, 0.9 * 96 * pixel, b_factor), 96, TEM(
         (96, 96), (144, 144), pixel, voltage, 0.0)
     specimen = ParticlesInIce((kind_of(atoms),), (Poses(np.zeros((1, 3)), np.eye(3)[None]),), Ice())
     spectra = []
     for sampling in (1.5, 3):
         here = replace(instrument, wave_shape=(round(n * sampling),) * 2)
         exposure = Exposure(Optics(defocus=8e3))
-        wave, distance = exit_wave(specimen, here, exposure)
-        spectra.append(torch.fft.fft2(intensity(specimen, here, exposure, wave, distance)))
+        spectra.append(torch.fft.fft2(here.intensity(specimen, exposure)))
     k = squared_frequencies((n, n)).sqrt()
     for low, high in ((0.40, 0.45), (0.45, 0.485), (0.485, 0.4999)):
         ring = (k >= low) & (k < high)
@@ -141,12 +144,11 @@ def test_electrons_that_a_linear_image_makes_up_are_said(mode, number, defocus):
                   torch.zeros(n, dtype=torch.bool))
     specimen = ParticlesInIce((replace(kind_of(atoms), displaced=None),),
                         (Poses(np.zeros((1, 3)), np.eye(3)[None]),), Ice(0.0, 0.0))
-    instrument = Instrument((96, 96), (144, 144), 1.0, mode=mode, amplitude_contrast=0.0)
+    instrument = MODES[mode]((96, 96), (144, 144), 1.0, amplitude_contrast=0.0)
     exposure = Exposure(Optics(defocus=defocus))
-    wave, distance = exit_wave(specimen, instrument, exposure)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        image = intensity(specimen, instrument, exposure, wave, distance)
+        image = instrument.intensity(specimen, exposure)
     assert float(image.min()) >= 0
     strong = mode == "weak_phase" and number == 79
     assert (float(image.mean()) > 1.001) == strong
@@ -159,13 +161,12 @@ def test_electrons_that_a_linear_image_makes_up_are_said(mode, number, defocus):
 def test_an_amplitude_contrast_is_that_of_particles_alone(mode, contrast):
     """A film of carbon and grains of ice leave what they leave without one: exp(-path / L)."""
     film = IceShape(200.0, hole_radius=1e-9, carbon_thickness=300.0)
-    instrument = Instrument(SHAPE, (72, 72), 4.0, mode=mode, amplitude_contrast=contrast)
+    instrument = MODES[mode](SHAPE, (72, 72), 4.0, amplitude_contrast=contrast)
     for ice in (Ice(200.0, 4.48, 3950.0, granularity=1.0, shape=film),
                 Ice(800.0, 4.48, 3950.0, granularity=1.0)):
         specimen = ParticlesInIce((), (), ice)
-        wave, distance = exit_wave(specimen, instrument, Exposure())
-        left = transmitted(ice, SHAPE, 4.0, torch.eye(3))
-        image = intensity(specimen, instrument, Exposure(), wave, distance)
+        left, _ = specimen.attenuation(View(torch.eye(3), torch.zeros(2), SHAPE, 4.0, 20.0))
+        image = instrument.intensity(specimen, Exposure())
         assert float(image.mean()) == pytest.approx(float(left.mean()), rel=1e-5)
 
 
@@ -173,8 +174,9 @@ def test_particles_have_the_same_contrast_in_grains_and_in_a_continuum(double):
     """Grains so weak that nothing else differs."""
     atoms = random_atoms(300, 80.0, 20.0)
     kinds, poses = (kind_of(atoms),), (Poses(np.zeros((1, 3)), np.eye(3)[None]),)
-    waves = [exit_wave(ParticlesInIce(kinds, poses, Ice(200.0, 4.48, granularity=granularity)),
-                       Instrument((48, 48), (72, 72), 2.0, amplitude_contrast=0.1), Exposure())[0]
+    instrument = TEM((48, 48), (72, 72), 2.0, amplitude_contrast=0.1)
+    waves = [instrument.exit_wave(
+        ParticlesInIce(kinds, poses, Ice(200.0, 4.48, granularity=granularity)), Exposure())[0]
              for granularity in (0.0, 1e-6)]
     assert float(waves[0].abs().mean()) < 0.99995  # so that there is something to compare
     assert torch.allclose(waves[0].abs().mean(), waves[1].abs().mean(), rtol=1e-6)

@@ -21,7 +21,6 @@ from tem_taichi.specimen.membranes import (
 from tem_taichi.specimen.particles import Ice, ParticlesInIce
 from tem_taichi.specimen.poses import Poses
 from tem_taichi.specimen.potential import Gaussians, peng_table
-from tem_taichi.specimen.slicing import slices
 from tem_taichi.specimen.view import View
 
 
@@ -137,7 +136,7 @@ def test_edge_on_patch_in_ice(double, potential):
     specimen = ParticlesInIce((kind,), (Poses(np.zeros((1, 3)), turn),), Ice(100.0, potential))
     view = View(torch.eye(3, dtype=torch.float64), as_tensor([0.0, 0.0]), (80, 80), 1.5, 100.0,
                 -50.0, 1)
-    found = slices(specimen, view, 0, 1)[0].numpy()[36:45].mean(0)
+    found = specimen.slices(view, 0, 1)[0].numpy()[36:45].mean(0)
     lipid, displaced = bilayer_profile((np.arange(80) - 40) * 1.5)
     # exact to 1e-3, the ripples and the cut beyond 2/3 Nyquist of the grid
     assert np.abs(found - 60 * (lipid - potential * displaced)).max() < 5e-3 * 60 * lipid.max()

@@ -197,5 +197,5 @@ def test_time_is_foreseen(atom):
         begun = time.perf_counter()
         simulate(scene, specimen=specimen)
         spent = time.perf_counter() - begun
-        ratios.append(foreseen_time(scene, planned.instrument, planned.exposures, specimen) / spent)
+        ratios.append(foreseen_time(scene, planned, specimen) / spent)
     assert 0.5 < np.median(ratios) < 2

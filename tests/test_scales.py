@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from tem_taichi.device import as_tensor
-from tem_taichi.instrument.exposure import Exposure, Instrument
+from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics, aberration_phase, ctf, odd_phase
+from tem_taichi.instrument.tem import TEM
 from tem_taichi.inverse.fitting import fit
 from tem_taichi.inverse.scales import UNITS, natural_scales, scaled, unscaled
 from tem_taichi.noise.curves import requires_grad
@@ -21,7 +22,7 @@ from tem_taichi.specimen.ice_shape import IceShape
 from tem_taichi.specimen.particles import Ice
 
 RESOLUTION = 4.0
-DISCRETE = {"detector_shape", "wave_shape", "mode", "depth", "detector", "energy_filter", "optics",
+DISCRETE = {"detector_shape", "wave_shape", "depth", "linear", "stages", "energy_filter", "optics",
             "stream", "seed", "shape", "ratios", "kind", "integer", "numbers", "is_water"}
 NO_GRADIENT = {"pixel_size": "A", "slice_thickness": "A", "aperture": "um", "focal_length": "mm"}
 
@@ -34,7 +35,7 @@ def field_texts(cls):
     return texts or {name: cls.__doc__ for name in inspect.signature(cls).parameters}
 
 
-@pytest.mark.parametrize("cls", [Optics, Exposure, Instrument, Ice, IceShape, Atoms, Detector])
+@pytest.mark.parametrize("cls", [Optics, Exposure, TEM, Ice, IceShape, Atoms, Detector])
 def test_every_continuous_field_states_its_unit(cls):
     for name, text in field_texts(cls).items():
         if name in DISCRETE:

@@ -20,7 +20,6 @@ from tem_taichi.scene.settings import (
 from tem_taichi.series.build import build_specimen
 from tem_taichi.series.placement import particle_table, place
 from tem_taichi.specimen.atoms import Atoms
-from tem_taichi.specimen.slicing import extent, slices
 from tem_taichi.specimen.view import View
 
 # A chiral molecule: no rotation takes it to its mirror image.
@@ -56,7 +55,7 @@ def test_copies_are_the_atoms_turned_and_moved(double, molecule):
     ice = replace(scene.specimen.ice, potential=0.0)
     scene = replace(scene, specimen=replace(scene.specimen, ice=ice))
     rotation = tilt_rotation(35.0, 20.0)
-    stack = slices(build_specimen(scene), view_of(rotation, shift=(3.0, -2.0)), 0, 8)
+    stack = build_specimen(scene).slices(view_of(rotation, shift=(3.0, -2.0)), 0, 8)
     centred = CHIRAL - (CHIRAL.min(0) + CHIRAL.max(0)) / 2
     turns = euler_to_matrix([10.0, 200.0], [20.0, 100.0], [30.0, 50.0])
     placed = np.concatenate([centred @ turn.T + place for turn, place in
@@ -82,11 +81,11 @@ def test_mirrored_molecule_looks_different(molecule):
 def test_chunks_and_batches_are_the_whole(molecule, monkeypatch):
     scene = scene_of(a=dict(structure=molecule, count=12), size=[80.0, 80.0])
     specimen, view = build_specimen(scene), view_of(tilt_rotation(20.0), n_slices=30)
-    whole = slices(specimen, view, 0, 30)
+    whole = specimen.slices(view, 0, 30)
     monkeypatch.setattr("tem_taichi.specimen.slicing.BATCH", 11)
-    pieces = torch.cat([slices(specimen, view, first, 5) for first in range(0, 30, 5)])
+    pieces = torch.cat([specimen.slices(view, first, 5) for first in range(0, 30, 5)])
     assert float((whole - pieces).abs().max()) < 1e-5 * float(whole.max())  # order of float32 sums
-    low, high = extent(specimen, view.rotation)
+    low, high = specimen.depth_range(view)
     inside = slice(int((low - view.entrance) // 10), int((high - view.entrance) // 10) + 1)
     assert float(whole.sum()) == pytest.approx(float(whole[inside].sum()), rel=1e-6)
 
@@ -102,7 +101,7 @@ def test_a_map_is_a_particle_under_any_rotation(double, tmp_path):
     scene = scene_of(blob=dict(map=str(tmp_path / "blob.mrc"), placement="listed",
                                positions=[[5.0, 5.0, 0.0]], orientations=[[40.0, 65.0, 15.0]]))
     rotation = tilt_rotation(-25.0)
-    found = slices(build_specimen(scene), view_of(rotation, n_slices=10), 0, 10).sum(0).numpy()
+    found = build_specimen(scene).slices(view_of(rotation, n_slices=10), 0, 10).sum(0).numpy()
     centre = rotation.numpy() @ (euler_to_matrix([40.0], [65.0], [15.0])[0] @ offset
                                  + [5.0, 5.0, 0.0])
     py, px = np.meshgrid(*[np.arange(96) - 48.0] * 2, indexing="ij")

@@ -13,7 +13,6 @@ from tem_taichi.specimen.ice_shape import IceShape
 from tem_taichi.specimen.kinds import kind_of
 from tem_taichi.specimen.particles import Ice, ParticlesInIce
 from tem_taichi.specimen.poses import Poses
-from tem_taichi.specimen.slicing import extent, slices
 from tem_taichi.specimen.view import View
 
 GRANULAR = Ice(200.0, 4.48, granularity=1.0, seed=3)
@@ -25,7 +24,7 @@ def view_of(shape=(128, 128), n_slices=10, **changes):
 
 
 def test_a_stack_of_ice_has_the_power_of_its_thickness():
-    stack = slices(ParticlesInIce((), (), GRANULAR), view_of((256, 256)), 0, 10)
+    stack = ParticlesInIce((), (), GRANULAR).slices(view_of((256, 256)), 0, 10)
     spectrum = torch.fft.fft2(stack.sum(0)).abs().square() / 256**2  # area = pixels here
     k = torch.fft.fftfreq(256)
     k = (k[:, None] ** 2 + k[None, :] ** 2).sqrt()
@@ -37,15 +36,15 @@ def test_a_stack_of_ice_has_the_power_of_its_thickness():
 
 def test_slices_do_not_depend_on_how_many_are_made_at_once():
     specimen = ParticlesInIce((), (), GRANULAR)
-    whole = slices(specimen, view_of(), 0, 10)
-    assert torch.equal(whole[4:6], slices(specimen, view_of(), 4, 2))
-    shifted = slices(specimen, view_of(entrance=-40.0, n_slices=4), 0, 4)
+    whole = specimen.slices(view_of(), 0, 10)
+    assert torch.equal(whole[4:6], specimen.slices(view_of(), 4, 2))
+    shifted = specimen.slices(view_of(entrance=-40.0, n_slices=4), 0, 4)
     assert torch.equal(whole[3:7], shifted)  # the same depths by another count
 
 
 def test_each_exposure_has_its_own_ice_and_nothing_of_the_noise():
     specimen = ParticlesInIce((), (), GRANULAR)
-    one, other = (slices(specimen, view_of(stream=n), 5, 1)[0] for n in (0, 1))
+    one, other = (specimen.slices(view_of(stream=n), 5, 1)[0] for n in (0, 1))
     noise = detect(torch.full((128, 128), 1.0), pixel_size=1.0, dose=50.0, seed=3) - 50.0
     for second in (other, noise):
         correlation = float((one * second).mean() / (one.std() * second.std()))
@@ -65,14 +64,14 @@ def test_particles_and_vacuum_leave_no_room_for_ice():
     scale = volume / n / 16.44  # of Fraser's volume of carbon: the ball is full then
     kind = replace(kind, displaced=kind.displaced.scaled(1e6 * scale))
     specimen = ParticlesInIce((kind,), (Poses(np.zeros((1, 3)), np.eye(3)[None]),), GRANULAR)
-    middle = slices(specimen, view_of(), 5, 1)[0] + 0.0
+    middle = specimen.slices(view_of(), 5, 1)[0] + 0.0
     noise = middle - middle.mean()
     y, x = np.indices((128, 128)) - 64
     inside = torch.as_tensor(np.hypot(x, y) < 18)
     outside = torch.as_tensor(np.hypot(x, y) > 45)
     # What is left inside is the graininess of 20,000 atoms at random.
     assert float(noise[inside].std()) < 0.6 * float(noise[outside].std())
-    beyond = slices(ParticlesInIce((), (), GRANULAR), view_of(entrance=-300.0), 0, 10)
+    beyond = ParticlesInIce((), (), GRANULAR).slices(view_of(entrance=-300.0), 0, 10)
     assert float(beyond[:10].abs().max()) == 0.0
 
 
@@ -80,10 +79,11 @@ def test_extent_holds_the_tilted_slab():
     angle = np.deg2rad(30)
     rotation = torch.tensor([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0],
                              [-np.sin(angle), 0, np.cos(angle)]])
-    low, high = extent(ParticlesInIce((), (), GRANULAR), rotation, (1000.0, 500.0))
+    view = view_of((500, 1000), rotation=rotation)
+    low, high = ParticlesInIce((), (), GRANULAR).depth_range(view)
     assert high == pytest.approx(500 * np.tan(angle) + 100 / np.cos(angle), rel=1e-6)
     assert low == -high
-    assert extent(ParticlesInIce((), (), Ice(200.0, 4.48)), rotation, (1000.0, 500.0)) == (0.0, 0.0)
+    assert ParticlesInIce((), (), Ice(200.0, 4.48)).depth_range(view) == (0.0, 0.0)
 
 
 def test_carbon_has_its_mean_potential_beside_the_hole(double):
@@ -91,6 +91,6 @@ def test_carbon_has_its_mean_potential_beside_the_hole(double):
     ice = Ice(100.0, 4.48, shape=shape)
     view = view_of(entrance=-60.0, n_slices=6, rotation=torch.eye(3, dtype=torch.float64),
                    shift=torch.zeros(2, dtype=torch.float64))
-    total = slices(ParticlesInIce((), (), ice), view, 0, 6).sum(0)
+    total = ParticlesInIce((), (), ice).slices(view, 0, 6).sum(0)
     assert float(total[64, 64]) == 0.0
     assert float(total[64, 4]) == pytest.approx(60 * (mean_potential("carbon") - 4.48), rel=1e-6)

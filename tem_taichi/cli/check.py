@@ -30,7 +30,7 @@ def check(scenes: Sequence[Scene], read: Sequence[str], swept: bool) -> None:
 
 def _describe(scene: Scene, grids: Plan, specimen: ParticlesInIce) -> float:
     """Say what would be done; returns the seconds that it would take."""
-    seconds = foreseen_time(scene, grids.instrument, grids.exposures, specimen)
+    seconds = foreseen_time(scene, grids, specimen)
     check_time(scene, seconds, len(grids.exposures))
     angles, instrument = grids.tilts["nominal_angle"], grids.instrument
     kinds = ", ".join(f"{len(pose.positions)} {kind.name}"

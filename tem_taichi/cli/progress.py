@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
@@ -16,6 +16,9 @@ _EVERY = 30.0
 
 Report = Callable[[int, int | None], None]
 """Called with what is done and how much there is, if that is known."""
+
+Stages = Callable[[str], AbstractContextManager]
+"""Called with the name of a stage; what it returns is held during the stage, to time it."""
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def prepare(scene: Scene, read: Sequence[str] = (),
     memory = check_memory(scene, grids.instrument, angles, specimen)
     seconds = least_time(scene, grids.instrument, angles, specimen.n_scatterers)
     if DAY / _NEAR < seconds < DAY and not scene.force:
-        seconds = foreseen_time(scene, grids.instrument, grids.exposures, specimen)
+        seconds = foreseen_time(scene, grids, specimen)
     check_time(scene, seconds, len(grids.exposures))
     return replace(grids, memory=memory), specimen
 

@@ -174,7 +174,7 @@ def simulation_time(scene: Scene) -> float:
         ValueError: if the scene cannot run.
     """
     grids = plan(scene)
-    return foreseen_time(scene, grids.instrument, grids.exposures, build_specimen(scene))
+    return foreseen_time(scene, grids, build_specimen(scene))
 
 
 def short(value: float) -> float:

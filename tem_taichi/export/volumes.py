@@ -22,7 +22,6 @@ from tem_taichi.series.record import TiltSeries, in_field
 from tem_taichi.specimen.kinds import Kind
 from tem_taichi.specimen.particles import Ice, ParticlesInIce
 from tem_taichi.specimen.poses import Poses
-from tem_taichi.specimen.slicing import slices
 from tem_taichi.specimen.view import View
 
 _SLICES = 32
@@ -191,12 +190,13 @@ def potential_volume(specimen: ParticlesInIce, shape: tuple[int, int, int],
     nz, ny, nx = shape
     even = replace(specimen, ice=Ice(specimen.ice.thickness, specimen.ice.potential))
     zero = as_tensor(np.zeros(2))
-    view = View(as_tensor(np.eye(3)), zero, (ny, nx), voxel, voxel, _entrance(nz, voxel), nz)
+    view = View(as_tensor(np.eye(3)), zero, (ny, nx), voxel, voxel, _entrance(nz, voxel), nz,
+                depth="smooth")
     volume = np.empty(shape, dtype=np.float32)
     with torch.no_grad():
         for first in range(0, nz, _SLICES):
             count = min(_SLICES, nz - first)
-            chunk = slices(even, view, first, count, "smooth")
+            chunk = even.slices(view, first, count)
             volume[first:first + count] = chunk.cpu().numpy() / voxel
     return volume
 

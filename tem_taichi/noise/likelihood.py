@@ -102,13 +102,32 @@ def log_prob(counts: Tensor, intensity: Tensor, *, pixel_size: Scalar, dose: Sca
         ValueError: as `expected_counts`; if shapes differ, or counts are not finite; if counts are
             negative for a white counting detector; if the noise power is 0 somewhere.
     """
+    electrons = expected_counts(intensity, pixel_size=pixel_size, dose=dose)
+    mean = expected_counts(intensity, pixel_size=pixel_size, dose=dose, detector=detector)
+    return log_density(counts, mean, electrons, detector)
+
+
+def log_density(counts: Tensor, expected: Tensor, electrons: Tensor, detector: Detector) -> Tensor:
+    """`log_prob` where the expectation of the counts is at hand.
+
+    Args:
+        counts: recorded, (ny, nx) or (n, ny, nx).
+        expected: their expectation, of the same shape.
+        electrons: that reach each pixel on average, of the same shape; of a detector whose noise
+            is not white only their means count.
+        detector: the camera.
+
+    Returns:
+        Scalar, as `log_prob`.
+
+    Raises:
+        ValueError: as `log_prob`.
+    """
     counts = to_field("counts", counts)
-    expected = expected_counts(intensity, pixel_size=pixel_size, dose=dose, detector=detector)
     if counts.shape != expected.shape:
         raise ValueError(f"counts has shape {tuple(counts.shape)}: must be the intensity's, "
                          f"{tuple(expected.shape)}")
     if not _is_white(detector):
-        electrons = expected_counts(intensity, pixel_size=pixel_size, dose=dose)
         return _whittle(counts - expected, electrons.mean(dim=(-2, -1)), detector)
     if counts.min() < 0:
         raise ValueError(f"counts={float(counts.min()):g}: must not be negative for a counting "

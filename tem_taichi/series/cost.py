@@ -3,18 +3,17 @@
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from tem_taichi.device import current
-from tem_taichi.instrument.exposure import Exposure, Instrument
-from tem_taichi.instrument.forward import exit_wave, group_size, view_of
-from tem_taichi.instrument.imaging import intensity
+from tem_taichi.instrument.projection import Projection
+from tem_taichi.instrument.tem import TEM, group_size
 from tem_taichi.machine import duration, memory_limit, size
-from tem_taichi.noise.detector import detect
 from tem_taichi.rotations import tilt_rotation
 from tem_taichi.scene.settings import Scene
 from tem_taichi.series.build import ice_of
@@ -22,6 +21,10 @@ from tem_taichi.series.record import tomogram_height
 from tem_taichi.specimen.ice_shape import depth_range
 from tem_taichi.specimen.particles import ParticlesInIce
 from tem_taichi.specimen.slicing import BATCH
+from tem_taichi.streams import Key
+
+if TYPE_CHECKING:
+    from tem_taichi.series.plan import Plan
 
 DAY = 86400.0
 """Of computing [s], beyond which a scene must say force: true."""
@@ -47,9 +50,9 @@ _TRIAL = 3.0
 """Seconds after which the trial of an image ends."""
 
 
-def slices_of(scene: Scene, instrument: Instrument, tilt_angle: float) -> int:
+def slices_of(scene: Scene, instrument: TEM, tilt_angle: float) -> int:
     """Slices of an image at a tilt [deg], from the ice alone, or 1 where only particles count."""
-    if instrument.mode != "multislice":
+    if isinstance(instrument, Projection):
         return 1
     ice = ice_of(scene)
     if not ice.structured:
@@ -60,7 +63,7 @@ def slices_of(scene: Scene, instrument: Instrument, tilt_angle: float) -> int:
 
 
 def foreseen_memory(
-    scene: Scene, instrument: Instrument, angles: np.ndarray,
+    scene: Scene, instrument: TEM, angles: np.ndarray,
     specimen: ParticlesInIce | None = None,
 ) -> tuple[float, float]:
     """Memory that a run takes, within about a third [bytes].
@@ -98,7 +101,7 @@ def voxels_of(scene: Scene) -> float:
     return float(tomogram_height(scene)) * math.prod(scene.shape)
 
 
-def check_memory(scene: Scene, instrument: Instrument, angles: np.ndarray,
+def check_memory(scene: Scene, instrument: TEM, angles: np.ndarray,
                  specimen: ParticlesInIce | None = None) -> float:
     """Memory that a run takes in all [bytes].
 
@@ -123,7 +126,7 @@ def check_memory(scene: Scene, instrument: Instrument, angles: np.ndarray,
     return waves + images + _BASE
 
 
-def least_time(scene: Scene, instrument: Instrument, angles: np.ndarray,
+def least_time(scene: Scene, instrument: TEM, angles: np.ndarray,
                scatterers: int = 0) -> float:
     """Seconds that a run takes at the very least; within a factor of some five."""
     cores = _ON_GPU if current().torch_device.type == "cuda" else float(os.cpu_count() or 1)
@@ -146,8 +149,7 @@ def check_time(scene: Scene, seconds: float, images: int) -> None:
             "pixel_size or interaction.slice_thickness")
 
 
-def foreseen_time(scene: Scene, instrument: Instrument, exposures: Sequence[Exposure],
-                  specimen: ParticlesInIce) -> float:
+def foreseen_time(scene: Scene, planned: "Plan", specimen: ParticlesInIce) -> float:
     """Seconds that a run will take, from some slices of its least and most tilted images.
 
     In between it goes with 1 / cos(tilt). What other programs do meanwhile counts: as they do
@@ -155,30 +157,30 @@ def foreseen_time(scene: Scene, instrument: Instrument, exposures: Sequence[Expo
 
     Args:
         scene: what is asked for.
-        instrument: its grids.
-        exposures: one an image.
+        planned: what `plan(scene)` gave.
         specimen: what `build_specimen(scene)` gave.
     """
+    instrument, exposures = planned.instrument, planned.exposures
+
     def image_time(number: int) -> float:
         exposure = exposures[number]
-        seen = _seconds(lambda: view_of(specimen, instrument, exposure))
-        n_slices = view_of(specimen, instrument, exposure).n_slices
+        seen = _seconds(lambda: instrument.view(specimen, exposure))
+        n_slices = instrument.view(specimen, exposure).n_slices
         at_once = group_size(n_slices)
         groups = math.ceil(n_slices / at_once)
         chosen = sorted({int((n + 0.5) * groups / 3) for n in range(3)})
-        exit_wave(specimen, instrument, exposure, only=chosen[:1])  # which compiles
+        instrument.exit_wave(specimen, exposure, only=chosen[:1])  # which compiles
         spent, slices = 0.0, 0
         for n in chosen:
             if spent < _TRIAL:
-                spent += _seconds(partial(exit_wave, specimen, instrument, exposure,
+                spent += _seconds(partial(instrument.exit_wave, specimen, exposure,
                                           only=[n])) - seen
                 slices += min(at_once, n_slices - n * at_once)
-        wave, distance = exit_wave(specimen, instrument, exposure, only=[])
-        image = intensity(specimen, instrument, exposure, wave, distance)
-        lens = _seconds(lambda: intensity(specimen, instrument, exposure, wave, distance))
-        counts = _seconds(lambda: detect(
-            image, pixel_size=scene.pixel_size, dose=exposure.dose, seed=scene.seed,
-            detector=instrument.detector, halves=scene.detector.halves))
+        wave, distance = instrument.exit_wave(specimen, exposure, only=[])
+        image = instrument.image(specimen, exposure, wave, distance)
+        lens = _seconds(lambda: instrument.image(specimen, exposure, wave, distance))
+        key = Key(scene.seed, "noise", exposure.stream)
+        counts = _seconds(lambda: planned.camera.sample(image, exposure.dose, key))
         return seen + max(spent, 0.0) * n_slices / slices + lens + 2 * counts
 
     with torch.no_grad():

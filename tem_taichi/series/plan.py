@@ -1,18 +1,24 @@
 """What a scene asks for, checked before anything is computed: instrument and exposures."""
 
 import math
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from scipy.fft import next_fast_len
 
-from tem_taichi.instrument.exposure import Exposure, Instrument
+from tem_taichi.experiment import Experiment, Specimen
+from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics
+from tem_taichi.instrument.projection import Projection
+from tem_taichi.instrument.tem import TEM
+from tem_taichi.noise.camera import Camera
 from tem_taichi.noise.cameras import detector_from_config
 from tem_taichi.physics import wavelength
 from tem_taichi.scene.settings import Scene
 from tem_taichi.series.cost import check_memory, check_time, least_time
 from tem_taichi.series.tilts import tilt_table
+from tem_taichi.timing import Stages
 
 _MAX_WAVE = 32768
 """Pixels along a side; beyond it one wave fills a large GPU."""
@@ -22,13 +28,19 @@ _MAX_WAVE = 32768
 class Plan:
     """What a scene asks for, checked: the instrument and one exposure an image."""
 
-    instrument: Instrument
+    instrument: TEM
+    camera: Camera
     exposures: list[Exposure]
     """In the order of the stack."""
     tilts: pd.DataFrame
     """See `geometry.tilt_table`; one row an exposure."""
     memory: float
     """That a run takes, within about a third; on a CPU [bytes]."""
+
+    def experiment(self, specimen: Specimen, stages: Stages = nullcontext) -> Experiment:
+        """With a specimen; `stages` times the instrument."""
+        return Experiment(specimen, replace(self.instrument, stages=stages), self.camera,
+                          self.exposures)
 
 
 def plan(scene: Scene) -> Plan:
@@ -69,11 +81,16 @@ def plan(scene: Scene) -> Plan:
             f"shape={list(scene.shape)}: with interaction.margin={margin:.0f} A the wave has {wy} "
             f"x {wx} pixels: must be at most {_MAX_WAVE}; lower shape, interaction.margin (null = "
             "by the defocus) or oversampling, or enlarge pixel_size")
-    instrument = Instrument(
+    kind = TEM if settings.mode == "multislice" else Projection
+    instrument = kind(
         (ny, nx), (wy, wx), scene.pixel_size, microscope.voltage,
-        scene.optics.amplitude_contrast, settings.mode, settings.slice_thickness, settings.depth,
-        detector, scene.optics.magnification_anisotropy, scene.optics.magnification_angle,
-        microscope.energy_filter, scene.specimen.damage)
+        scene.optics.amplitude_contrast, settings.slice_thickness, settings.depth,
+        anisotropy=scene.optics.magnification_anisotropy,
+        anisotropy_angle=scene.optics.magnification_angle,
+        energy_filter=microscope.energy_filter, damage=scene.specimen.damage,
+        linear=settings.mode == "weak_phase")
+    camera = Camera(scene.pixel_size, detector, (scene.shape[0], scene.shape[1]),
+                    scene.detector.halves)
     angles = tilts["tilt_angle"].to_numpy()
     memory = check_memory(scene, instrument, angles)
     check_time(scene, least_time(scene, instrument, angles), len(angles))
@@ -90,4 +107,4 @@ def plan(scene: Scene) -> Plan:
             t.tilt_angle, t.axis_angle, t.shift_x, t.shift_y, t.dose, t.prior_dose,
             int(t.acquisition_index) * scene.movie.frames)
         for t in tilts.itertuples()]
-    return Plan(instrument, exposures, tilts, memory)
+    return Plan(instrument, camera, exposures, tilts, memory)

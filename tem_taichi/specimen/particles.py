@@ -2,16 +2,19 @@
 
 from dataclasses import dataclass, field
 
+import torch
+
 from tem_taichi.arguments import check_number
 from tem_taichi.device import present
 from tem_taichi.physics import Value
-from tem_taichi.specimen.absorption import (
-    Ratios,
-)
+from tem_taichi.specimen.absorption import Ratios
+from tem_taichi.specimen.attenuation import transmitted
 from tem_taichi.specimen.ice_shape import IceShape
 from tem_taichi.specimen.kinds import Kind as Kind
 from tem_taichi.specimen.kinds import kind_of as kind_of
 from tem_taichi.specimen.poses import Poses
+from tem_taichi.specimen.slicing import extent, slices
+from tem_taichi.specimen.view import Attenuation, View
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,22 @@ class ParticlesInIce:
         if len(self.kinds) != len(self.poses):
             raise ValueError(f"poses of {len(self.poses)} kinds: must be one for each of the "
                              f"{len(self.kinds)} kinds")
+
+    def depth_range(self, view: View) -> tuple[float, float]:
+        """See `view.Specimen`."""
+        return extent(self, view)
+
+    def slices(self, view: View, first: int, count: int) -> torch.Tensor:
+        """See `view.Specimen` and `slicing.slices`."""
+        return slices(self, view, first, count)
+
+    def attenuation(self, view: View) -> Attenuation | None:
+        """What the ice and its film take along each ray: 1 - exp(-path / mean free path)."""
+        ice = self.ice
+        if ice.mean_free_path is None:
+            return None
+        return Attenuation(transmitted(ice.layer, ice.mean_free_path, view, ice.ratios),
+                           ice.stopped)
 
     @property
     def n_scatterers(self) -> int:

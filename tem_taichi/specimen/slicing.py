@@ -7,12 +7,14 @@ import torch
 
 from tem_taichi.device import as_tensor, current, present
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL
+from tem_taichi.recompute import tensors_in
+from tem_taichi.specimen.absorption import imaginary_potential
 from tem_taichi.specimen.damage import damping
 from tem_taichi.specimen.ice import ice_slice, mean_potential
 from tem_taichi.specimen.ice_shape import depth_range, fill
 from tem_taichi.specimen.kinds import Kind
 from tem_taichi.specimen.poses import Poses
-from tem_taichi.specimen.potential import render
+from tem_taichi.specimen.potential import depth_for, render
 from tem_taichi.specimen.splatting import narrow
 from tem_taichi.specimen.view import View
 
@@ -40,44 +42,45 @@ def depths(
     return centres + low, centres + high
 
 
-def extent(
-    specimen: "ParticlesInIce", rotation: torch.Tensor, field: tuple[float, float] = (0.0, 0.0)
-) -> tuple[float, float]:
-    """Least and largest z [A] of all scatterers in a view; (0, 0) if there are none.
+def extent(specimen: "ParticlesInIce", view: View) -> tuple[float, float]:
+    """Least and largest z [A] of all scatterers, and of ice with a structure; (0, 0) if none.
 
-    Args:
-        specimen: particles, and ice where that has a structure.
-        rotation: specimen to image frame, (3, 3).
-        field: width and height of the view [A], over which ice is needed.
+    Where slices share their atoms, the outermost ones too need a slice on either side.
     """
-    ends = [depths(kind, pose, rotation)
+    ends = [depths(kind, pose, view.rotation)
             for kind, pose in zip(specimen.kinds, specimen.poses, strict=True)
             if len(pose.positions)]
     bounds = [(float(low.min()), float(high.max())) for low, high in ends]
     if specimen.ice.structured:
-        bounds.append(depth_range(specimen.ice.layer, rotation, *field))
-    return (min((low for low, _ in bounds), default=0.0),
-            max((high for _, high in bounds), default=0.0))
+        bounds.append(depth_range(specimen.ice.layer, view.rotation, *view.field))
+    spare = view.slice_thickness / 2 if depth_of(specimen, view) == "smooth" else 0.0
+    return (min((low for low, _ in bounds), default=0.0) - spare,
+            max((high for _, high in bounds), default=0.0) + spare)
 
 
-def slices(
-    specimen: "ParticlesInIce", view: View, first: int, count: int, depth: str = "nearest"
-) -> torch.Tensor:
+def depth_of(specimen: "ParticlesInIce", view: View) -> str:
+    """How slices share atoms: as the view says, or smoothly where one is asked to move in z."""
+    return depth_for(view.depth, view.rotation,
+                     *tensors_in(tuple(kind.positions for kind in specimen.kinds)),
+                     *tensors_in(specimen.poses))
+
+
+def slices(specimen: "ParticlesInIce", view: View, first: int, count: int) -> torch.Tensor:
     """Projected potential of slices first .. first + count - 1 of a view.
 
-    Args:
-        specimen: particles.
-        view: how they lie and how they are sliced.
-        first: number of the first slice.
-        count: how many.
-        depth: see `potential.depth_weights`.
-
     Returns:
-        Band-limited slices (count, ny, nx) [V A] relative to the ice; complex where the view has
-        an absorption or a contrast, the imaginary part being that of the potential.
+        Band-limited slices (count, ny, nx) [V A] relative to the ice; complex where particles
+        absorb by their composition, or where the view's Q is theirs alone, beside ice that has
+        slices of its own: a film of carbon attenuates each ray, and grains scatter.
     """
     ice = specimen.ice
-    layers = _splatted(specimen, view, first, count, depth)
+    absorption = contrast = None
+    if view.amplitude_contrast is None:
+        if ice.mean_free_path is not None:
+            absorption = imaginary_potential(ice.mean_free_path, view.voltage)
+    elif ice.structured:
+        contrast = as_tensor(view.amplitude_contrast)
+    layers = _splatted(specimen, view, first, count, absorption is not None)
     scale = SCATTERING_TO_POTENTIAL / view.pixel_size**2
     left = (damping(view.shape, view.pixel_size, view.exposure, view.voltage)
             if present(view.exposure) and layers else None)
@@ -87,28 +90,30 @@ def slices(
         displaced = layers.get("displaced", 0.0)
         # Narrowing works in place, on arrays that are needed nowhere else.
         potential = narrow(layers["group"] + displaced * ice.potential, scale, left)
-        if view.absorption is not None:
+        if absorption is not None:
             absorbing = layers["absorbing"] * ice.particle_absorption + displaced
-            absorbing = narrow(absorbing, scale, left) * view.absorption
+            absorbing = narrow(absorbing, scale, left) * absorption
         if ice.structured and "displaced" in layers:
             taken = -narrow(layers["displaced"].clone(), scale) / view.slice_thickness
-    if view.contrast is not None and potential is not None:
-        contrast = as_tensor(view.contrast)
+    if contrast is not None and potential is not None:
         potential, absorbing = potential * (1 - contrast**2).sqrt(), potential * contrast
     if ice.structured:
         structure = _structure(ice, view, first, count, taken)
         potential = structure if potential is None else potential + structure
     if potential is None:
         return torch.zeros((count, *view.shape), dtype=device.dtype, device=device.torch_device)
+    if absorbing is None and contrast is not None:
+        absorbing = torch.zeros_like(potential)
     return potential if absorbing is None else torch.complex(potential, absorbing)
 
 
 def _splatted(
-    specimen: "ParticlesInIce", view: View, first: int, count: int, depth: str
+    specimen: "ParticlesInIce", view: View, first: int, count: int, absorbing: bool
 ) -> dict[str, torch.Tensor]:
     """What `Kind` names, summed over all copies in some slices; empty where there are none."""
     names = ["group"] + (["displaced"] if present(specimen.ice.potential) else []) + (
-        ["absorbing"] if view.absorption is not None else [])
+        ["absorbing"] if absorbing else [])
+    depth = depth_of(specimen, view)
     device = current()
     layers: dict[str, torch.Tensor] = {}
     for kind, pose in zip(specimen.kinds, specimen.poses, strict=True):

@@ -1,6 +1,7 @@
-"""One tilted view of a specimen, as slices of projected potential."""
+"""How a specimen is seen: one tilted view of it, cut into slices, and what can be seen so."""
 
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -9,10 +10,10 @@ from tem_taichi.physics import Value
 
 @dataclass(frozen=True)
 class View:
-    """One tilted view of the specimen, cut into slices."""
+    """One tilted view of a specimen, cut into slices."""
 
     rotation: torch.Tensor
-    """ParticlesInIce to image frame, (3, 3)."""
+    """Specimen to image frame, (3, 3)."""
     shift: torch.Tensor
     """Of the image [A], (2,)."""
     shape: tuple[int, int]
@@ -21,16 +22,52 @@ class View:
     """Of the wave's grid [A]."""
     slice_thickness: float
     """[A]"""
-    entrance: float
+    entrance: float = 0.0
     """z where the first slice begins [A]."""
-    n_slices: int
-    absorption: Value | None = None
-    """Imaginary potential of the ice [V]; None = atoms absorb nothing of their own."""
+    n_slices: int = 1
+    voltage: Value = 300.0
+    """[kV]"""
+    amplitude_contrast: Value | None = 0.0
+    """Q that the instrument gives to slices that do not absorb by themselves [1]; None = slices
+    absorb by what they are made of."""
     exposure: Value = 0.0
     """What damaged the specimen [e-/A^2]; 0 = nothing."""
-    voltage: Value = 300.0
-    """At which it did [kV]."""
     stream: int = 0
-    """Number of the ice's random structure."""
-    contrast: Value | None = None
-    """Q of the particles, beside ice that has slices of its own and no Q; None = no Q here."""
+    """Number of the image's random structures."""
+    depth: str | None = "nearest"
+    """How atoms are shared by slices, see `potential.depth_for`."""
+
+    @property
+    def field(self) -> tuple[float, float]:
+        """Width and height [A]."""
+        return self.shape[1] * self.pixel_size, self.shape[0] * self.pixel_size
+
+
+class Attenuation(NamedTuple):
+    """What surroundings without a structure take from the elastic image."""
+
+    left: torch.Tensor
+    """Part of the electrons that pass without loss along the ray of each pixel, (ny, nx)."""
+    stopped: Value
+    """Part of the others that reaches no detector, with an energy filter or without [1]."""
+
+
+class Specimen(Protocol):
+    """Whatever scatters electrons: particles in ice, a grid of voxels, a network.
+
+    Tensors that need gradients are fields of a frozen dataclass, or in tuples and dataclasses
+    within it, where `recompute.tensors_in` finds them.
+    """
+
+    def depth_range(self, view: View) -> tuple[float, float]:
+        """Least and largest z [A] where it needs slices in a view without any; 0, 0 = nowhere."""
+
+    def slices(self, view: View, first: int, count: int) -> torch.Tensor:
+        """Projected potential [V A] of some slices of a view, (count, ny, nx).
+
+        Complex slices absorb by their imaginary part; real ones by the view's
+        `amplitude_contrast`.
+        """
+
+    def attenuation(self, view: View) -> Attenuation | None:
+        """What is lost beside it, on the view's grid; None = nothing."""

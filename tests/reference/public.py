@@ -13,11 +13,13 @@ import numpy as np
 import torch
 
 from tem_taichi import slice_potential
+from tem_taichi.batches import expected_image, expected_images
 from tem_taichi.device import as_tensor
 from tem_taichi.instrument.distortion import anisotropic
-from tem_taichi.instrument.forward import Exposure, Instrument, expected_image, expected_images
+from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.multislice import fresnel_propagator, multislice
 from tem_taichi.instrument.optics import Optics, ctf, envelope, form_image
+from tem_taichi.instrument.tem import TEM
 from tem_taichi.noise.curves import smoothness_penalty
 from tem_taichi.noise.detector import Detector, detect, expected_counts, noise_power_spectrum
 from tem_taichi.noise.likelihood import log_prob, reparametrised_sample
@@ -109,7 +111,7 @@ def _specimen(values: Values, ice: Ice) -> ParticlesInIce:
 
 
 def _whole(values: Values, ice: Ice, several: bool = False, **more: Any) -> torch.Tensor:
-    instrument = taken(Instrument, values, detector_shape=(16, 14), wave_shape=(32, 28), **more)
+    instrument = taken(TEM, values, detector_shape=(16, 14), wave_shape=(32, 28), **more)
     exposure = taken(Exposure, values, optics=Optics(defocus=values["defocus"]))
     image = expected_images if several else expected_image
     return image(_specimen(values, ice), instrument, exposure)
@@ -120,7 +122,7 @@ def _kind(values: Values) -> torch.Tensor:
                       values["table"])
     kind = Kind("some", values["sites"], group)
     specimen = ParticlesInIce((kind,), (Poses(np.zeros((1, 3)), np.eye(3)[None]),))
-    instrument = Instrument((16, 14), (16, 14), 1.5, slice_thickness=5.0)
+    instrument = TEM((16, 14), (16, 14), 1.5, slice_thickness=5.0)
     return expected_image(specimen, instrument, Exposure(Optics(defocus=3000.0)))
 
 

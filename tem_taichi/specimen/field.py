@@ -1,0 +1,118 @@
+"""A specimen that can be asked for its potential anywhere: a grid of voxels, a network."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from tem_taichi.arguments import check_positive_number, to_field
+from tem_taichi.device import as_tensor
+from tem_taichi.physics import Value
+from tem_taichi.specimen.view import Attenuation, View
+
+
+class Field(Protocol):
+    """Anything with a potential at every point."""
+
+    def at(self, points: torch.Tensor) -> torch.Tensor:
+        """Potential [V] relative to the surroundings at points (..., 3) [A], x, y, z: (...)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Voxels:
+    """A potential on a grid, linear between its voxels and 0 beyond; a `Field`."""
+
+    values: torch.Tensor
+    """[V], (nz, ny, nx); the middle, n // 2, is where the specimen's is."""
+    voxel_size: float
+    """[A]"""
+
+    def __post_init__(self) -> None:
+        check_positive_number("voxel_size", self.voxel_size, "A")
+        if self.values.ndim != 3 or min(self.values.shape) < 2:
+            raise ValueError(f"values of shape {tuple(self.values.shape)}: must be (nz, ny, nx), "
+                             "each at least 2")
+
+    @property
+    def size(self) -> tuple[float, float, float]:
+        """Of a box about the specimen's centre that holds it, along x, y, z [A]."""
+        x, y, z = (self.voxel_size * 2 * (n - n // 2) for n in reversed(self.values.shape))
+        return x, y, z
+
+    def at(self, points: torch.Tensor) -> torch.Tensor:
+        """Trilinear; differentiable in the values and in the points."""
+        n = as_tensor([float(n) for n in reversed(self.values.shape)])
+        # From -1 in the middle of the first voxel to 1 in that of the last.
+        places = 2 * (points / self.voxel_size + (n / 2).floor()) / (n - 1) - 1
+        found = torch.nn.functional.grid_sample(
+            to_field("values", self.values)[None, None], places.reshape(1, -1, 1, 1, 3),
+            align_corners=True)
+        return found.reshape(points.shape[:-1])
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A field as a `Specimen`: in each slice, the mean of its values times the thickness."""
+
+    field: Field
+    size: tuple[float, float, float]
+    """Of the box about the specimen's centre that holds it, along x, y, z [A]."""
+    step: float
+    """Between samples along the beam, at most [A]."""
+
+    def depth_range(self, view: View) -> tuple[float, float]:
+        """Of the tilted box, at multiples of the step: samples stay where they are as it tilts."""
+        corners = as_tensor(list(itertools.product(*((-s / 2, s / 2) for s in self.size))))
+        z = corners @ view.rotation[2].detach()
+        return (math.floor(float(z.min()) / self.step) * self.step,
+                math.ceil(float(z.max()) / self.step) * self.step)
+
+    def slices(self, view: View, first: int, count: int) -> torch.Tensor:
+        """See `slices_of`."""
+        return slices_of(self.field, view, first, count, self.step)
+
+    def attenuation(self, view: View) -> Attenuation | None:
+        """Nothing beside what the field absorbs."""
+        return None
+
+
+def voxels(values: torch.Tensor, voxel_size: float) -> Sampled:
+    """A grid of voxels as a specimen, sampled about once a voxel.
+
+    Args:
+        values: potential [V] relative to the surroundings, (nz, ny, nx).
+        voxel_size: [A].
+    """
+    grid = Voxels(values, voxel_size)
+    return Sampled(grid, grid.size, voxel_size)
+
+
+def slices_of(field: Field, view: View, first: int, count: int, step: Value) -> torch.Tensor:
+    """Projected potential of some slices of a field, sampled at the wave's pixels.
+
+    Args:
+        field: what is asked.
+        view: how it lies and how it is sliced.
+        first: number of the first slice.
+        count: how many.
+        step: between samples along the beam, at most [A].
+
+    Returns:
+        (count, ny, nx) [V A]; differentiable in the field, the rotation and the shift. Detail of
+        the field finer than the wave's pixels is aliased.
+    """
+    ny, nx = view.shape
+    samples = math.ceil(view.slice_thickness / float(step) - 1e-6)
+    y, x = (as_tensor((torch.arange(n) - n // 2) * view.pixel_size) - by
+            for n, by in zip((ny, nx), view.shift.flip(0), strict=True))
+    plane = torch.stack([x.expand(ny, nx), y[:, None].expand(ny, nx)], dim=-1)
+    across = plane @ view.rotation[:2]  # back to the specimen's frame
+    out = []
+    for n in range(first, first + count):
+        depths = view.entrance + view.slice_thickness * (
+            n + (torch.arange(samples) + 0.5) / samples)
+        total = sum(field.at(across + float(z) * view.rotation[2]) for z in depths)
+        out.append(as_tensor(total) * (view.slice_thickness / samples))
+    return torch.stack(out)
