@@ -99,8 +99,9 @@ def test_lists_arrays_and_tensors_give_the_same(name):
 @pytest.mark.parametrize("cls", [Atoms, Optics, Detector, TEM, Exposure, Ice, IceShape])
 def test_the_table_of_calls_has_every_continuous_field(cls):
     known = {key for _, values in CALLS.values() for key in values}
-    discrete = {"numbers", "is_water", "kind", "integer", "detector_shape", "wave_shape", "depth", "linear", "stages", "energy_filter", "optics", "stream", "seed", "shape",
-                "ratios", "stopped"}
+    discrete = {"numbers", "is_water", "kind", "integer", "detector_shape", "wave_shape", "depth",
+                "linear", "stages", "energy_filter", "optics", "stream", "seed", "shape", "ratios",
+                "stopped"}
     assert {f.name for f in fields(cls)} - discrete <= known
 
 
