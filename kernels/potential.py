@@ -49,6 +49,29 @@ def splat_kernels(gaussians: int) -> SplatKernels:
             amplitude[g] = table[kind, 0, g] * rate[g] / PI
         return amplitude
 
+    # exp(-rate (d + 1)^2) = exp(-rate d^2) decay / tilt with tilt = exp(2 rate d), and so on
+    # outward, where every factor is that before it times decay^2.
+    @ti.func
+    def forward(centre, decay, tilt):
+        """Gaussian at the centre's pixel, and the factor from there to the next."""
+        return centre, decay / tilt
+
+    @ti.func
+    def backward(centre, decay, tilt):
+        """Gaussian a pixel before the centre's, and the factor from there to the one before."""
+        return centre * decay * tilt, decay * decay * decay * tilt
+
+    @ti.func
+    def outward(column, mirror, nx):
+        """Columns of the next step to both sides, in a row of period nx."""
+        right = column + 1
+        left = mirror - 1
+        if right == nx:
+            right = 0
+        if left < 0:
+            left = nx - 1
+        return right, left
+
     @ti.kernel
     def splat(
         x: ti.types.ndarray(ndim=1),
@@ -84,7 +107,6 @@ def splat_kernels(gaussians: int) -> SplatKernels:
                         rate = rates(table, kind[i], broadening[i])
                         at_centre = (weight[i] * amplitudes(table, kind[i], rate)
                                      * ti.exp(-rate * (dx * dx + dy * dy)))
-                        # exp(-rate (d + 1)^2) = exp(-rate d^2) decay / tilt, and so on outward.
                         decay = ti.exp(-rate)
                         tilt_x = ti.exp(2.0 * rate * dx)
                         tilt_y = ti.exp(2.0 * rate * dy)
@@ -92,18 +114,14 @@ def splat_kernels(gaussians: int) -> SplatKernels:
                         for side in range(2):
                             step = 1 - 2 * side
                             row = centre_y + wrap * ny
-                            gauss_y = at_centre
-                            next_y = decay / tilt_y
+                            gauss_y, next_y = forward(at_centre, decay, tilt_y)
                             if side == 1:
                                 row -= 1
-                                gauss_y = at_centre * decay * tilt_y
-                                next_y = ratio * decay * tilt_y
+                                gauss_y, next_y = backward(at_centre, decay, tilt_y)
                             for _i in range(radius[i] + 1 - side):
                                 if first <= row and row < last:
-                                    right = gauss_y
-                                    left = gauss_y * decay * tilt_x
-                                    next_right = decay / tilt_x
-                                    next_left = ratio * decay * tilt_x
+                                    right, next_right = forward(gauss_y, decay, tilt_x)
+                                    left, next_left = backward(gauss_y, decay, tilt_x)
                                     column = centre_x % nx
                                     mirror = (centre_x - 1) % nx
                                     for _j in range(radius[i] + 1):
@@ -115,12 +133,7 @@ def splat_kernels(gaussians: int) -> SplatKernels:
                                         left *= next_left
                                         next_right *= ratio
                                         next_left *= ratio
-                                        column += 1
-                                        mirror -= 1
-                                        if column == nx:
-                                            column = 0
-                                        if mirror < 0:
-                                            mirror = nx - 1
+                                        column, mirror = outward(column, mirror, nx)
                                 gauss_y *= next_y
                                 next_y *= ratio
                                 row += step
@@ -168,17 +181,13 @@ def splat_kernels(gaussians: int) -> SplatKernels:
             for side in range(2):
                 step = 1 - 2 * side
                 dy = start_dy - side
-                gauss_y = at_centre
-                next_y = decay / tilt_y
+                gauss_y, next_y = forward(at_centre, decay, tilt_y)
                 if side == 1:
-                    gauss_y = at_centre * decay * tilt_y
-                    next_y = ratio * decay * tilt_y
+                    gauss_y, next_y = backward(at_centre, decay, tilt_y)
                 row = (centre_y - side) % ny
                 for _i in range(radius[i] + 1 - side):
-                    right = gauss_y
-                    left = gauss_y * decay * tilt_x
-                    next_right = decay / tilt_x
-                    next_left = ratio * decay * tilt_x
+                    right, next_right = forward(gauss_y, decay, tilt_x)
+                    left, next_left = backward(gauss_y, decay, tilt_x)
                     dx = start_dx
                     mirror_dx = start_dx - 1.0
                     column = centre_x % nx
@@ -198,12 +207,7 @@ def splat_kernels(gaussians: int) -> SplatKernels:
                         next_left *= ratio
                         dx += 1.0
                         mirror_dx -= 1.0
-                        column += 1
-                        mirror -= 1
-                        if column == nx:
-                            column = 0
-                        if mirror < 0:
-                            mirror = nx - 1
+                        column, mirror = outward(column, mirror, nx)
                     m_00 += row_0
                     m_10 += row_1
                     m_01 += dy * row_0
