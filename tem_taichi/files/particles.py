@@ -89,7 +89,11 @@ def write_particles(path: Path, particles: pd.DataFrame, *, tomogram: str, pixel
 
 
 def star_table(name: str, table: pd.DataFrame) -> str:
-    """Text of a table (data_<name> with a loop_) of a star file, 6 digits after the point."""
+    """Text of a table (data_<name> with a loop_) of a star file, 6 digits after the point.
+
+    Not by starfile, which begins every file with the time of day and its own version, where RELION
+    looks for that of the labels.
+    """
     labels = "".join(f"_{label} #{i}\n" for i, label in enumerate(table.columns, 1))
     rows = table.to_csv(sep="\t", header=False, index=False, float_format="%.6f",
                         lineterminator="\n")

@@ -2,6 +2,10 @@
 
 A tilt series' truth is a table, one row an image in the order of the stack, with the columns
 TILT_COLUMNS; whoever simulates builds it, the writers here take it.
+
+mdoc files are written and read here, not by mdocfile, which writes SubFramePath with the
+backslashes of Windows, and refuses a letter beyond ASCII, a number that it does not know to read in
+a key that nobody uses, or a second "=" in the header, as microscopes' own files have them.
 """
 
 from collections.abc import Sequence
@@ -158,6 +162,18 @@ def read_rawtlt(path: Path) -> NDArray[np.float64]:
     return np.array(angles)
 
 
+def prior_doses(dose: ArrayLike, acquisition_index: ArrayLike) -> NDArray[np.float64]:
+    """Dose that the earlier images of a series brought, before each image [e-/A^2].
+
+    Args:
+        dose: of each image [e-/A^2], (n,).
+        acquisition_index: its place in the order of acquisition, from 0, (n,).
+    """
+    order = np.argsort(acquisition_index)
+    in_order = np.asarray(dose, dtype=np.float64)[order]
+    return (np.cumsum(in_order) - in_order)[np.argsort(order)]
+
+
 def read_mdoc(path: Path) -> pd.DataFrame:
     """Read a tilt series' metadata from an mdoc file of SerialEM or alike.
 
@@ -170,7 +186,7 @@ def read_mdoc(path: Path) -> pd.DataFrame:
         earlier images brought, where the file has no PriorRecordDose; NaN without
         ExposureDose); axis_angle [deg] from the header's tilt axis angle, else RotationAngle
         - 90, else NaN; target_defocus [A], positive is underfocus, or NaN; sub_frame_path, the
-        file's name alone, or "".
+        file's name alone, or ""; pixel_size [A] and voltage [kV], or NaN.
 
     Raises:
         ValueError: if the file can't be read, has no section, or a section has no tilt angle or
@@ -183,7 +199,7 @@ def read_mdoc(path: Path) -> pd.DataFrame:
     values = {key: np.array([_number(path, f"section {part['Z']}, {key}", part[key])
                              if key in part else np.nan for part in sections])
               for key in ("TiltAngle", "ExposureDose", "PriorRecordDose", "RotationAngle",
-                          "TargetDefocus")}
+                          "TargetDefocus", "PixelSpacing", "Voltage")}
     if np.isnan(values["TiltAngle"]).any():
         first = int(np.argmax(np.isnan(values["TiltAngle"])))
         raise ValueError(f"{path}: section {sections[first]['Z']} has no TiltAngle")
@@ -197,8 +213,7 @@ def read_mdoc(path: Path) -> pd.DataFrame:
         order = np.arange(len(sections))
     index = np.argsort(order)
     if np.isnan(prior).any():
-        dose = values["ExposureDose"][order]
-        prior = (np.cumsum(dose) - dose)[index]
+        prior = prior_doses(values["ExposureDose"], index)
     axis = [line.lower().split("tilt axis angle =")[1].split(",")[0] for line in header
             if "tilt axis angle =" in line.lower()]
     turned = (values["RotationAngle"] + 90) % 360 - 180  # less 90 deg, from -180 to 180
@@ -208,7 +223,8 @@ def read_mdoc(path: Path) -> pd.DataFrame:
         "axis_angle": _number(path, "tilt axis angle", axis[0]) if axis else turned,
         "target_defocus": -1e4 * values["TargetDefocus"],
         "sub_frame_path": [part.get("SubFramePath", "").replace("\\", "/").split("/")[-1]
-                           for part in sections]})
+                           for part in sections],
+        "pixel_size": values["PixelSpacing"], "voltage": values["Voltage"]})
 
 
 def _lines(path: Path) -> list[str]:
@@ -230,16 +246,17 @@ def _number(path: Path, place: str, text: str) -> float:
 
 
 def _sections(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Lines of the header that tell of the series, and keys of each section; Z is its number."""
+    """Titles, and keys of each section or else of the whole file; Z is a section's number."""
     header: list[str] = []
     sections: list[dict[str, str]] = []
-    current: dict[str, str] | None = None
+    general: dict[str, str] = {}
+    current: dict[str, str] | None = general
     for line in map(str.strip, _lines(path)):
         if line.startswith("["):
             kind, _, value = line.strip("[]").partition("=")
             current = None
             if kind.strip() in ("ZValue", "FrameSet"):
-                current = {"Z": value.strip()}
+                current = {**general, "Z": value.strip()}
                 _number(path, kind.strip(), current["Z"])
                 sections.append(current)
             else:

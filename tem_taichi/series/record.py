@@ -120,8 +120,8 @@ class TiltSeries:
         values = [getattr(self, name, self.tilts.get(name)) for name in names]
         for name, value in zip(names, values, strict=True):
             if value is None:
-                raise ValueError(f"{program}: {name} of the series {self.name} is not known; give "
-                                 f"it, as read_series(..., {name}=...)")
+                raise ValueError(f"{program} needs {name}, which is not known of the series "
+                                 f"{self.name}")
         return values
 
 
