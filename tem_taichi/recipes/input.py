@@ -10,18 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tem_taichi import checks
-from tem_taichi.files.io import read_images, read_mdoc, read_rawtlt
+from tem_taichi.files.io import read_images
+from tem_taichi.files.tilt_tables import read_tilts
 from tem_taichi.recipes.settings import Recipe
 
 _SAME = 0.01
 """Relative difference of pixel sizes that are taken for the same."""
-
-_UNITS = {"deg": 1.0, "e_per_A2": 1.0, "A": 1.0, "nm": 10.0, "um": 1e4}
-"""Endings of a table's columns, and what makes them degrees, A and e-/A^2."""
-
-_NUMBERS = ("tilt_angle", "axis_angle", "dose", "prior_dose", "acquisition_index", "shift_x",
-            "shift_y", "defocus", "defocus_u", "defocus_v", "target_defocus", "astigmatism_angle")
-"""Columns that are used."""
 
 
 class WithAngles(Protocol):
@@ -78,9 +72,7 @@ def angles_beside(stack: Path) -> list[Path]:
 def series_table(recipe: WithAngles, stack: str, count: int) -> pd.DataFrame:
     """Angles, and what else is known, of the images of a stack, in its order.
 
-    A CSV or TSV table has tilt_angle [deg] or angle; dose, prior_dose [e-/A^2], defocus [A] and
-    the other columns of `twin.make_twin` are used where they are there. Names may end with a unit,
-    as in defocus_um.
+    See `read_tilts`; the columns of `twin.make_twin` are used where they are there.
 
     Raises:
         ValueError: if no file of angles is found or it has another number of images.
@@ -90,15 +82,7 @@ def series_table(recipe: WithAngles, stack: str, count: int) -> pd.DataFrame:
         raise ValueError(f"angles=null: there is no .mdoc, .rawtlt, .tlt, .tsv or .csv beside "
                          f"{path.name}: must be given")
     try:
-        if file.suffix == ".mdoc":
-            table = read_mdoc(file)
-        elif file.suffix in (".rawtlt", ".tlt"):
-            table = pd.DataFrame({"tilt_angle": read_rawtlt(file)})
-        else:
-            table = pd.read_csv(file, sep="\t" if file.suffix == ".tsv" else ",")
-            if not table.index.equals(pd.RangeIndex(len(table))):  # pandas shifts the names then
-                raise ValueError(f"{file}: rows have more cells than there are names of columns")
-            table = _in_our_units(table)
+        table = read_tilts(file)
     except (ValueError, OSError) as error:
         raise ValueError(f"angles: {error}") from error
     if "tilt_angle" in table and not (table["tilt_angle"].abs() <= 90).all():
@@ -142,25 +126,3 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list):
         for one in value.values() if isinstance(value, dict) else value:
             yield from _texts(one)
-
-
-def _in_our_units(table: pd.DataFrame) -> pd.DataFrame:
-    """Columns without the unit in their name: defocus_um becomes defocus [A]."""
-    columns = {}
-    for name, values in table.items():
-        plain = str(name).strip("# ")
-        unit = next((unit for unit in _UNITS if plain.endswith(f"_{unit}")), None)
-        ours = plain[:-len(unit) - 1] if unit else plain
-        ours = "tilt_angle" if ours == "angle" else ours
-        if ours in columns:
-            raise ValueError(f"column {name}: there is another of {ours}")
-        if ours in _NUMBERS or unit:
-            numbers = pd.to_numeric(values, errors="coerce")
-            odd = (numbers.isna() & values.notna()).to_numpy()
-            if odd.any() or values.dtype.kind == "b":
-                row = odd.argmax()
-                raise ValueError(f"row {row + 1}, column {name}: {values.iloc[row]!r} must be a "
-                                 "number")
-            values = numbers * (_UNITS[unit] if unit else 1.0)
-        columns[ours] = values
-    return pd.DataFrame(columns)
