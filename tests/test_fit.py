@@ -28,6 +28,7 @@ from tem_taichi.recipes import ctf as recipe_ctf
 from tem_taichi.recipes.input import series_table
 from tem_taichi.recipes.load import find_recipe, read_recipe, recipe_names
 from tem_taichi.scene.load import load_scene
+from tem_taichi.scene.typed import to_plain
 from tem_taichi.series.plan import plan
 from tem_taichi.simulate import main as simulate
 
@@ -107,7 +108,7 @@ def test_what_is_shown_of_a_recipe_are_the_defaults_of_every_key(name, capsys):
         given = getattr(shipped, field.name)
         assert type(given) is type(getattr(plain, field.name))
         if field.name != "input":
-            assert type(content[field.name]) is type(given), field.name  # 1.0 is not true
+            assert type(content[field.name]) is type(to_plain(given)), field.name  # 1.0 is not true
 
 
 def test_help_and_show(here, capsys):
@@ -136,6 +137,29 @@ def test_recipe_of_ones_own(here):
     assert result["mean_free_path_A"] == 3000
     result, _ = run("recipe=settings/mine.yaml", "output=b", "mean_free_path=2000")
     assert result["mean_free_path_A"] == 2000
+
+
+def test_recipes_are_composed_as_scenes_are(here, capsys):
+    """Of other files beside them, each of which may name its base in either way."""
+    Path("lab.yaml").write_text("recipe: ctf\nvoltage: 200\nspherical_aberration: 1.2\n")
+    Path("day.yaml").write_text("defaults: [lab, _self_]\nspherical_aberration: 0.01\n"
+                                "output: o\ninput: ${output}.mrc\n")
+    Path("own.yaml").write_text("defaults: [ctf, _self_]\nvoltage: 200\n")
+    recipe = read_recipe(["recipe=day.yaml", "amplitude_contrast=0.1"])
+    assert recipe == read_recipe(["recipe=own.yaml", "spherical_aberration=0.01", "output=o",
+                                  "amplitude_contrast=0.1", "input=o.mrc"])
+    assert (recipe.voltage, recipe.defocus) == (200, (1500, 60000))
+    for text, said in (("defaults: [none, _self_]", "Could not load 'none'"),
+                       ("defaults: [bad, _self_]", "bad.yaml: defaults: files include each other"),
+                       ("defaults: [lab]", "bad.yaml: defaults: must end with _self_"),
+                       ("defaults: lab", 'defaults="lab": must be a list in the file'),
+                       ("defaults: [{hydra/launcher: joblib}, _self_]", "Hydra's own settings"),
+                       ("voltage: 200", "recipe=None: must be one of ctf, "),
+                       ("defaults: [lab, _self_]\nvoltage: {a: 1}", 'voltage={"a": 1}')):
+        Path("bad.yaml").write_text(text)
+        assert main(["recipe=bad.yaml", "input=a.mrc"]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("error: ") and err.count("\n") == 1 and said in err, err
 
 
 def test_commands_of_the_readme():

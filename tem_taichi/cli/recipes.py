@@ -1,7 +1,6 @@
 """A recipe from the command line: printed, or run and its results written whole or not at all."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
 from inspect import getdoc
 
 import torch
@@ -16,6 +15,7 @@ from tem_taichi.recipes.input import files_of
 from tem_taichi.recipes.load import defaults, find_recipe, module_of, name_of, read_recipe
 from tem_taichi.recipes.result import Result, write_result
 from tem_taichi.recipes.show import to_yaml
+from tem_taichi.scene.typed import to_plain
 from tem_taichi.versions import versions
 from tem_taichi.waiting import waiting
 
@@ -28,7 +28,7 @@ def show_recipe(words: Sequence[str]) -> None:
         values = defaults(module.RECIPE[0])
     else:
         recipe = read_recipe(words)
-        module, name, values = module_of(recipe), name_of(recipe), asdict(recipe)
+        module, name, values = module_of(recipe), name_of(recipe), to_plain(recipe)
     print(to_yaml(name, getdoc(module) or "", module.RECIPE[0], values), end="")
 
 
@@ -49,7 +49,7 @@ def do_recipe(words: Sequence[str]) -> None:
         write_result(folder, result)
         write_json(folder / METADATA, {"program": PROGRAM, "recipe": name, "versions": versions(),
                                        "threads": {"torch": torch.get_num_threads(), **waiting()},
-                                       "settings": asdict(recipe)})
+                                       "settings": to_plain(recipe)})
         files = sorted(file.name for file in folder.iterdir())
     remove_parts(unfinished_folder(recipe.output))
     for line in result.lines():

@@ -54,11 +54,11 @@ class CtfRecipe(Recipe):
     """Cs [mm]"""
     amplitude_contrast: float = 0.07
     """Q"""
-    defocus: list[float] = field(default_factory=lambda: [1500.0, 60000.0])
+    defocus: tuple[float, ...] = (1500.0, 60000.0)
     """lowest and highest looked for [A], positive = underfocus"""
     astigmatism: float = 1200.0
     """largest U - V looked for [A]"""
-    resolution: list[float] | None = None
+    resolution: tuple[float, ...] | None = None
     """lowest and highest used [A]; null = 30 to 4 A, coarser for pixels beyond 2 A"""
     phase_shift: bool = False
     """whether to look for a phase plate's shift"""

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ from tem_taichi import checks
 from tem_taichi.files.io import read_images
 from tem_taichi.files.tilt_tables import read_tilts
 from tem_taichi.recipes.settings import Recipe
+from tem_taichi.scene.typed import to_plain
 
 _SAME = 0.01
 """Relative difference of pixel sizes that are taken for the same."""
@@ -114,7 +114,7 @@ def files_of(recipe: Recipe, words: Sequence[str] = ()) -> list[str]:
         recipe: of `read_recipe`.
         words: that it was read from; one may name a recipe's own file.
     """
-    named = [*_texts(asdict(recipe)), *(word.partition("=")[2] for word in words
+    named = [*_texts(to_plain(recipe)), *(word.partition("=")[2] for word in words
                                         if word.startswith("recipe="))]
     return [name for name in named if os.path.isfile(os.path.expanduser(name))] + [
         str(file) for name in recipe.input if os.path.isfile(name) for file in _beside(Path(name))]

@@ -20,9 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tem_taichi import recipes
 from tem_taichi.recipes.settings import Recipe
-from tem_taichi.scene.load import apply, explain, parse_overrides
+from tem_taichi.scene.composition import ConfigFiles, compose
+from tem_taichi.scene.load import apply, check_order, explain, hydra_errors, parse_overrides
 from tem_taichi.scene.references import hidden, resolved
-from tem_taichi.scene.typed import check_mappings, from_plain
+from tem_taichi.scene.typed import check_mappings, from_plain, to_plain
 from tem_taichi.scene.yaml_files import read_yaml
 
 _OWN = "own_recipe"
@@ -79,8 +80,8 @@ def name_of(recipe: Recipe) -> str:
 
 def defaults(kind: type[Recipe]) -> dict[str, Any]:
     """The value of each setting where nothing is given, plain data."""
-    return {one.name: one.default if one.default_factory is MISSING else one.default_factory()
-            for one in fields(kind)}
+    return {one.name: to_plain(one.default if one.default_factory is MISSING
+                               else one.default_factory()) for one in fields(kind)}
 
 
 def read_recipe(overrides: Sequence[str]) -> Recipe:
@@ -88,8 +89,9 @@ def read_recipe(overrides: Sequence[str]) -> Recipe:
 
     Args:
         overrides: recipe=NAME, a shipped one, a Python file of your own, or a YAML file of your own
-            that names its base as `recipe`, a shipped one; then any of its keys. Files that such a
-            YAML file names are looked for in its folder, then in the working folder.
+            that names its base, a shipped one, as `recipe: NAME` or among its defaults; then any of
+            its keys. Files that such a YAML file names are looked for in its folder, then in the
+            working folder.
 
     Raises:
         ValueError: for anything wrong, with one line that names key, value and what is allowed.
@@ -124,16 +126,27 @@ def read_recipe(overrides: Sequence[str]) -> Recipe:
 
 
 def _read(file: Path) -> tuple[str, dict[Any, Any]]:
-    """The shipped recipe that a YAML file names, and its own settings: data, which runs nothing."""
+    """The shipped recipe that a YAML file names, and its settings: data, which runs nothing.
+
+    Hydra composes them. Among a file's defaults a recipe's name stands for `recipe: NAME`.
+    """
     if not file.is_file():
         raise ValueError(f"recipe={file}: no such file")
     content = read_yaml(file)
     if not isinstance(content, dict):
         raise ValueError(f"{file}: must be a mapping of keys")
-    name = str(content.pop("recipe", None))
-    if name not in recipe_names():
-        raise ValueError(f"recipe={name}: must be one of {', '.join(recipe_names())}, in {file}")
-    return name, _with_files(content, file.parent)
+    if isinstance(content.get("defaults"), list):
+        check_order(file, content["defaults"])
+    names = recipe_names()
+    entries = {name: {"recipe": name} for name in names}
+    files = ConfigFiles(content, [file.resolve().parent], entries)
+    with hydra_errors(f"{file}: defaults: files include each other"):
+        composed = OmegaConf.to_container(compose(files)[0])
+    assert isinstance(composed, dict)
+    name = str(composed.pop("recipe", None))
+    if name not in names:
+        raise ValueError(f"recipe={name}: must be one of {', '.join(names)}, in {file}")
+    return name, _with_files(composed, file.parent)
 
 
 def _with_home(plain: dict[Any, Any]) -> dict[Any, Any]:

@@ -1,15 +1,16 @@
 """The settings that recipes share; each recipe adds its own."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tem_taichi import checks
+from tem_taichi.scene.typed import keep_tuples
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What all recipes have."""
 
-    input: list[str] = field(default_factory=list)
+    input: tuple[str, ...] = ()
     """files to read, see the recipe"""
     output: str = "tem_taichi_fit"
     """folder for the results"""
@@ -19,6 +20,7 @@ class Recipe:
     """[A]; null = the file's own. Where both are given they must agree"""
 
     def __post_init__(self) -> None:
+        keep_tuples(self)
         checks.check(bool(self.input), "input", self.input, "a file, or a list of files")
         checks.check(len(set(self.input)) == len(self.input), "input", self.input,
                      "different files: one is given twice")

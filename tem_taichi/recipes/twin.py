@@ -32,9 +32,9 @@ class TwinRecipe(SeriesRecipe):
     """Cs [mm]"""
     mean_free_path: float = 3950.0
     """of the loss from the image in ice at 300 kV [A], scaled to the voltage; scales thickness"""
-    shape: list[int] | None = None
+    shape: tuple[int, ...] | None = None
     """rows and columns of the twin's images; null = those of the real ones"""
-    masses: list[float] = field(default_factory=lambda: [5.0, 20.0, 100.0, 500.0, 2500.0])
+    masses: tuple[float, ...] = (5.0, 20.0, 100.0, 500.0, 2500.0)
     """of the globules that may crowd the ice [kDa]; [] = ice alone"""
     particles: dict[str, ParticleSettings] = field(default_factory=dict)
     """further particles of interest by name, as in a scene's specimen; they are not fitted"""
@@ -65,7 +65,7 @@ def run(recipe: TwinRecipe, report: Report) -> Result:
     tilts = series_table(recipe, name, len(images))
     twin = make_twin(images, tilts, pixel_size, recipe.voltage, TwinSettings(
         recipe.mean_free_path, recipe.spherical_aberration,
-        (recipe.shape[0], recipe.shape[1]) if recipe.shape else None, tuple(recipe.masses),
+        (recipe.shape[0], recipe.shape[1]) if recipe.shape else None, recipe.masses,
         recipe.particles, recipe.tile, recipe.slice_thickness, recipe.seed))
     warnings = list(twin.warnings)
     seconds: float | None = None

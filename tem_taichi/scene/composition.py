@@ -1,4 +1,4 @@
-"""A scene put together from its defaults by Hydra's composition, without Hydra's global state.
+"""A scene or a recipe put together from its defaults by Hydra, without Hydra's global state.
 
 Hydra's own `compose` works on one global object, so that two threads, or a program that itself
 runs under `hydra.main`, get in each other's way; it also imports whatever package is called
@@ -6,7 +6,7 @@ hydra_plugins. Here it gets a repository of its own: the shipped files, those be
 the scene as plain data.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -31,17 +31,20 @@ SCHEMA, STORED = "scene_schema", "tem_taichi_scene"
 """Names of the defaults of every key, and of the scene at hand."""
 
 
-class SceneFiles(ConfigRepository):
-    """What Hydra may read for a scene.
+class ConfigFiles(ConfigRepository):
+    """What Hydra may read for a scene or a recipe.
 
     Args:
-        content: the scene, plain data.
-        folder: in which it is.
+        content: the scene or recipe, plain data.
+        folders: in which the files are that it may name.
+        made: what has a name but no file, plain data.
+        kind: dataclass that all of it becomes; None = not known yet.
     """
 
-    def __init__(self, content: dict[Any, Any], folder: Path) -> None:
-        self._folders = (CONFIG_FOLDER, folder)
-        self._made = {STORED: content, SCHEMA: to_plain(Scene())}
+    def __init__(self, content: dict[Any, Any], folders: Sequence[Path],
+                 made: Mapping[str, dict[Any, Any]], kind: type | None = None) -> None:
+        self._folders, self._kind = folders, kind
+        self._made = {STORED: content, **made}
         self._read: dict[str, ConfigResult] = {}
 
     def load_config(self, config_path: str) -> ConfigResult | None:
@@ -60,10 +63,10 @@ class SceneFiles(ConfigRepository):
                     raise ValueError(f"{file}: {error}") from error
             if not isinstance(content, dict):
                 raise ValueError(f"{file}: must be a mapping of keys")
-            for item in _listed(content, "the scene" if name == STORED else name):
+            for item in _listed(content, "the file" if name == STORED else name):
                 _check_default(item)
             group = name.rpartition("/")[0]
-            kind = get_type_hints(Scene).get(group) if group else Scene
+            kind = get_type_hints(self._kind).get(group) if group and self._kind else self._kind
             if kind and not header["package"]:
                 check_mappings(kind, content, group)
             config = OmegaConf.create(hidden(content))
@@ -97,8 +100,14 @@ class SceneFiles(ConfigRepository):
                      if (file := folder / f"{name}.yaml").is_file()), None)
 
 
-def compose(files: SceneFiles, chosen: Sequence[Override]) -> tuple[DictConfig, list[Override]]:
-    """The scene with its defaults, and the overrides that choose no file.
+def scene_files(content: dict[Any, Any], folder: Path) -> ConfigFiles:
+    """What a scene in a folder may name: the shipped files, and those beside it."""
+    return ConfigFiles(content, (CONFIG_FOLDER, folder), {SCHEMA: to_plain(Scene())}, Scene)
+
+
+def compose(files: ConfigFiles,
+            chosen: Sequence[Override] = ()) -> tuple[DictConfig, list[Override]]:
+    """What was given with its defaults, and the overrides that choose no file.
 
     Args:
         files: what may be read.

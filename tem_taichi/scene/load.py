@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tem_taichi.checks import shown
 from tem_taichi.scene.composition import CONFIG_FOLDER as CONFIG_FOLDER
-from tem_taichi.scene.composition import SCHEMA, STORED, SceneFiles, compose
+from tem_taichi.scene.composition import SCHEMA, STORED, ConfigFiles, compose, scene_files
 from tem_taichi.scene.references import hidden, resolved
 from tem_taichi.scene.settings import Scene
 from tem_taichi.scene.typed import from_plain
@@ -51,8 +51,8 @@ def load_scene(path: str | Path | None = None, overrides: Sequence[str] = ()) ->
     """
     file = DEFAULT if path is None else Path(path)
     folder = file.resolve().parent
-    files = SceneFiles(_read(file), folder)
-    with _hydra(f"{file}: defaults: files include each other"):
+    files = scene_files(_read(file), folder)
+    with hydra_errors(f"{file}: defaults: files include each other"):
         parsed = parse_overrides(overrides)
         for override in parsed:
             if override.is_sweep_override():
@@ -79,7 +79,7 @@ def load_sweep(path: str | Path | None, overrides: Sequence[str]) -> list[Scene]
         ValueError: as `load_scene`.
     """
     file = DEFAULT if path is None else Path(path)
-    files: Any = SceneFiles(_read(file), file.resolve().parent)  # which glob() looks into
+    files: Any = scene_files(_read(file), file.resolve().parent)  # which glob() looks into
     fixed, swept = [], []
     for override in parse_overrides(overrides, files):
         if not override.is_sweep_override():
@@ -116,7 +116,7 @@ def parse_overrides(overrides: Sequence[str], files: Any = None) -> list[Overrid
     """
     parsed = []
     for line in overrides:
-        with _hydra(f"{_cut(line)}: is nested too deeply"):
+        with hydra_errors(f"{_cut(line)}: is nested too deeply"):
             parsed += OverridesParser.create(files).parse_overrides([line])
         if parsed[-1].is_hydra_override():
             raise ValueError(f"{line}: Hydra's own settings have no effect here")
@@ -124,7 +124,7 @@ def parse_overrides(overrides: Sequence[str], files: Any = None) -> list[Overrid
 
 
 @contextmanager
-def _hydra(too_deep: str) -> Iterator[None]:
+def hydra_errors(too_deep: str) -> Iterator[None]:
     """Hydra's errors as ValueErrors of one line."""
     try:
         yield
@@ -148,9 +148,7 @@ def _read(file: Path) -> dict[Any, Any]:
     defaults = content["defaults"]
     if not isinstance(defaults, list):
         raise ValueError(f"{file}: defaults={shown(defaults)}: {_BEGIN}")
-    if defaults[-1:] != ["_self_"]:
-        raise ValueError(f"{file}: defaults: must end with _self_, so that the scene's own values "
-                         "hold")
+    check_order(file, defaults)
     folder = file.resolve().parent
     shipped = [str(path.relative_to(CONFIG_FOLDER)) for path in CONFIG_FOLDER.glob("*/*.yaml")]
     for name in (*shipped, f"{SCHEMA}.yaml", f"{STORED}.yaml"):
@@ -159,7 +157,14 @@ def _read(file: Path) -> dict[Any, Any]:
     return content
 
 
-def _composed(files: SceneFiles, overrides: list[Override]) -> DictConfig:
+def check_order(file: Path, defaults: list[Any]) -> None:
+    """ValueError unless what a file itself says holds over its defaults."""
+    if defaults[-1:] != ["_self_"]:
+        raise ValueError(f"{file}: defaults: must end with _self_, so that the file's own values "
+                         "hold")
+
+
+def _composed(files: ConfigFiles, overrides: list[Override]) -> DictConfig:
     """The scene with its defaults and overrides.
 
     Hydra itself sets no key that the scene does not name, such as a new particle's; so it only
