@@ -22,6 +22,7 @@ from tem_taichi.cli.run import prepare, run
 from tem_taichi.recipes.load import find_recipe, read_recipe, recipe_names
 from tem_taichi.scene.load import load_scene
 from tem_taichi.scene.settings import ParticleSettings, Scene
+from tem_taichi.scene.typed import hints_of
 
 SCENE = {
     "defaults": ["simulate", {"override specimen": "empty"}, "_self_"],
@@ -50,7 +51,7 @@ VALUES: list[Any] = [
 
 def keys(kind: type, at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Every key of a dataclass; a mapping of particles stands for the ball's keys."""
-    for name, hint in get_type_hints(kind).items():
+    for name, hint in hints_of(kind).items():
         yield (*at, name)
         if dataclasses.is_dataclass(hint):
             yield from keys(hint, (*at, name))

@@ -22,11 +22,11 @@ from tem_taichi.scene.settings import (
     IceSettings,
     InteractionSettings,
     OpticsSettings,
-    ParticleSettings,
     Scene,
     SpecimenSettings,
     TiltErrorSettings,
     TiltSettings,
+    particle_of,
 )
 
 PIXEL, AXIS = 3.0, 85.0
@@ -42,8 +42,8 @@ def made(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     (folder / "au.pdb").write_text("HETATM    1 AU   AU  A   1       0.000   0.000   0.000"
                                    "  1.00 80.00          AU\nEND\n")
-    atoms = ParticleSettings(structure=str(folder / "au.pdb"), placement="listed",
-                             positions=POSITIONS.tolist())
+    atoms = particle_of(structure=str(folder / "au.pdb"), placement="listed",
+                        positions=POSITIONS.tolist())
     scene = Scene(
         name="gold", seed=3, shape=list(request.param), pixel_size=PIXEL, dose=400.0,
         formats=["warp", "aretomo", "imod"],

@@ -5,15 +5,17 @@ from dataclasses import FrozenInstanceError, fields, is_dataclass
 import pytest
 
 from tem_taichi.checks import shown
+from tem_taichi.scene.particle import SOURCES
+from tem_taichi.scene.placing import HelixSettings, PlacingSettings
 from tem_taichi.scene.settings import (
     DetectorSettings,
     IceSettings,
     InteractionSettings,
     MicroscopeSettings,
-    ParticleSettings,
     Scene,
     SpecimenSettings,
     TiltSettings,
+    particle_of,
 )
 from tem_taichi.scene.show import documentation
 from tem_taichi.scene.typed import from_plain, to_plain
@@ -101,8 +103,8 @@ def test_plain_data_becomes_the_scene():
     assert scene == Scene(
         name="5", seed=1000, dose=2.0, shape=[64, 32],
         specimen=SpecimenSettings(ice=IceSettings(mean_free_path=None), particles={
-            "1": ParticleSettings(structure="4v1w", assembly="1", placement="listed",
-                                  positions=[[1.0, 2.0, 3.0]])}))
+            "1": particle_of(structure="4v1w", assembly="1", placement="listed",
+                             positions=[[1.0, 2.0, 3.0]])}))
     assert type(scene.dose) is float and type(scene.seed) is int and type(scene.shape[1]) is int
 
 
@@ -132,8 +134,10 @@ def dataclasses_of(kind):
 
 def test_settings_stay_as_they_are():
     """No field can be set, and what YAML gives as lists is neither: in Python both are the same."""
-    for kind in (*dataclasses_of(Scene), ParticleSettings):
-        made = ParticleSettings(globule=5.0) if kind is ParticleSettings else kind()
+    sheet = particle_of(membrane=[1.0, 1.0], placement="helix", rise=1.0, twist=0.0, length=9.0)
+    for made in (*(kind() for kind in dataclasses_of(Scene)), sheet, sheet.source, sheet.placing,
+                 sheet.helix):
+        kind = type(made)
         for field in fields(kind):
             with pytest.raises(FrozenInstanceError):
                 setattr(made, field.name, getattr(made, field.name))
@@ -146,7 +150,7 @@ def test_settings_stay_as_they_are():
 
 
 def test_every_key_is_documented():
-    for kind in (*dataclasses_of(Scene), ParticleSettings):
+    for kind in (*dataclasses_of(Scene), *SOURCES.values(), PlacingSettings, HelixSettings):
         documented = documentation(kind)
         assert [f.name for f in fields(kind) if not is_dataclass(f.type)
-                and f.name not in documented and f.name != "particles"] == []
+                and f.name not in documented] == []

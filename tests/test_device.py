@@ -17,10 +17,10 @@ from dataclasses import replace
 import torch
 import tem_taichi as tt
 from tem_taichi.scene.settings import (
-    IceSettings, ParticleSettings, Scene, SpecimenSettings, TiltSettings)
+    IceSettings, Scene, SpecimenSettings, TiltSettings, particle_of)
 torch.set_num_threads(1)
 scene = Scene(shape=[32, 32], tilts=TiltSettings("listed", angles=[0.0]), specimen=SpecimenSettings(
-    IceSettings(60.0, granularity=0.0), particles={"p": ParticleSettings(globule=10.0)}))
+    IceSettings(60.0, granularity=0.0), particles={"p": particle_of(globule=10.0)}))
 """
 
 

@@ -11,7 +11,7 @@ from scipy.special import jv
 from tem_taichi.files.particles import write_particles
 from tem_taichi.rotations import euler_to_matrix
 from tem_taichi.scene.load import load_scene
-from tem_taichi.scene.settings import IceSettings, ParticleSettings, Scene, SpecimenSettings
+from tem_taichi.scene.settings import IceSettings, Scene, SpecimenSettings, particle_of
 from tem_taichi.scene.typed import from_plain
 from tem_taichi.series.build import build_specimen, load_kind
 from tem_taichi.series.filaments import along_filaments, helix
@@ -26,7 +26,7 @@ TUBE = dict(globule=50.0, placement="helix", rise=41 / 13, twist=110.769230769,
 def scene_of(thickness=400.0, size=(800.0, 800.0), seed=0, **particles):
     return Scene(seed=seed, specimen=SpecimenSettings(
         ice=IceSettings(thickness=thickness), size=list(size),
-        particles={name: ParticleSettings(**values) for name, values in particles.items()}))
+        particles={name: particle_of(**values) for name, values in particles.items()}))
 
 
 def subunits(**particle) -> np.ndarray:
@@ -47,15 +47,15 @@ def test_positive_twist_is_a_right_handed_screw():
 def test_tobacco_mosaic_virus_is_its_biological_assembly(double, shared):
     """2OM3: the file's 49 operators against the rise and twist (16.34 a turn), atom by atom."""
     file = str(shared / "data" / "atoms" / "2OM3.pdb")
-    particle = ParticleSettings(structure=file, placement="helix", rise=1.4076, twist=360 / 16.34,
-                                length=49 * 1.4076, positions=[[0.0, 0.0, 0.0]], hydrogens="none")
-    kind = load_kind("tmv", particle)
+    particle = dict(structure=file, placement="helix", rise=1.4076, twist=360 / 16.34,
+                    length=49 * 1.4076, positions=[[0.0, 0.0, 0.0]], hydrogens="none")
+    kind = load_kind("tmv", particle_of(**particle))
     subunit = read_structure(file, hydrogens="none").positions.numpy()
     kept = kind.positions.numpy()
     shift = kept - subunit
     assert np.array_equal(shift[:, :2], np.zeros_like(shift[:, :2]))  # the axis stays
     assert np.ptp(shift[:, 2]) < 1e-9 and abs(kept[:, 2].max() + kept[:, 2].min()) < 1e-9
-    pose, = place(scene_of(tmv=vars(particle)), {"tmv": kind.radius})
+    pose, = place(scene_of(tmv=particle), {"tmv": kind.radius})
     built = np.einsum("cij,nj->cni", pose.rotations, kept) + pose.positions[:, None]
     assembly = read_structure(file, assembly="1", hydrogens="none").positions.numpy() + shift[0]
     # Operators of six digits at 90 A
@@ -196,7 +196,7 @@ def one(**values):
     (one(membrane=[5]), "specimen.particles.p.membrane=[5.0]: must be 2 positive numbers"),
     (one(structure="4v1w", vesicle=500), "p.structure=\"4v1w\": must be null where vesicle is"),
     (one(fiducial=5, globule=5), "p.fiducial=5.0: must be null where globule is given"),
-    (one(vesicle=500, bend=300), "p.bend=300.0: must be null without membrane"),
+    (one(vesicle=500, bend=300), "p.bend=300: no such key; a vesicle has vesicle, placement,"),
     (one(placement="random"), "p.structure=null: must be given, or else one of map, fiducial"),
     (one(globule=50, placement="helix", twist=3, length=9), "p.rise=null: must be given for"),
     (one(globule=50, placement="helix", rise=3, length=9), "p.twist=null: must be given for"),

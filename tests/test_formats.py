@@ -27,11 +27,11 @@ from tem_taichi.scene.settings import (
     InteractionSettings,
     MicroscopeSettings,
     OpticsSettings,
-    ParticleSettings,
     Scene,
     SpecimenSettings,
     TiltErrorSettings,
     TiltSettings,
+    particle_of,
 )
 from tem_taichi.series.build import build_specimen
 from tem_taichi.series.record import recorded
@@ -52,9 +52,9 @@ def gold(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def scene(gold) -> Scene:
     """Two gold atoms that absorb, in focus: dark dots; and every kind of error."""
-    atom = ParticleSettings(structure=gold, placement="listed", positions=POSITIONS[:1],
-                            orientations=[[10.0, 20.0, 30.0]])
-    bead = ParticleSettings(structure=gold, placement="listed", positions=POSITIONS[1:])
+    atom = particle_of(structure=gold, placement="listed", positions=POSITIONS[:1],
+                       orientations=[[10.0, 20.0, 30.0]])
+    bead = particle_of(structure=gold, placement="listed", positions=POSITIONS[1:])
     return Scene(
         name="gold", seed=3, shape=[NY, NX], pixel_size=PIXEL, dose=400.0, formats=list(FORMATS),
         specimen=SpecimenSettings(ice=IceSettings(thickness=130.0, potential=0.0, granularity=0.0),
@@ -192,8 +192,8 @@ def test_relion_files_agree_with_the_truth(folder, scene, series):
 @pytest.mark.parametrize("angle", [-45.0, 45.0])
 def test_relions_hand_is_that_of_the_defocus(gold, tmp_path, angle):
     """Of two atoms that only shift the phase, the one under focus is dark, the other bright."""
-    atoms = ParticleSettings(structure=gold, placement="listed",
-                             positions=[[-110.0, 0.0, 0.0], [110.0, 0.0, 0.0]])
+    atoms = particle_of(structure=gold, placement="listed",
+                        positions=[[-110.0, 0.0, 0.0], [110.0, 0.0, 0.0]])
     scene = Scene(name="gold", shape=[NY, NX], pixel_size=PIXEL, formats=["relion5"],
                   specimen=SpecimenSettings(ice=IceSettings(thickness=130.0, granularity=0.0),
                                             damage=0.0, particles={"au": atoms}),
@@ -414,8 +414,8 @@ def test_copick_itself_reads_its_project_from_any_folder(scene, series, tmp_path
     copick = pytest.importorskip("copick", reason="the program itself")
     partial, final = tmp_path / "partial", tmp_path / "final"
     partial.mkdir()
-    membrane = ParticleSettings(membrane=[60.0, 60.0], placement="listed",
-                                positions=[[0.0, 0.0, 0.0]])
+    membrane = particle_of(membrane=[60.0, 60.0], placement="listed",
+                           positions=[[0.0, 0.0, 0.0]])
     kinds = {**scene.specimen.particles, "lipid_sheet": membrane}
     more = replace(scene, specimen=replace(scene.specimen, particles=kinds))
     write_formats(partial, recorded(more, build_specimen(more), series.tilts,
@@ -479,7 +479,7 @@ def test_series_without_particles_or_halves(scene, tmp_path):
 
 def test_a_kind_named_as_anothers_mask_is_refused_for_shrec():
     """Both would be references/a_mask.mrc."""
-    bead = ParticleSettings(fiducial=50.0)
+    bead = particle_of(fiducial=50.0)
     kinds = SpecimenSettings(particles={"a": bead, "a_mask": bead})
     Scene(specimen=kinds, formats=["copick"])
     with pytest.raises(ValueError, match='particles="a_mask": must be named differently from'):
@@ -488,7 +488,7 @@ def test_a_kind_named_as_anothers_mask_is_refused_for_shrec():
 
 def test_names_that_copick_can_not_tell_apart_are_refused(scene, gold):
     """Before anything is computed."""
-    atom = ParticleSettings(structure=gold, placement="listed", positions=[[0.0, 0.0, 0.0]])
+    atom = particle_of(structure=gold, placement="listed", positions=[[0.0, 0.0, 0.0]])
     twice = replace(scene.specimen, particles={"a_b": atom, "a-b": replace(atom)})
     assert replace(scene, specimen=twice, formats=["shrec"]).formats == ("shrec",)
     with pytest.raises(ValueError, match=r'specimen\.particles="a-b": must be named differently '

@@ -13,10 +13,10 @@ from tem_taichi.scene.settings import (
     IceSettings,
     MovieSettings,
     OpticsSettings,
-    ParticleSettings,
     Scene,
     SpecimenSettings,
     TiltSettings,
+    particle_of,
 )
 from tem_taichi.series.build import build_specimen
 from tem_taichi.series.movie import frames_of
@@ -28,8 +28,8 @@ def scene(tmp_path):
     file = tmp_path / "gold.pdb"
     file.write_text("HETATM    1 AU   AU  A   1       0.000   0.000   0.000  1.00 80.00"
                     "          AU\nEND\n")
-    particle = ParticleSettings(structure=str(file), placement="listed",
-                                positions=[[20.0, 0.0, 0.0], [-30.0, 10.0, 40.0]])
+    particle = particle_of(structure=str(file), placement="listed",
+                           positions=[[20.0, 0.0, 0.0], [-30.0, 10.0, 40.0]])
     return Scene(shape=[48, 48], pixel_size=3.0, dose=8.0, optics=OpticsSettings(defocus=3000.0),
                  specimen=SpecimenSettings(ice=IceSettings(thickness=200.0, granularity=0.0),
                                            damage=0.0, particles={"gold": particle}),

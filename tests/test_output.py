@@ -20,10 +20,10 @@ from tem_taichi.scene.settings import (
     DetectorSettings,
     IceSettings,
     OpticsSettings,
-    ParticleSettings,
     Scene,
     SpecimenSettings,
     TiltSettings,
+    particle_of,
 )
 
 
@@ -32,9 +32,9 @@ def scene(tmp_path_factory):
     structure = tmp_path_factory.mktemp("atom") / "gold.pdb"
     structure.write_text("HETATM    1 AU   AU  A   1       0.000   0.000   0.000  1.00 20.00"
                          "          AU\nEND\n")
-    gold = ParticleSettings(structure=str(structure), placement="listed",
-                            positions=[[10.0, -20.0, 5.0], [0.0, 0.0, 0.0]],
-                            orientations=[[10.0, 20.0, 30.0], [0.0, 0.0, 0.0]])
+    gold = particle_of(structure=str(structure), placement="listed",
+                       positions=[[10.0, -20.0, 5.0], [0.0, 0.0, 0.0]],
+                       orientations=[[10.0, 20.0, 30.0], [0.0, 0.0, 0.0]])
     return Scene(name="gold", seed=3, shape=[32, 48], pixel_size=2.5, dose=4.0,
                  specimen=SpecimenSettings(ice=IceSettings(thickness=100.0),
                                            particles={"au": gold}),

@@ -18,10 +18,10 @@ from tem_taichi.scene.settings import (
     InteractionSettings,
     MicroscopeSettings,
     OpticsSettings,
-    ParticleSettings,
     Scene,
     SpecimenSettings,
     TiltSettings,
+    particle_of,
 )
 from tem_taichi.series.build import build_specimen
 from tem_taichi.series.cost import foreseen_time
@@ -38,8 +38,8 @@ def atom(tmp_path: Path) -> str:
 
 
 def scene_of(structure, positions=((0.0, 0.0, 0.0),), **changes):
-    particle = ParticleSettings(structure=structure, placement="listed",
-                                positions=[list(p) for p in positions])
+    particle = particle_of(structure=structure, placement="listed",
+                           positions=[list(p) for p in positions])
     settings = dict(
         shape=[64, 64], pixel_size=2.0, dose=10.0,
         specimen=SpecimenSettings(ice=IceSettings(thickness=400.0, mean_free_path=None,

@@ -18,11 +18,11 @@ from tem_taichi.scene.settings import (
     DetectorSettings,
     IceSettings,
     OpticsSettings,
-    ParticleSettings,
     Scene,
     SpecimenSettings,
     TiltErrorSettings,
     TiltSettings,
+    particle_of,
 )
 from tem_taichi.series.read import read_series
 
@@ -125,8 +125,8 @@ def test_simulated_files_read_back_are_exported_to_the_same_bytes(tmp_path):
     """With the truth given, as an alignment and a fit of the CTF would find it."""
     (tmp_path / "au.pdb").write_text("HETATM    1 AU   AU  A   1       0.000   0.000   0.000"
                                      "  1.00 80.00          AU\nEND\n")
-    atoms = ParticleSettings(structure=str(tmp_path / "au.pdb"), placement="listed",
-                             positions=[[10.0, -20.0, 15.0]])
+    atoms = particle_of(structure=str(tmp_path / "au.pdb"), placement="listed",
+                        positions=[[10.0, -20.0, 15.0]])
     scene = Scene(
         name="gold", shape=[32, 36], pixel_size=3.0, dose=40.0,
         specimen=SpecimenSettings(ice=IceSettings(thickness=90.0), particles={"au": atoms}),

@@ -13,10 +13,10 @@ from hydra import compose, initialize_config_dir
 from tem_taichi.scene.load import CONFIG_FOLDER, load_scene, load_sweep
 from tem_taichi.scene.settings import (
     IceSettings,
-    ParticleSettings,
     Scene,
     SpecimenSettings,
     TiltSettings,
+    particle_of,
 )
 from tem_taichi.scene.show import to_yaml
 
@@ -39,7 +39,8 @@ def write(tmp_path, monkeypatch):
 
 def test_embedded_scene():
     scene = load_scene()
-    assert scene.microscope.name == "krios" and scene.specimen.particles["apoferritin"].count == 3
+    assert scene.microscope.name == "krios"
+    assert scene.specimen.particles["apoferritin"].placing.count == 3
 
 
 @pytest.mark.parametrize("file", sorted(
@@ -81,9 +82,9 @@ def test_particles_come_and_go_on_the_command_line():
         "specimen.particles.apoferritin.gap=20", "~specimen.particles.b.placement",
         "specimen.particles.b.placement=listed"])
     assert scene.specimen.particles == {
-        "apoferritin": ParticleSettings(structure="4v1w", count=3, gap=20.0),
-        "a": ParticleSettings(structure="4v1w", count=2),
-        "b": ParticleSettings(structure="4v1w", placement="listed", positions=[[1.0, 2.0, 3.0]])}
+        "apoferritin": particle_of(structure="4v1w", count=3, gap=20.0),
+        "a": particle_of(structure="4v1w", count=2),
+        "b": particle_of(structure="4v1w", placement="listed", positions=[[1.0, 2.0, 3.0]])}
     for nothing in ("~specimen.particles.apoferritin", "specimen.particles={}"):
         assert load_scene(overrides=[nothing]).specimen.particles == {}
     scene = load_scene(overrides=["specimen.particles={}", "specimen.particles.a.structure=4v1w"])
@@ -134,10 +135,10 @@ detector: {mtf_table: null, mtf_file: d.txt}
 output: results
 """))
     p, q, r, s = scene.specimen.particles.values()
-    assert p.structure == str(tmp_path / "sub" / "a.pdb")
-    assert (q.map, q.file) == (str(tmp_path / "b.mrc"), str(tmp_path / "sub" / "c.star"))
+    assert p.source.structure == str(tmp_path / "sub" / "a.pdb")
+    assert q.files == [str(tmp_path / "b.mrc"), str(tmp_path / "sub" / "c.star")]
     assert scene.detector.mtf_file == str(tmp_path / "d.txt")
-    assert (r.structure, s.structure, scene.output) == ("4v1w", "none.pdb", "results")
+    assert (r.source.structure, s.source.structure, scene.output) == ("4v1w", "none.pdb", "results")
 
 
 def test_resolved_scene_loads_to_the_same_scene(write):
@@ -145,10 +146,10 @@ def test_resolved_scene_loads_to_the_same_scene(write):
         load_scene(overrides=["detector=k3_300kv"]), name="a-1.b", seed=2**63 - 1, pixel_size=0.1,
         output="with space/é", dose=1 / 3,
         specimen=SpecimenSettings(particles={
-            "1": ParticleSettings(structure=os.path.abspath("tab\tquote\"colon: #.pdb"),
-                                  assembly="1"),
-            "no": ParticleSettings(map="null", placement="listed",
-                                   positions=[[1e-7, -1e5, 0.0], [3.0, 2.0, 1.0]])},
+            "1": particle_of(structure=os.path.abspath("tab\tquote\"colon: #.pdb"),
+                             assembly="1"),
+            "no": particle_of(map="null", placement="listed",
+                              positions=[[1e-7, -1e5, 0.0], [3.0, 2.0, 1.0]])},
             ice=IceSettings(thickness=1e-5 + 50, mean_free_path=None)),
         tilts=TiltSettings(scheme="listed", angles=[-1.5, 0.0], shifts=[[0.0, 1e-9], [1.0, 2.0]]))
     text = to_yaml(scene)
@@ -323,7 +324,7 @@ specimen:
     assert (scene.name, scene.dose, scene.shape, scene.optics.defocus) == (
         "run0_3", 2, (64, 64), 5)
     particles = scene.specimen.particles
-    assert particles["a"] == particles["b"] and particles["a"].count == 30
+    assert particles["a"] == particles["b"] and particles["a"].placing.count == 30
 
 
 LAUGHS = "x: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
@@ -360,7 +361,7 @@ specimen:
     b: *a
     c: {<<: *a, count: 3}
 """))
-    assert [p.count for p in scene.specimen.particles.values()] == [2, 2, 3]
+    assert [p.placing.count for p in scene.specimen.particles.values()] == [2, 2, 3]
 
 
 @pytest.mark.parametrize("item", [

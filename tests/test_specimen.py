@@ -13,9 +13,9 @@ from tem_taichi.rotations import euler_to_matrix, tilt_rotation
 from tem_taichi.scene.settings import (
     IceSettings,
     InteractionSettings,
-    ParticleSettings,
     Scene,
     SpecimenSettings,
+    particle_of,
 )
 from tem_taichi.series.build import build_specimen
 from tem_taichi.series.placement import particle_table, place
@@ -39,7 +39,7 @@ def scene_of(thickness=300.0, size=None, seed=0, **particles):
     return Scene(seed=seed, shape=[128, 128], pixel_size=2.0,
                  interaction=InteractionSettings(slice_thickness=5.0), specimen=SpecimenSettings(
         ice=IceSettings(granularity=0.0, thickness=thickness), size=size,
-        particles={name: ParticleSettings(**p) for name, p in particles.items()}))
+        particles={name: particle_of(**p) for name, p in particles.items()}))
 
 
 def view_of(rotation, shape=(96, 96), pixel_size=1.0, n_slices=8, thickness=10.0, shift=(0, 0)):

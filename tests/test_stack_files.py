@@ -14,11 +14,11 @@ from tem_taichi.scene.settings import (
     IceSettings,
     InteractionSettings,
     OpticsSettings,
-    ParticleSettings,
     Scene,
     SpecimenSettings,
     StackSettings,
     TiltSettings,
+    particle_of,
 )
 from tem_taichi.series.record import recorded
 from tem_taichi.series.tilts import tilt_table
@@ -31,7 +31,7 @@ PARTICLES = pd.DataFrame({
 
 
 def scene_of(**changes):
-    kinds = {name: ParticleSettings(structure="1abc", count=0) for name in "ab"}
+    kinds = {name: particle_of(structure="1abc", count=0) for name in "ab"}
     settings = dict(
         name="s", shape=[64, 96], pixel_size=2.0, stack=StackSettings(box=16),
         specimen=SpecimenSettings(ice=IceSettings(thickness=300.0), particles=kinds),

@@ -10,12 +10,12 @@ from tem_taichi.scene.settings import (
     IceSettings,
     MovieSettings,
     OpticsSettings,
-    ParticleSettings,
     Scene,
     SpecimenSettings,
     StackSettings,
     TiltErrorSettings,
     TiltSettings,
+    particle_of,
 )
 from tem_taichi.series.placement import place
 from tem_taichi.series.simulate import simulate
@@ -23,13 +23,13 @@ from tem_taichi.series.tilts import tilt_table
 from tem_taichi.streams import ROOM, Key
 
 KINDS = {
-    "balls": ParticleSettings(globule=30.0, count=3),
-    "crystal": ParticleSettings(globule=10.0, placement="lattice", copies=[2, 1, 1]),
-    "fibre": ParticleSettings(globule=10.0, placement="helix", rise=40.0, twist=30.0, length=80.0),
+    "balls": particle_of(globule=30.0, count=3),
+    "crystal": particle_of(globule=10.0, placement="lattice", copies=[2, 1, 1]),
+    "fibre": particle_of(globule=10.0, placement="helix", rise=40.0, twist=30.0, length=80.0),
 }
 # Along the tilt axis, where no tilt takes it out of the ice's depth, which decides the slices.
-AWAY = ParticleSettings(globule=30.0, placement="listed", positions=[[0.0, 3000.0, 0.0]])
-ABSENT = ParticleSettings(globule=60.0, count=0)
+AWAY = particle_of(globule=30.0, placement="listed", positions=[[0.0, 3000.0, 0.0]])
+ABSENT = particle_of(globule=60.0, count=0)
 
 
 def tilted(*angles):
@@ -89,17 +89,17 @@ def test_poses_do_not_depend_on_other_kinds(kinds):
 
 
 def test_more_copies_leave_those_before_them():
-    few = poses({"balls": ParticleSettings(globule=30.0, count=3)})["balls"]
-    many = poses({"balls": ParticleSettings(globule=30.0, count=4)})["balls"]
+    few = poses({"balls": particle_of(globule=30.0, count=3)})["balls"]
+    many = poses({"balls": particle_of(globule=30.0, count=4)})["balls"]
     assert np.array_equal(many.positions[:3], few.positions)
     assert np.array_equal(many.rotations[:3], few.rotations)
 
 
 def test_kinds_and_seeds_have_poses_of_their_own():
-    both = poses({name: ParticleSettings(globule=30.0, count=3) for name in ("one", "other")})
+    both = poses({name: particle_of(globule=30.0, count=3) for name in ("one", "other")})
     assert not np.isclose(both["one"].positions, both["other"].positions).any()
     assert not np.isclose(both["one"].rotations, both["other"].rotations).any()
-    again = poses({"one": ParticleSettings(globule=30.0, count=3)}, seed=4)["one"]
+    again = poses({"one": particle_of(globule=30.0, count=3)}, seed=4)["one"]
     assert not np.isclose(again.positions, both["one"].positions).any()
 
 

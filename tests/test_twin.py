@@ -10,6 +10,7 @@ from tem_taichi.estimate.thickness_fit import mean_intensities
 from tem_taichi.estimate.twin import Twin, TwinSettings, make_twin, twin_text
 from tem_taichi.estimate.twin_table import complete_table
 from tem_taichi.scene.load import load_scene
+from tem_taichi.scene.particle import particle_of
 from tem_taichi.scene.settings import (
     DetectorSettings,
     InteractionSettings,
@@ -18,7 +19,7 @@ from tem_taichi.scene.settings import (
     Scene,
     TiltSettings,
 )
-from tem_taichi.scene.specimen import IceSettings, ParticleSettings, SpecimenSettings
+from tem_taichi.scene.specimen import IceSettings, SpecimenSettings
 from tem_taichi.series.record import TiltSeries
 from tem_taichi.series.simulate import simulate
 
@@ -30,7 +31,7 @@ def tiny(masses: dict[float, float], detector: DetectorSettings | None = None) -
     """A series of nine tilts of 1500 A of ice, and balls of mass [kDa]: volume fraction."""
     size, thickness = [3000.0, 2000.0], 1500.0
     volume = size[0] * size[1] * thickness
-    particles = {f"ball_{mass:g}": ParticleSettings(
+    particles = {f"ball_{mass:g}": particle_of(
                      globule=mass, count=round(part * volume / mass / 1230))
                  for mass, part in masses.items()}
     return Scene(
@@ -153,7 +154,7 @@ def test_the_model_of_the_spectrum_is_that_of_the_simulator() -> None:
     power = np.abs(np.fft.rfft2(image)) ** 2 / image.size * 100  # [A^2]
     lens = Lens(10.0, 300.0, 2.7, 3950.0, 4.48)
     volume = scene.specimen.size[0] * scene.specimen.size[1] * 1500.0
-    number = scene.specimen.particles["ball_500"].count / volume
+    number = scene.specimen.particles["ball_500"].placing.count / volume
     model = (contrast_power(k.ravel(), Sight(25000.0, 1500.0, 0.0, 0.0), lens, 0.0)
              * ball_potential(k.ravel(), 500.0, 4.48) ** 2).reshape(k.shape) * number * 1500
     for low, high in ((1 / 250, 1 / 120), (1 / 60, 1 / 40)):
@@ -173,7 +174,7 @@ def test_the_scene_is_written_and_read_back(made, tmp_path) -> None:
 
 def test_particles_of_interest_and_other_shapes_are_kept(made) -> None:
     scene, real, *_ = made
-    ferritin = ParticleSettings(structure="4v1w", count=3)
+    ferritin = particle_of(structure="4v1w", count=3)
     twin = make_twin(real.images.numpy(), table_of(scene), 10.0, 300.0, replace(
         SETTINGS, particles={"apoferritin": ferritin}, shape=(64, 96), masses=()))
     assert twin.scene.specimen.particles == {"apoferritin": ferritin}

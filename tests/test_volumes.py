@@ -24,10 +24,10 @@ from tem_taichi.rotations import random_rotations
 from tem_taichi.scene.settings import (
     ComputeSettings,
     IceSettings,
-    ParticleSettings,
     Scene,
     SpecimenSettings,
     TiltSettings,
+    particle_of,
 )
 from tem_taichi.series.build import build_specimen
 from tem_taichi.specimen.fiducials import gold_kind
@@ -44,11 +44,11 @@ def scene(tmp_path_factory):
     rod = "".join(line.format(n + 1, n + 1, 3.0 * n, 0, 0) for n in range(9))
     (folder / "rod.pdb").write_text(rod + "END\n")
     (folder / "dot.pdb").write_text(line.format(1, 1, 0, 0, 0) + "END\n")
-    rods = ParticleSettings(structure=str(folder / "rod.pdb"), placement="listed",
-                            positions=[[20.0, -30.0, 12.0], [-24.0, 8.0, -16.0]],
-                            orientations=[[0.0, 0.0, 90.0], [0.0, 90.0, 0.0]])
-    dots = ParticleSettings(structure=str(folder / "dot.pdb"), placement="listed",
-                            positions=[[40.0, 40.0, 0.0], [500.0, 0.0, 0.0]])  # out of the field
+    rods = particle_of(structure=str(folder / "rod.pdb"), placement="listed",
+                       positions=[[20.0, -30.0, 12.0], [-24.0, 8.0, -16.0]],
+                       orientations=[[0.0, 0.0, 90.0], [0.0, 90.0, 0.0]])
+    dots = particle_of(structure=str(folder / "dot.pdb"), placement="listed",
+                       positions=[[40.0, 40.0, 0.0], [500.0, 0.0, 0.0]])  # out of the field
     return Scene(name="rods", shape=[48, 40], pixel_size=4.0, compute=ComputeSettings(arch="cpu"),
                  specimen=SpecimenSettings(ice=IceSettings(thickness=70.0, potential=0.0,
                                                            granularity=0.0),

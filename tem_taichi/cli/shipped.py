@@ -1,4 +1,6 @@
-"""The microscopes, detectors and specimens that a scene can choose, for people to read."""
+"""The microscopes, detectors, specimens and particles that a scene can choose, for people."""
+
+from dataclasses import fields
 
 import yaml
 
@@ -6,6 +8,8 @@ from tem_taichi.device import as_tensor
 from tem_taichi.noise.cameras import detector_from_config
 from tem_taichi.noise.detector import quantum_efficiency
 from tem_taichi.scene.load import CONFIG_FOLDER
+from tem_taichi.scene.particle import SOURCES
+from tem_taichi.scene.show import documentation
 
 
 def print_shipped() -> None:
@@ -21,3 +25,7 @@ def print_shipped() -> None:
                                            detector_from_config(yaml.safe_load(text)))
                 summary += "; DQE " + ", ".join(f"{value:.2f}" for value in curve.tolist())
             print(f"  {file.stem:22}{summary}")
+    print("particles (one of these keys, and others; --show says what they mean)")
+    for key, kind in SOURCES.items():
+        others = ", ".join(field.name for field in fields(kind) if field.name != key)
+        print(f"  {key:22}{documentation(kind)[key]}" + (f"; {others}" if others else ""))

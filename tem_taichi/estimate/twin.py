@@ -20,6 +20,8 @@ from tem_taichi.estimate.thickness_field import fit_images_thickness
 from tem_taichi.estimate.thickness_fit import ThicknessFit
 from tem_taichi.estimate.twin_table import complete_table
 from tem_taichi.rotations import tilt_rotation
+from tem_taichi.scene.particle import GlobuleSettings, ParticleSettings
+from tem_taichi.scene.placing import PlacingSettings
 from tem_taichi.scene.settings import (
     DetectorSettings,
     InteractionSettings,
@@ -29,7 +31,7 @@ from tem_taichi.scene.settings import (
     TiltSettings,
 )
 from tem_taichi.scene.show import to_yaml
-from tem_taichi.scene.specimen import IceSettings, ParticleSettings, SpecimenSettings
+from tem_taichi.scene.specimen import IceSettings, SpecimenSettings
 from tem_taichi.series.build import build_specimen
 from tem_taichi.series.cost import foreseen_time
 from tem_taichi.series.plan import plan
@@ -256,10 +258,11 @@ def _specimen(scene: Scene, fit: ThicknessFit, crowd: CrowdFit,
     thickness, slope = slab(fit, at_voltage / stronger, scene.tilts.axis_angle)
     ice = IceSettings(thickness=thickness, mean_free_path=settings.mean_free_path, slope=slope)
     size = _field(scene, thickness)
-    particles = {f"globule_{mass:g}": ParticleSettings(globule=mass, count=round(
-        density * stronger * size[0] * size[1] * thickness))
-        for mass, density in zip(crowd.masses, crowd.densities, strict=True)}
-    particles = {name: kind for name, kind in particles.items() if kind.count}
+    counts = [round(density * stronger * size[0] * size[1] * thickness)
+              for density in crowd.densities]
+    particles = {f"globule_{mass:g}": ParticleSettings(
+        GlobuleSettings(mass), PlacingSettings(count=count))
+        for mass, count in zip(crowd.masses, counts, strict=True) if count}
     return (SpecimenSettings(ice=ice, damage=short(crowd.damage),
                              size=tuple(map(short, size)),
                              particles=settings.particles | particles),

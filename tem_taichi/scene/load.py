@@ -211,9 +211,8 @@ def _with_absolute_files(scene: Scene, folder: Path) -> Scene:
         return next((os.path.abspath(place) for place in places if os.path.isfile(place)),
                     name)
 
-    particles = {name: replace(p, structure=found(p.structure), map=found(p.map),
-                               file=found(p.file))
-                 for name, p in scene.specimen.particles.items()}
+    particles = {name: particle.with_files(found)
+                 for name, particle in scene.specimen.particles.items()}
     camera = scene.detector
     return replace(scene, specimen=replace(scene.specimen, particles=particles),
                    detector=replace(camera, mtf_file=found(camera.mtf_file),

@@ -15,9 +15,10 @@ from tem_taichi.files.copick import copick_name
 from tem_taichi.scene.microscope import DetectorSettings as DetectorSettings
 from tem_taichi.scene.microscope import MicroscopeSettings as MicroscopeSettings
 from tem_taichi.scene.microscope import OpticsSettings as OpticsSettings
+from tem_taichi.scene.particle import ParticleSettings as ParticleSettings
+from tem_taichi.scene.particle import particle_of as particle_of
 from tem_taichi.scene.specimen import NAME, NAME_SAYS
 from tem_taichi.scene.specimen import IceSettings as IceSettings
-from tem_taichi.scene.specimen import ParticleSettings as ParticleSettings
 from tem_taichi.scene.specimen import SpecimenSettings as SpecimenSettings
 from tem_taichi.scene.stack import StackSettings as StackSettings
 from tem_taichi.scene.typed import keep_tuples

@@ -5,11 +5,12 @@ import inspect
 import json
 import textwrap
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
-from itertools import pairwise
+from dataclasses import is_dataclass
+from itertools import groupby, pairwise
 from typing import Any, cast
 
 from tem_taichi.scene.settings import Scene
+from tem_taichi.scene.typed import entries
 
 _COMMENT = 50
 """Column where comments begin, unless the value reaches further."""
@@ -21,10 +22,10 @@ def to_yaml(scene: Scene) -> str:
 
 
 def _lines(item: Any, indent: str) -> Iterator[str]:
-    documented = documentation(type(item))
-    for field in fields(item):
-        value, about = getattr(item, field.name), documented.get(field.name, "")
-        yield from _entry(field.name, value, about, indent)
+    for kind, group in groupby(entries(item), key=lambda entry: entry[0]):
+        documented = documentation(kind)
+        for _, name, value in group:
+            yield from _entry(name, value, documented.get(name, ""), indent)
 
 
 def _entry(name: str, value: Any, about: str, indent: str) -> Iterator[str]:
@@ -32,7 +33,7 @@ def _entry(name: str, value: Any, about: str, indent: str) -> Iterator[str]:
         yield f"{indent}{name}:"
         yield from _lines(value, indent + "  ")
     elif isinstance(value, dict) and value:
-        yield f"{indent}{name}:"
+        yield _commented(f"{indent}{name}:", about)
         for key, item in value.items():
             yield from _entry(json.dumps(key), item, "", indent + "  ")
     elif isinstance(value, tuple) and value and isinstance(value[0], tuple):

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -10,6 +10,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from tem_taichi.checks import shown
 
 T = TypeVar("T")
+BESIDE = {"beside": True}
+"""Metadata of a field, a dataclass, whose keys stand beside those of the one that it is in."""
 
 _NAMES = {float: "a number", int: "a whole number", bool: "true or false", str: "text",
           list: "a list", tuple: "a list", dict: "a mapping of names",
@@ -21,7 +23,8 @@ def from_plain(kind: type[T], content: Any, key: str = "") -> T:
 
     Fields are float, int, bool, str, dataclasses, list[...], tuple[..., ...], Mapping[str, ...],
     dict[str, ...] or one of these or None. A whole number is a number, and text may be given as a
-    whole number. What is absent has the dataclass's default.
+    whole number. What is absent has the dataclass's default. A dataclass that is one of several
+    kinds has a class method `from_plain` of its own.
 
     Args:
         kind: the dataclass.
@@ -31,6 +34,9 @@ def from_plain(kind: type[T], content: Any, key: str = "") -> T:
     Raises:
         ValueError: with one line that names key, value and what is allowed.
     """
+    own_way = getattr(kind, "from_plain", None)
+    if own_way is not None:
+        return own_way(content, key)
     hints = get_type_hints(kind)
     if not isinstance(content, dict):
         raise ValueError(f"{key}={shown(content)}: must be a mapping of {', '.join(hints)}")
@@ -41,7 +47,7 @@ def from_plain(kind: type[T], content: Any, key: str = "") -> T:
             near = difflib.get_close_matches(str(name), hints, 1)
             allowed = f"did you mean {near[0]}?" if near else "must be one of " + ", ".join(hints)
             raise ValueError(f"{place}={shown(value)}: no such key; {allowed}")
-        values[name] = _value(hints[name], value, place)
+        values[name] = typed(hints[name], value, place)
     return kind(**values)
 
 
@@ -60,10 +66,33 @@ def _as_tuple(value: Any) -> Any:
 def to_plain(item: Any) -> Any:
     """The reverse of `from_plain`: a dataclass as mappings, lists and values."""
     if is_dataclass(item):
-        return {field.name: to_plain(getattr(item, field.name)) for field in fields(item)}
+        return {name: to_plain(value) for _, name, value in entries(item)}
     if isinstance(item, dict):
         return {name: to_plain(value) for name, value in item.items()}
     return [to_plain(value) for value in item] if isinstance(item, list | tuple) else item
+
+
+def entries(item: Any) -> Iterator[tuple[type, str, Any]]:
+    """Keys of a dataclass in YAML: the class that says what each means, its name and its value."""
+    for field in fields(item):
+        value = getattr(item, field.name)
+        if field.metadata != BESIDE:
+            yield type(item), field.name, value
+        elif value is not None:
+            yield from entries(value)
+
+
+def hints_of(kind: Any) -> dict[str, Any]:
+    """Types of the keys that a dataclass may have in YAML, those of all kinds that it may be."""
+    beside = {field.name for field in fields(kind) if field.metadata == BESIDE}
+    hints: dict[str, Any] = {}
+    for name, hint in get_type_hints(kind).items():
+        if name in beside:
+            for part in filter(is_dataclass, get_args(hint) or (hint,)):
+                hints |= hints_of(part)
+        else:
+            hints[name] = hint
+    return hints
 
 
 def below(key: str, name: object) -> str:
@@ -91,7 +120,7 @@ def check_mappings(kind: Any, content: Any, key: str = "") -> None:
     named = origin in (dict, Mapping)
     holds = is_dataclass(kind) or named
     if isinstance(content, dict) and holds:
-        hints = {} if named else get_type_hints(kind)
+        hints = {} if named else hints_of(kind)
         for name, value in content.items():
             if named or name in hints:
                 check_mappings(inner[1] if named else hints[name], value, below(key, name))
@@ -100,16 +129,17 @@ def check_mappings(kind: Any, content: Any, key: str = "") -> None:
         raise ValueError(f"{key}={shown(content)}: must be {allowed}")
 
 
-def _value(kind: Any, value: Any, key: str) -> Any:
+def typed(kind: Any, value: Any, key: str) -> Any:
+    """A value of a type, as `from_plain` knows them; `key` is where it stands."""
     origin, inner = get_origin(kind), get_args(kind)
     if NoneType in inner:
-        return None if value is None else _value(inner[0], value, key)
+        return None if value is None else typed(inner[0], value, key)
     if isinstance(kind, type) and is_dataclass(kind):
         return from_plain(kind, value, key)
     if origin in (list, tuple) and isinstance(value, list | tuple):
-        return origin(_value(inner[0], item, f"{key}[{n}]") for n, item in enumerate(value))
+        return origin(typed(inner[0], item, f"{key}[{n}]") for n, item in enumerate(value))
     if origin in (dict, Mapping) and isinstance(value, dict):
-        return {str(name): _value(inner[1], item, below(key, name))
+        return {str(name): typed(inner[1], item, below(key, name))
                 for name, item in value.items()}
     if isinstance(value, bool):  # which is an int to Python
         if kind is bool:

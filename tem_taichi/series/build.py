@@ -10,7 +10,17 @@ from tem_taichi.device import as_tensor, current
 from tem_taichi.files.mrc import read_volume
 from tem_taichi.grid import BAND_LIMIT
 from tem_taichi.physics import wavelength
-from tem_taichi.scene.settings import ParticleSettings, Scene
+from tem_taichi.scene.particle import (
+    FiducialSettings,
+    GlobuleSettings,
+    MapSettings,
+    MembraneSettings,
+    ParticleSettings,
+    Source,
+    StructureSettings,
+    VesicleSettings,
+)
+from tem_taichi.scene.settings import Scene
 from tem_taichi.series.placement import place
 from tem_taichi.specimen.absorption import (
     Loss,
@@ -24,7 +34,7 @@ from tem_taichi.specimen.fiducials import GOLD_B_FACTOR, gold_kind
 from tem_taichi.specimen.globules import globule_kind
 from tem_taichi.specimen.ice_shape import IceShape
 from tem_taichi.specimen.kinds import Kind, kind_of
-from tem_taichi.specimen.maps import _ratio_of_maps, map_gaussians
+from tem_taichi.specimen.maps import map_gaussians, ratio_of_maps
 from tem_taichi.specimen.membranes import membrane_kind, vesicle_kind
 from tem_taichi.specimen.particles import Ice, ParticlesInIce
 from tem_taichi.specimen.poses import Poses
@@ -41,56 +51,56 @@ def load_kind(name: str, particle: ParticleSettings, ratios: Ratios | None = Non
         ValueError: for a file that cannot be read, or as `read_structure`, or for a part of a
             size that cannot be, naming the key.
     """
-    kind = _kind_alone(name, particle, ratios)
-    if particle.axis_distance is None:
-        return kind
-    return replace(kind, positions=kind.positions + as_tensor([particle.axis_distance, 0, 0]))
-
-
-def _kind_alone(name: str, particle: ParticleSettings, ratios: Ratios | None) -> Kind:
-    key = f"specimen.particles.{name}"
-    if particle.structure is None and particle.map is None:
-        return _made_kind(name, particle, ratios)
-    if particle.map is not None:
-        try:
-            volume, voxel = read_volume(Path(particle.map), particle.voxel_size)
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{key}.map: {error}") from error
-        positions, group = map_gaussians(volume * particle.map_scale, voxel)
-        if len(positions) == 0:
-            raise ValueError(f"{key}.map={particle.map}: is zero everywhere")
-        return Kind(name, positions, group, absorbing=group.scaled(_ratio_of_maps(ratios)))
-    model = particle.model if particle.model == "all" else int(particle.model)
+    distance = particle.helix.axis_distance if particle.helix else None
+    keeps_axis = particle.helix is not None and distance is None
     try:
-        atoms = read_structure(particle.structure or "", particle.assembly, model,
-                               particle.hydrogens, particle.altlocs)
+        kind = _made(name, particle.source, keeps_axis, ratios)
     except (ValueError, OSError) as error:
-        raise ValueError(f"{key}.structure: {error}") from error
-    centred = atoms.centred()
-    if particle.placement == "helix" and particle.axis_distance is None:
-        centred = replace(centred, positions=torch.cat(
-            [atoms.positions[:, :2], centred.positions[:, 2:]], dim=1))
-    atoms = centred
-    if particle.b_factor is not None:
-        atoms = replace(atoms, b_factors=torch.full_like(atoms.b_factors, particle.b_factor))
+        raise ValueError(f"specimen.particles.{name}.{particle.made_from}: {error}") from error
+    if distance is None:
+        return kind
+    return replace(kind, positions=kind.positions + as_tensor([distance, 0, 0]))
+
+
+def _made(name: str, source: Source, keeps_axis: bool, ratios: Ratios | None) -> Kind:
+    """What a particle is made from, by its class."""
+    match source:
+        case StructureSettings():
+            return _of_structure(name, source, keeps_axis, ratios)
+        case MapSettings():
+            return _of_map(name, source, ratios)
+        case FiducialSettings():
+            b_factor = GOLD_B_FACTOR if source.b_factor is None else source.b_factor
+            return gold_kind(name, source.fiducial, b_factor, ratios)
+        case GlobuleSettings():
+            return globule_kind(name, source.globule, ratios)
+        case VesicleSettings():
+            return vesicle_kind(name, source.vesicle, ratios)
+        case MembraneSettings():
+            along_x, along_y = source.membrane
+            return membrane_kind(name, (along_x, along_y), source.bend, ratios)
+
+
+def _of_structure(name: str, source: StructureSettings, keeps_axis: bool,
+                  ratios: Ratios | None) -> Kind:
+    model = source.model if source.model == "all" else int(source.model)
+    atoms = read_structure(source.structure, source.assembly, model, source.hydrogens,
+                           source.altlocs)
+    centred = atoms.centred().positions
+    if keeps_axis:
+        centred = torch.cat([atoms.positions[:, :2], centred[:, 2:]], dim=1)
+    atoms = replace(atoms, positions=centred)
+    if source.b_factor is not None:
+        atoms = replace(atoms, b_factors=torch.full_like(atoms.b_factors, source.b_factor))
     return kind_of(atoms, name, ratios)
 
 
-def _made_kind(name: str, particle: ParticleSettings, ratios: Ratios | None) -> Kind:
-    """A part that needs no file."""
-    size = particle.membrane or [0.0, 0.0]
-    b_factor = GOLD_B_FACTOR if particle.b_factor is None else particle.b_factor
-    makers = {
-        "fiducial": lambda diameter: gold_kind(name, diameter, b_factor, ratios),
-        "globule": lambda mass: globule_kind(name, mass, ratios),
-        "vesicle": lambda diameter: vesicle_kind(name, diameter, ratios),
-        "membrane": lambda _: membrane_kind(name, (size[0], size[1]), particle.bend, ratios),
-    }
-    part = next(part for part in makers if getattr(particle, part) is not None)
-    try:
-        return makers[part](getattr(particle, part))
-    except ValueError as error:
-        raise ValueError(f"specimen.particles.{name}.{part}: {error}") from error
+def _of_map(name: str, source: MapSettings, ratios: Ratios | None) -> Kind:
+    volume, voxel = read_volume(Path(source.map), source.voxel_size)
+    positions, group = map_gaussians(volume * source.map_scale, voxel)
+    if len(positions) == 0:
+        raise ValueError(f"{source.map}: is zero everywhere")
+    return Kind(name, positions, group, absorbing=group.scaled(ratio_of_maps(ratios)))
 
 
 def build_specimen(scene: Scene) -> ParticlesInIce:

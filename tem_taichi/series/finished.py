@@ -56,7 +56,7 @@ def files_read(scene: Scene) -> list[str]:
     """Names of the files that a scene reads, whether they are there or not."""
     names = [scene.detector.mtf_file, scene.detector.dqe_file]
     for particle in scene.specimen.particles.values():
-        names += [particle.structure, particle.map, particle.file]
+        names += particle.files
     return [name for name in names if name]
 
 

@@ -11,7 +11,8 @@ from scipy.spatial import cKDTree
 from tem_taichi.files.particles import read_placements
 from tem_taichi.machine import check_memory
 from tem_taichi.rotations import euler_to_matrix, matrix_to_euler, random_rotations
-from tem_taichi.scene.settings import ParticleSettings, Scene
+from tem_taichi.scene.placing import HelixSettings, PlacingSettings
+from tem_taichi.scene.settings import Scene
 from tem_taichi.series.filaments import along_filaments, helix, random_filaments
 from tem_taichi.specimen.poses import Poses
 from tem_taichi.streams import Key
@@ -66,25 +67,28 @@ def place(scene: Scene, radii: dict[str, float]) -> tuple[Poses, ...]:
     particles = scene.specimen.particles
     placed: dict[str, Poses] = {}
     for name, particle in particles.items():
-        if particle.placement == "listed":
-            placed[name] = _listed(name, particle)
-        elif particle.placement == "lattice":
-            placed[name] = _lattice(name, particle, radii[name], scene.seed)
-        elif particle.placement == "helix" and (particle.positions is not None or particle.file):
-            listed = _listed(name, particle)
-            placed[name] = _filaments(particle, np.asarray(listed.positions),
+        placing, filaments = particle.placing, particle.helix
+        if placing.placement == "listed":
+            placed[name] = _listed(name, placing)
+        elif placing.placement == "lattice":
+            placed[name] = _lattice(name, placing, radii[name], scene.seed)
+        elif filaments is not None and (placing.positions is not None or placing.file):
+            listed = _listed(name, placing)
+            placed[name] = _filaments(filaments, np.asarray(listed.positions),
                                       np.asarray(listed.rotations))
     for name in sorted(set(particles) - set(placed), key=lambda name: (
-            particles[name].placement != "helix", -radii[name], name)):
+            particles[name].helix is None, -radii[name], name)):
         taken = [(np.asarray(poses.positions), radii[other]) for other, poses in placed.items()]
-        somewhere = _random_filaments if particles[name].placement == "helix" else _random
-        placed[name] = somewhere(name, scene, radii[name], taken)
+        placing, filaments = particles[name].placing, particles[name].helix
+        placed[name] = (
+            _random(name, scene, placing, radii[name], taken) if filaments is None else
+            _random_filaments(name, scene, placing, filaments, radii[name], taken))
     return tuple(placed[name] for name in particles)
 
 
-def _turned(name: str, particle: ParticleSettings, n: int) -> np.ndarray | None:
+def _turned(name: str, placing: PlacingSettings, n: int) -> np.ndarray | None:
     """Rotations of the scene's orientations for n copies; None where it gives none."""
-    given = particle.orientations
+    given = placing.orientations
     if given is None:
         return None
     if len(given) not in (1, n):
@@ -94,31 +98,31 @@ def _turned(name: str, particle: ParticleSettings, n: int) -> np.ndarray | None:
     return np.broadcast_to(euler_to_matrix(rot, tilt, psi), (n, 3, 3)).copy()
 
 
-def _listed(name: str, particle: ParticleSettings) -> Poses:
-    if particle.file is not None:
+def _listed(name: str, placing: PlacingSettings) -> Poses:
+    if placing.file is not None:
         try:
-            table = read_placements(Path(particle.file))
+            table = read_placements(Path(placing.file))
         except (ValueError, OSError) as error:
             raise ValueError(f"specimen.particles.{name}.file: {error}") from error
         if "kind" in table and table["kind"].notna().any():
             table = table[table["kind"] == name]
         return Poses(table[["x", "y", "z"]].to_numpy(float, copy=True),
                      euler_to_matrix(table["rot"], table["tilt"], table["psi"]))
-    positions = np.asarray(particle.positions, dtype=float).reshape(-1, 3)
-    rotations = _turned(name, particle, len(positions))
+    positions = np.asarray(placing.positions, dtype=float).reshape(-1, 3)
+    rotations = _turned(name, placing, len(positions))
     if rotations is None:
         rotations = np.tile(np.eye(3), (len(positions), 1, 1))
     return Poses(positions, rotations)
 
 
-def _lattice(name: str, particle: ParticleSettings, radius: float, seed: int) -> Poses:
-    spacing = particle.spacing or [2.2 * radius] * 3
-    check_memory(f"specimen.particles.{name}.copies={list(particle.copies)}",
-                 _PER_COPY * math.prod(particle.copies), "lower them")
+def _lattice(name: str, placing: PlacingSettings, radius: float, seed: int) -> Poses:
+    spacing = placing.spacing or [2.2 * radius] * 3
+    check_memory(f"specimen.particles.{name}.copies={list(placing.copies)}",
+                 _PER_COPY * math.prod(placing.copies), "lower them")
     axes = [(np.arange(n) - (n - 1) / 2) * step
-            for n, step in zip(particle.copies, spacing, strict=True)]
+            for n, step in zip(placing.copies, spacing, strict=True)]
     positions = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
-    rotations = _turned(name, particle, len(positions))
+    rotations = _turned(name, placing, len(positions))
     return Poses(positions, _any_way_up(name, len(positions), seed) if rotations is None
                  else rotations)
 
@@ -130,42 +134,44 @@ def _any_way_up(name: str, n: int, seed: int) -> np.ndarray:
     return np.concatenate([np.empty((0, 3, 3)), *blocks])[:n]
 
 
-def _subunits(particle: ParticleSettings) -> tuple[np.ndarray, np.ndarray]:
+def _subunits(filaments: HelixSettings) -> tuple[np.ndarray, np.ndarray]:
     """Heights and turns along a filament."""
-    rise = particle.rise or 1.0
-    return helix(max(1, round((particle.length or 0.0) / rise)), rise, particle.twist or 0.0)
+    n = max(1, round(filaments.length / filaments.rise))
+    return helix(n, filaments.rise, filaments.twist)
 
 
-def _filaments(particle: ParticleSettings, middles: np.ndarray, rotations: np.ndarray) -> Poses:
-    heights, turns = _subunits(particle)
+def _filaments(filaments: HelixSettings, middles: np.ndarray, rotations: np.ndarray) -> Poses:
+    heights, turns = _subunits(filaments)
     return Poses(*along_filaments(middles, rotations, heights, turns),
                  np.repeat(np.arange(len(middles)) + 1, len(heights)))
 
 
 def _random_filaments(
-    name: str, scene: Scene, radius: float, taken: list[tuple[np.ndarray, float]],
+    name: str, scene: Scene, placing: PlacingSettings, filaments: HelixSettings, radius: float,
+    taken: list[tuple[np.ndarray, float]],
 ) -> Poses:
-    particle, thickness = scene.specimen.particles[name], scene.specimen.ice.thickness
-    if 2 * radius > thickness and particle.count:
+    thickness = scene.specimen.ice.thickness
+    if 2 * radius > thickness and placing.count:
         raise ValueError(
             f"specimen.ice.thickness={thickness:g}: must be at least the diameter of the filament "
             f"specimen.particles.{name}, {2 * radius:.0f} A, to place it at random")
     x, y = _field(scene)
-    heights, _ = _subunits(particle)
-    check_memory(f"specimen.particles.{name}.count={particle.count}: {len(heights):,} copies each",
-                 _PER_COPY * particle.count * len(heights), "lower it or length")
+    heights, _ = _subunits(filaments)
+    check_memory(
+        f"specimen.particles.{name}.count={placing.count}: {len(heights):,} copies each",
+        _PER_COPY * placing.count * len(heights), "lower it or length")
     middles, rotations = random_filaments(
-        particle.count, np.array([x / 2, y / 2, thickness / 2 - radius]), heights,
-        [(points, radius + other + particle.gap) for points, other in taken],
-        2 * radius + particle.gap, particle.inclination,
+        placing.count, np.array([x / 2, y / 2, thickness / 2 - radius]), heights,
+        [(points, radius + other + placing.gap) for points, other in taken],
+        2 * radius + placing.gap, filaments.inclination,
         Key.of(scene.seed, "placement", name).generator())
-    if len(middles) < particle.count:
+    if len(middles) < placing.count:
         raise ValueError(
-            f"specimen.particles.{name}.count={particle.count}: only {len(middles)} filaments of "
-            f"radius {radius:.0f} A and length {particle.length:g} A found room without overlap in "
-            f"{x:g} x {y:g} x {thickness:g} A; lower the count or enlarge specimen.size or "
+            f"specimen.particles.{name}.count={placing.count}: only {len(middles)} filaments of "
+            f"radius {radius:.0f} A and length {filaments.length:g} A found room without overlap "
+            f"in {x:g} x {y:g} x {thickness:g} A; lower the count or enlarge specimen.size or "
             "specimen.ice.thickness")
-    return _filaments(particle, middles, rotations)
+    return _filaments(filaments, middles, rotations)
 
 
 def _field(scene: Scene) -> Sequence[float]:
@@ -174,12 +180,12 @@ def _field(scene: Scene) -> Sequence[float]:
 
 
 def _random(
-    name: str, scene: Scene, radius: float, taken: list[tuple[np.ndarray, float]],
+    name: str, scene: Scene, placing: PlacingSettings, radius: float,
+    taken: list[tuple[np.ndarray, float]],
 ) -> Poses:
     """Random sequential adsorption of spheres, many proposals at a time."""
-    particle = scene.specimen.particles[name]
     thickness = scene.specimen.ice.thickness
-    if particle.count == 0:
+    if placing.count == 0:
         return Poses(np.empty((0, 3)), np.empty((0, 3, 3)))
     if 2 * radius > thickness:
         raise ValueError(
@@ -193,33 +199,33 @@ def _random(
             "at random")
     room = (size[0] + 2 * radius) * (size[1] + 2 * radius) * thickness
     sphere = 4 / 3 * math.pi * radius**3
-    if particle.count * sphere > room:
+    if placing.count * sphere > room:
         raise ValueError(
-            f"specimen.particles.{name}.count={particle.count}: only {room / sphere:.0f} of radius "
+            f"specimen.particles.{name}.count={placing.count}: only {room / sphere:.0f} of radius "
             f"{radius:.0f} A would fill {size[0]:g} x {size[1]:g} x {thickness:g} A; lower the "
             "count or enlarge specimen.size or specimen.ice.thickness")
-    check_memory(f"specimen.particles.{name}.count={particle.count}",
-                 _PER_COPY * particle.count, "lower it")
+    check_memory(f"specimen.particles.{name}.count={placing.count}",
+                 _PER_COPY * placing.count, "lower it")
     half = np.array([size[0] / 2, size[1] / 2, thickness / 2 - radius])
     accepted = np.empty((0, 3))
     rng = Key.of(scene.seed, "placement", name).generator()
     for _ in range(_ROUNDS):
-        missing = particle.count - len(accepted)
+        missing = placing.count - len(accepted)
         if missing == 0:
             break
         proposals = rng.uniform(-half, half, (2 * missing + 16, 3))
         for centres, other in [*taken, (accepted, radius)]:
             if len(centres):
                 distance, _ = cKDTree(centres).query(proposals)
-                proposals = proposals[distance >= radius + other + particle.gap]
-        proposals = _compatible(proposals, 2 * radius + particle.gap)
+                proposals = proposals[distance >= radius + other + placing.gap]
+        proposals = _compatible(proposals, 2 * radius + placing.gap)
         accepted = np.concatenate([accepted, proposals[:missing]])
-    if len(accepted) < particle.count:
+    if len(accepted) < placing.count:
         raise ValueError(
-            f"specimen.particles.{name}.count={particle.count}: only {len(accepted)} of radius "
+            f"specimen.particles.{name}.count={placing.count}: only {len(accepted)} of radius "
             f"{radius:.0f} A found room without overlap in {size[0]:g} x {size[1]:g} x "
             f"{thickness:g} A; lower the count or enlarge specimen.size or specimen.ice.thickness")
-    return Poses(accepted, _any_way_up(name, particle.count, scene.seed))
+    return Poses(accepted, _any_way_up(name, placing.count, scene.seed))
 
 
 def _compatible(points: np.ndarray, distance: float) -> np.ndarray:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from tem_taichi.files.mrc import smallest_type
 from tem_taichi.files.particles import POSITION
 from tem_taichi.scene.settings import Scene
-from tem_taichi.scene.specimen import SOURCES
 from tem_taichi.series.placement import particle_table
 from tem_taichi.specimen.absorption import amplitude_contrast_of_protein
 from tem_taichi.specimen.particles import ParticlesInIce
@@ -66,7 +65,7 @@ class TiltSeries:
     particles: pd.DataFrame | None = None
     """kind, x, y, z [A from the specimen's centre], rot, tilt, psi [deg]."""
     kinds: dict[str, str] = field(default_factory=dict)
-    """What each kind of particle is made from, by its name: one of `scene.specimen.SOURCES`."""
+    """What each kind of particle is made from, by its name: one of `scene.particle.SOURCES`."""
     specimen: ParticlesInIce | None = None
     """What was imaged."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -146,9 +145,7 @@ def recorded(scene: Scene, specimen: ParticlesInIce, tilts: pd.DataFrame,
         "magnification": (scene.optics.magnification_anisotropy, scene.optics.magnification_angle),
         "one_defocus": scene.interaction.mode != "multislice",
         "particles": particle_table([kind.name for kind in specimen.kinds], specimen.poses),
-        "kinds": {name: next(source for source in SOURCES
-                             if getattr(particle, source, None) is not None)
-                  for name, particle in scene.specimen.particles.items()},
+        "kinds": {name: particle.made_from for name, particle in scene.specimen.particles.items()},
         "specimen": specimen, **rest})
 
 

@@ -90,7 +90,7 @@ def _both_ends(n: int) -> tuple[slice, slice]:
     return slice(0, n - n // 2), slice(-(n // 2), None) if n > 1 else slice(0, 0)
 
 
-def _ratio_of_maps(ratios: Ratios | None) -> float:
+def ratio_of_maps(ratios: Ratios | None) -> float:
     """Absorption over potential of what is given relative to ice: that of protein [1/V]."""
     real, imaginary = protein_potentials(ratios)
     return (imaginary - 1) / (real - mean_potential("ice"))
