@@ -120,7 +120,9 @@ def test_errors_hold_what_the_range_moves(shared):
 def pooled_fit(value: float, error: float) -> CtfFit:
     nothing = (math.nan,) * 4
     none = np.empty(0)
-    return CtfFit(1e4, 1e4, 0, 0, nothing, 4, 100, 0.2, (), None, none, none, 1.0,
+    return CtfFit(defocus_u=1e4, defocus_v=1e4, astigmatism_angle=0, phase_shift=0, errors=nothing,
+                  resolution=4, gain=100, figure_of_merit=0.2, doubts=(), curves=None, model=none,
+                  flattened=none, pixel_size=1.0,
                   spherical_aberration=value, spherical_error=error)
 
 

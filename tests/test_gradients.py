@@ -117,10 +117,12 @@ def realistic_image(p):
     atoms = Atoms(torch.tensor([6, 7, 8, 16, 26] * 2), p["atom positions"], p["B-factors"],
                   p["occupancies"], torch.zeros(10, dtype=torch.bool))
     poses = Poses(p["particle positions"][:1], as_tensor(euler_to_matrix([10.0], [30.0], [50.0])))
-    shape = IceShape(p["thickness in the hole"], p["thickness at the rim"], p["hole radius"],
-                     45.0, 10.0, p["slope of the ice"], 0.0, p["carbon thickness"])
-    ice = Ice(30.0, 4.48, p["mean free path, absorbing"], p["particle absorption"],
-              p["ice granularity"], 3, shape)
+    shape = IceShape(thickness=p["thickness in the hole"], edge_thickness=p["thickness at the rim"],
+                     hole_radius=p["hole radius"], centre_x=45.0, centre_y=10.0,
+                     slope_x=p["slope of the ice"], carbon_thickness=p["carbon thickness"])
+    ice = Ice(thickness=30.0, potential=4.48, mean_free_path=p["mean free path, absorbing"],
+              particle_absorption=p["particle absorption"], granularity=p["ice granularity"],
+              seed=3, shape=shape)
     instrument = TEM((48, 48), (72, 72), 1.0, 300.0, None, slice_thickness=4.0,
                      depth="smooth", energy_filter=False, damage=p["radiation damage"])
     exposure = Exposure(Optics(defocus=3000.0), 25.0, -8.0, dose=20.0, prior_dose=p["prior dose"])

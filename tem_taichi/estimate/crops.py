@@ -164,8 +164,9 @@ def ring_spectrum(crops: np.ndarray | Tensor | Sequence[np.ndarray], *, taper: f
     count = total[used] / loss
     degrees = n - 1 if shared else n
     dispersion = _dispersion(each, count)
-    return RingSpectrum(mean_of(w), each.sum(axis=0) / degrees, degrees * count / dispersion,
-                        mean, dispersion, shared)
+    return RingSpectrum(w=mean_of(w), power=each.sum(axis=0) / degrees,
+                        weight=degrees * count / dispersion, mean=mean, dispersion=dispersion,
+                        shared_removed=shared)
 
 
 def plain(name: str, image: object) -> np.ndarray:

@@ -198,7 +198,8 @@ def fit_crowd(spectra: BackgroundSpectra, sights: list[Sight], lens: Lens,
         numbers, model = fitted(damage, stiff)
         if numbers[len(masses)] >= least:
             break
-    return CrowdFit(_KNOTS, numbers[len(masses):], masses, numbers[:len(masses)], damage, model)
+    return CrowdFit(w=_KNOTS, noise=numbers[len(masses):], masses=masses,
+                    densities=numbers[:len(masses)], damage=damage, model=model)
 
 
 def held_out(spectra: BackgroundSpectra, sights: list[Sight], lens: Lens,

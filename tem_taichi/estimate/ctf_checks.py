@@ -97,11 +97,14 @@ def examine(sectors: Sectors, found: Rings, variances: Sequence[float], lens: Le
     even = _even(some, whole, found, lens, basis, _with(free, _PHASE))
     smooth = _smooth(whole, basis)
     plate = 0.0 if _PHASE in free else _degrees(float(shifted.lens[_PHASE]))
-    return Checks(given + float(bent.lens[_SPHERICAL]), float(bent_error[_SPHERICAL]),
-                  given + float(stiff.lens[_SPHERICAL]), float(stiff_error[_SPHERICAL]),
-                  _degrees(phase), math.degrees(float(turned_error[_PHASE])),
-                  (over - here) / noise, plate, (gain - here) / noise, (even - here) / noise,
-                  (smooth - here) / noise, _shares(found, variances, ranges))
+    return Checks(spherical_aberration=given + float(bent.lens[_SPHERICAL]),
+                  spherical_error=float(bent_error[_SPHERICAL]),
+                  stiff=given + float(stiff.lens[_SPHERICAL]),
+                  stiff_error=float(stiff_error[_SPHERICAL]), phase=_degrees(phase),
+                  phase_error=math.degrees(float(turned_error[_PHASE])),
+                  overfocus=(over - here) / noise, plate=plate, plate_gain=(gain - here) / noise,
+                  even=(even - here) / noise, smooth=(smooth - here) / noise,
+                  shares=_shares(found, variances, ranges))
 
 
 def _smooth(cells: Elements, basis: Basis) -> float:

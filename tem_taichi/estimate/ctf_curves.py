@@ -56,8 +56,9 @@ def equal_phase_curves(elements: Elements, rings: Rings, lens: Lens, basis: Basi
     k, data, fitted, background = (x.double().cpu().numpy() for x in (
         averaged(same), averaged(elements.power / mean), averaged(model), averaged(1 - contrast)))
     window = np.maximum(half_period(k, rings, lens), _LEAST * width)
-    return CtfCurves(k, data, fitted, background, _correlation(k, data, fitted, window),
-                     np.sqrt(noise / count[kept].double().cpu().numpy()))
+    return CtfCurves(frequency=k, data=data, model=fitted, background=background,
+                     correlation=_correlation(k, data, fitted, window),
+                     error=np.sqrt(noise / count[kept].double().cpu().numpy()))
 
 
 def resolution(curves: CtfCurves) -> float:

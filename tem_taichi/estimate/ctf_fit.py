@@ -190,10 +190,13 @@ def fit_spectrum(spectrum: ArrayLike | Tensor, pixel_size: float, voltage: float
     first, second, third, fourth = map(math.hypot, statistics, systematic)
     doubts = _doubts(best, curves, lens, search) + ctf_checks.doubts(
         checks, lens, (u + v) / 2, statistics[0], best.gain)
-    return CtfFit(u, v, angle, shift, (first, second, third, fourth), resolution, best.gain,
-                  float(torch.corrcoef(both)[0, 1]),
-                  tuple(doubts), curves, model.cpu().numpy(), measured.cpu().numpy(), pixel_size,
-                  statistics, systematic, checks.spherical_aberration, checks.spherical_error)
+    return CtfFit(defocus_u=u, defocus_v=v, astigmatism_angle=angle, phase_shift=shift,
+                  errors=(first, second, third, fourth), resolution=resolution, gain=best.gain,
+                  figure_of_merit=float(torch.corrcoef(both)[0, 1]), doubts=tuple(doubts),
+                  curves=curves, model=model.cpu().numpy(), flattened=measured.cpu().numpy(),
+                  pixel_size=pixel_size, statistical_errors=statistics, model_errors=systematic,
+                  spherical_aberration=checks.spherical_aberration,
+                  spherical_error=checks.spherical_error)
 
 
 @dataclass(frozen=True)

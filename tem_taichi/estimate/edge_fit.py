@@ -105,12 +105,15 @@ def estimate_mtf_from_edge(image: np.ndarray | Tensor, *, form: str = "free",
     model[pixels.used], misfit = pixels.finish(curve.at_knots)
     offset, angle = float(pixels.place[0]), float(np.degrees(pixels.place[1]))
     dark, bright = (float(level) * pixels.unit for level in pixels.place[2:4])
-    return EdgeFit(mtf, curve.parameters, angle, offset, dark, bright, misfit, model, (
+    assumptions = (
         "The edge is straight and sharp, and blurred by the detector only.",
         "The MTF is the same in every direction; it is measured along the edge's normal.",
         f"Nothing is recorded beyond {highest:g} cycles/pixel.",
         f"The MTF is 1 at 0: a fall below {1 / (2 * reach):.2g} cycles/pixel is not seen.",
-        "Gain and DQE are not measured by an edge."), _warnings(data, curve, free, misfit))
+        "Gain and DQE are not measured by an edge.")
+    return EdgeFit(mtf=mtf, parameters=curve.parameters, angle=angle, offset=offset, dark=dark,
+                   bright=bright, misfit=misfit, model=model, assumptions=assumptions,
+                   warnings=_warnings(data, curve, free, misfit))
 
 
 def _band(curve: EdgeCurve) -> Band:

@@ -214,10 +214,11 @@ def estimate_noise(crops: np.ndarray | Tensor | Sequence[np.ndarray], known: Kno
         mtf = None if mtf is None else _parametric_band(fitted, mtf, np.zeros(1), 1)
     if known.route == "dqe" and known.gain is not None:
         dqe = _inverse(nps, known.gain * _signal(rings, known) * _at(known.mtf, nps.w) ** 2)
-    return NoiseFit(nps, mtf, dqe, None if fitted is None or mtf is None else fitted.parameters,
-                    None if fitted is None else fitted.misfit,
-                    _assumptions(rings, known, fitted), _warnings(crops, rings, known, fitted),
-                    rings, known)
+    return NoiseFit(nps=nps, mtf=mtf, dqe=dqe,
+                    parameters=None if fitted is None or mtf is None else fitted.parameters,
+                    misfit=None if fitted is None else fitted.misfit,
+                    assumptions=_assumptions(rings, known, fitted),
+                    warnings=_warnings(crops, rings, known, fitted), rings=rings, known=known)
 
 
 def _signal(rings: RingSpectrum, known: Known) -> float:

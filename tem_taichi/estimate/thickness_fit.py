@@ -296,11 +296,13 @@ def _result(point: np.ndarray, values: np.ndarray, angles: np.ndarray, sigma: np
         notes.append(f"Low confidence: t / L is {ratio:.3g} within {half:.2g} (95 %), the normal "
                      f"at {normal:.1f} deg.")
     away = used[0] - (height - ratio * _path(used[1], normal))
-    return ThicknessFit(
-        ratio, float(deviations[0]), normal, float(deviations[1]), float(np.exp(height)),
-        float(np.exp(height) * deviations[2]), covariance, chi2, degrees,
-        float(np.sqrt((away**2).sum() / degrees)), float(np.sqrt(share.angles)), keep,
-        tuple(notes), angles, values, float(deviations[0]))
+    return ThicknessFit(ratio=ratio, ratio_error=float(deviations[0]), normal_angle=normal,
+                        normal_error=float(deviations[1]), intensity=float(np.exp(height)),
+                        intensity_error=float(np.exp(height) * deviations[2]),
+                        covariance=covariance, chi2=chi2, degrees=degrees,
+                        scatter=float(np.sqrt((away**2).sum() / degrees)),
+                        angle_error=float(np.sqrt(share.angles)), used=keep, warnings=tuple(notes),
+                        tilt_angles=angles, means=values, statistical_error=float(deviations[0]))
 
 
 def _bend(point: np.ndarray, logs: np.ndarray, angles: np.ndarray, sigma: np.ndarray,

@@ -151,9 +151,11 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
         tilts=_tilts(table))
     specimen, interaction = _specimen(scene, fit, crowd, settings)
     scene = replace(scene, specimen=specimen, interaction=interaction)
-    return Twin(scene, fit, spectra, crowd, sights, lens, nominal,
-                fit.intensity / float(crowd.noise.mean()) / pixel_size**2,
-                (*notes, *more, *_said(scene.specimen.ice, crowd)), fit.warnings)
+    return Twin(scene=scene, thickness=fit, spectra=spectra, crowd=crowd, sights=sights, lens=lens,
+                nominal_dose=nominal,
+                implied_dose=fit.intensity / float(crowd.noise.mean()) / pixel_size**2,
+                assumptions=(*notes, *more, *_said(scene.specimen.ice, crowd)),
+                warnings=fit.warnings)
 
 
 def twin_text(twin: Twin, more: Sequence[str] = ()) -> str:

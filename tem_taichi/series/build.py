@@ -132,14 +132,17 @@ def ice_of(scene: Scene) -> Ice:
     shape = None
     if ice.hole_radius is not None or any(ice.slope):
         (x, y), (along_x, along_y) = ice.hole_centre, ice.slope
-        shape = IceShape(ice.thickness, ice.edge_thickness, ice.hole_radius or math.inf, x, y,
-                         along_x, along_y, ice.carbon_thickness)
+        shape = IceShape(thickness=ice.thickness, edge_thickness=ice.edge_thickness,
+                         hole_radius=ice.hole_radius or math.inf, centre_x=x, centre_y=y,
+                         slope_x=along_x, slope_y=along_y, carbon_thickness=ice.carbon_thickness)
     # Particles in vacuum have no ice around them.
     granularity = ice.granularity if ice.potential else 0.0
+    made = Ice(thickness=ice.thickness, potential=ice.potential, mean_free_path=path,
+               particle_absorption=stronger, granularity=granularity, seed=scene.seed, shape=shape)
     if loss is None:
-        return Ice(ice.thickness, ice.potential, path, stronger, granularity, scene.seed, shape)
-    return Ice(ice.thickness, ice.potential, loss.mean_free_path, stronger, granularity,
-               scene.seed, shape, loss.ratios, loss.stopped)
+        return made
+    return replace(made, mean_free_path=loss.mean_free_path, ratios=loss.ratios,
+                   stopped=loss.stopped)
 
 
 def _loss(scene: Scene, inelastic: float, stronger: float) -> Loss | None:

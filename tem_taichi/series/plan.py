@@ -102,9 +102,11 @@ def plan(scene: Scene) -> Plan:
     lens |= dict(zip(("beam_tilt_x", "beam_tilt_y"), scene.optics.beam_tilt, strict=True))
     exposures = [
         Exposure(
-            Optics(defocus=(t.defocus_u + t.defocus_v) / 2, astigmatism=t.defocus_u - t.defocus_v,
-                   astigmatism_angle=t.astigmatism_angle, phase_shift=t.phase_shift, **lens),
-            t.tilt_angle, t.axis_angle, t.shift_x, t.shift_y, t.dose, t.prior_dose,
-            int(t.acquisition_index) * scene.movie.frames)
+            optics=Optics(
+                defocus=(t.defocus_u + t.defocus_v) / 2, astigmatism=t.defocus_u - t.defocus_v,
+                astigmatism_angle=t.astigmatism_angle, phase_shift=t.phase_shift, **lens),
+            tilt_angle=t.tilt_angle, axis_angle=t.axis_angle, shift_x=t.shift_x, shift_y=t.shift_y,
+            dose=t.dose, prior_dose=t.prior_dose,
+            stream=int(t.acquisition_index) * scene.movie.frames)
         for t in tilts.itertuples()]
     return Plan(instrument, camera, exposures, tilts, memory)

@@ -153,8 +153,8 @@ def _structure(
         number = round(entrance / thickness)
         total = torch.zeros(view.shape, dtype=current().dtype, device=current().torch_device)
         for material in materials:
-            part = fill(ice.layer, view.rotation, view.shape, view.pixel_size, entrance,
-                        entrance + thickness, material, view.shift)
+            part = fill(ice.layer, view.rotation, view.shape, view.pixel_size, z0=entrance,
+                        z1=entrance + thickness, material=material, shift=view.shift)
             if float(part.detach().max()) == 0:
                 continue
             if material == "carbon":
@@ -165,8 +165,8 @@ def _structure(
                 # The variance is that of the filled part; its root has no gradient at zero.
                 part = part.clamp(0, 1)
                 total = total + part / (part + 1e-4).sqrt() * ice_slice(
-                    view.shape, view.pixel_size, thickness, ice.seed, view.stream,
-                    number, ice.granularity, material)
+                    view.shape, view.pixel_size, thickness, seed=ice.seed, stream=view.stream,
+                    index=number, strength=ice.granularity, material=material)
         out.append(total)
     return torch.stack(out)
 
