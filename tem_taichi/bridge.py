@@ -63,7 +63,7 @@ def launch(kernel: Callable, *arguments: Any) -> None:
 
 
 def differentiable(stage: Callable, out: torch.Tensor, *inputs: Any) -> torch.Tensor:
-    """Run stage(*inputs, out) and return out as a differentiable function of the inputs.
+    """Run `stage(*inputs, out)` and return out as a differentiable function of the inputs.
 
     Args:
         stage: writes `out`, once, or adds to it. Its adjoint reads `out.grad` and adds to the

@@ -73,7 +73,7 @@ class _Steps(torch.autograd.Function):
 def recomputed(
     step: Callable[..., torch.Tensor], n: int, state: torch.Tensor, *parameters: torch.Tensor
 ) -> torch.Tensor:
-    """step(... step(step(state, 0, *parameters), 1, *parameters) ..., n - 1, *parameters).
+    """`step(... step(step(state, 0, *parameters), 1, *parameters) ..., n - 1, *parameters)`.
 
     On the way back each step is computed again: only the n states are kept.
 

@@ -43,7 +43,7 @@ def matrix_to_euler(matrix: ArrayLike) -> tuple[Array, Array, Array]:
         matrix: rotations from the reference to the specimen frame, shape (n, 3, 3).
 
     Returns:
-        rot in [-180, 180], tilt in [0, 180] and psi in [-180, 180] [deg], each of shape (n,).
+        rot in [-180, 180], tilt in [0, 180] and psi in [-180, 180], in degrees, each of shape (n,).
 
     Raises:
         ValueError: if a matrix is not a rotation.

@@ -1,4 +1,4 @@
-"""The input of AreTomo3: a stack <name>.mrc with <name>_TLT.txt, and its result, <name>.aln.
+"""The input of AreTomo3: a stack `<name>.mrc` with `<name>_TLT.txt`, and its result, `<name>.aln`.
 
 Angles and axis have IMOD's signs; the tilt axis and shifts turn about the middle of the image,
 (n - 1) / 2, as AreTomo3's own export to IMOD does (GCorrPatchShift.cu, mGCorrect).
@@ -19,7 +19,7 @@ def write_aretomo(folder: Path, series: TiltSeries) -> None:
     Args:
         folder: an existing, empty folder.
         series: whose dose is known; without an alignment there is no .aln. Its `halves`,
-            (2, n, ny, nx), are <name>_EVN.mrc and <name>_ODD.mrc.
+            (2, n, ny, nx), are `<name>_EVN.mrc` and `<name>_ODD.mrc`.
 
     Raises:
         ValueError: as `write_mrc`, or if what is needed is not known.
@@ -55,7 +55,7 @@ def alignment_text(series: TiltSeries) -> str:
 
 
 def tilt_text(table: pd.DataFrame) -> str:
-    """Lines of a _TLT.txt: tilt angle [deg], place in acquisition from 1, dose [e-/A^2].
+    """Lines of a `_TLT.txt`: tilt angle [deg], place in acquisition from 1, dose [e-/A^2].
 
     Args:
         table: tilt_angle, acquisition_index (from 0) and dose of each image of the stack.

@@ -29,7 +29,7 @@ _COLOURS = ([230, 159, 0, 255], [86, 180, 233, 255], [0, 158, 115, 255], [240, 2
 
 
 def write_copick(folder: Path, series: TiltSeries, volumes: Volumes, root: Path) -> None:
-    """Write config.json, Objects/, and ExperimentRuns/<name>/ with picks, masks and tomograms.
+    """Write config.json, Objects/, and `ExperimentRuns/<name>/` with picks, masks and tomograms.
 
     Args:
         folder: an existing, empty folder.

@@ -32,10 +32,10 @@ _HAS_PHASE_SHIFT = 4
 
 
 def write_imod(folder: Path, series: TiltSeries) -> None:
-    """Write <name>.mrc, .rawtlt (nominal angles), .tlt (true ones), .xf, .defocus and _fid.txt.
+    """Write `<name>.mrc`, .rawtlt (nominal angles), .tlt (true ones), .xf, .defocus and _fid.txt.
 
-    The last one only if there are kinds of particles made by `fiducial`; <name>.edf, newst.com and
-    tilt.com reconstruct the tomogram (`newst.com`, then `tilt.com`, by etomo or by submfg).
+    The last one only if there are kinds of particles made by `fiducial`; `<name>.edf`, newst.com
+    and tilt.com reconstruct the tomogram (`newst.com`, then `tilt.com`, by etomo or by submfg).
 
     Args:
         folder: an existing, empty folder.

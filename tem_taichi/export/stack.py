@@ -114,7 +114,7 @@ def normalised(boxes: NDArray) -> NDArray[np.float32]:
 
 def write_stack(folder: Path, series: TiltSeries, box: int | None, kind: str | None = None,
                 invert: bool = True, normalise: bool = True) -> None:
-    """Write <name>_stack.mrcs and <name>_stack.star.
+    """Write `<name>_stack.mrcs` and `<name>_stack.star`.
 
     Boxes that reach beyond the image are left out; without any box there is only the star file.
 

@@ -129,7 +129,7 @@ def reference(kind: Kind, ice: Ice, voxel: float) -> Reference:
 
 
 def write_references(folder: Path, specimen: ParticlesInIce, voxel: float) -> None:
-    """Write <kind>.mrc and <kind>_mask.mrc of each kind of particle into a new folder.
+    """Write `<kind>.mrc` and `<kind>_mask.mrc` of each kind of particle into a new folder.
 
     Raises:
         ValueError: as `write_mrc`.

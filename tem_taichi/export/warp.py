@@ -28,8 +28,8 @@ _FRAMES = "warp_frameseries"
 def write_warp(folder: Path, series: TiltSeries) -> None:
     """Write tomostar/, mdocs/ and one average a tilt, and the true alignment.
 
-    The latter twice: alignments/<name>/ for ts_import_alignments, and as Warp keeps it in
-    warp_tiltseries/<name>.xml.
+    The latter twice: `alignments/<name>/` for ts_import_alignments, and as Warp keeps it in
+    `warp_tiltseries/<name>.xml`.
 
     Args:
         folder: an existing, empty folder.

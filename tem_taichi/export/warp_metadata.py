@@ -11,7 +11,7 @@ from tem_taichi.series.record import TiltSeries
 
 
 def metadata_text(series: TiltSeries, aligned: pd.DataFrame, movies: Sequence[str]) -> str:
-    """Text of warp_tiltseries/<name>.xml: lengths in A, defocus in um, phase shifts in pi.
+    """Text of `warp_tiltseries/<name>.xml`: lengths in A, defocus in um, phase shifts in pi.
 
     Args:
         series: without defoci there is no CTF.

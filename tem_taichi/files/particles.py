@@ -89,7 +89,7 @@ def write_particles(path: Path, particles: pd.DataFrame, *, tomogram: str, pixel
 
 
 def star_table(name: str, table: pd.DataFrame) -> str:
-    """Text of a table (data_<name> with a loop_) of a star file, 6 digits after the point.
+    """Text of a table (`data_<name>` with a `loop_`) of a star file, 6 digits after the point.
 
     Not by starfile, which begins every file with the time of day and its own version, where RELION
     looks for that of the labels.
@@ -103,9 +103,9 @@ def star_table(name: str, table: pd.DataFrame) -> str:
 def read_placements(path: Path) -> pd.DataFrame:
     """Read where particles are, from a RELION 5 star file or a CSV file.
 
-    A CSV file has the header x,y,z[,rot,tilt,psi][,kind]. Of a star file's table `particles`
-    (or its only one) these are read: rlnCenteredCoordinate*Angst, rlnAngle*, temParticle, and
-    rlnOrigin*Angst and rlnTomoSubtomogram*, which are put into the pose as RELION does
+    A CSV file has the header `x,y,z[,rot,tilt,psi][,kind]`. Of a star file's table `particles`
+    (or its only one) these are read: `rlnCenteredCoordinate*Angst`, `rlnAngle*`, temParticle, and
+    `rlnOrigin*Angst` and `rlnTomoSubtomogram*`, which are put into the pose as RELION does
     (particle_set.cpp: position - B offset and rotation B A, with B the box's rotation).
 
     Args:

@@ -75,7 +75,7 @@ def write_rawtlt(path: Path, tilt_angles: ArrayLike) -> None:
 
 
 def image_names(name: str, table: pd.DataFrame) -> list[str]:
-    """Names of files with one image each: <name>_<place in acquisition>_<tilt angle>.mrc.
+    """Names of files with one image each: `<name>_<place in acquisition>_<tilt angle>.mrc`.
 
     Args:
         name: of the tilt series.
@@ -94,7 +94,7 @@ def write_mdoc(path: Path, table: pd.DataFrame, *, image_file: str, pixel_size: 
     tilt axis angle + 90 deg. TargetDefocus is the mean of the series.
 
     Args:
-        path: file to write, by custom <image_file>.mdoc.
+        path: file to write, by custom `<image_file>.mdoc`.
         table: the series, columns TILT_COLUMNS.
         image_file: name of the stack.
         pixel_size: [A].

@@ -3,7 +3,7 @@
 A source of finite size and energy spread averages images over angles and foci. What is left of the
 interference of a scattered beam k with the unscattered one is E(k) (`optics.envelope`); the
 scattered electrons themselves stay. With T(k, k') the transmission cross-coefficient, so that
-an image is sum_k,k' T psi_k psi*_k', the image is put together of two:
+an image is `sum_k,k' T psi_k psi*_k'`, the image is put together of two:
 
     |F^-1[E psi]|^2 + B * |F^-1[sqrt(1 - E^2) psi]|^2
 

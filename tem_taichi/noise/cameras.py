@@ -12,7 +12,7 @@ from tem_taichi.noise.detector import Detector
 
 
 def detector_from_config(node: Any) -> Detector:
-    """Detector of a configuration node (conf/detector/*.yaml).
+    """Detector of a configuration node (`conf/detector/*.yaml`).
 
     Args:
         node: mapping, or object with attributes, of

@@ -4,10 +4,12 @@ Frequencies w are in cycles/pixel throughout: 0.5 is Nyquist along an axis, and 
 a two-dimensional transform reach 0.707.
 
 A *curve* is one of
+
 - None, which is 1 at every frequency;
 - one number, the same at every frequency;
 - five numbers (a, b, c, alpha, beta), see `mtf_parametric`;
 - a table (frequencies, values), two equally long rows, see `interpolate`.
+
 Any number in it may be a tensor, and then carries gradients.
 """
 
@@ -85,7 +87,9 @@ def smoothness_penalty(frequencies: Any, values: Any, slope_change: float = 2.0)
     The prior is a straight line whose slope wanders at random, by `slope_change` from 0 to Nyquist
     on the average (an integrated Wiener process, whose most probable curve through noisy data is
     the cubic smoothing spline; Wahba 1978). Its density of the slopes s_i between neighbours is
+
         1/2 sum_i (s_i - s_(i-1))^2 / (slope_change^2 / 0.5 * (w_(i+1) - w_(i-1)) / 2),
+
     which for fine tables tends to the integral of the squared second derivative, however many
     points there are. A straight line costs nothing.
 

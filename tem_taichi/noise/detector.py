@@ -150,7 +150,7 @@ def detect(intensity: Tensor, *, pixel_size: Scalar, dose: Scalar, detector: Det
             independent, and the image is their sum.
 
     Returns:
-        Counts, the shape of `intensity`, or (2, *shape) for halves. Blurred noise can be negative
+        Counts, the shape of `intensity`, or `(2, *shape)` for halves. Blurred noise can be negative
         where electrons are few.
 
     Raises:

@@ -41,7 +41,7 @@ class Atoms:
     Attributes:
         numbers: atomic numbers, int64, shape (N,).
         positions: x, y, z [A], shape (N, 3).
-        b_factors: isotropic B = 8 pi^2 <u^2> [A^2], shape (N,).
+        b_factors: isotropic `B = 8 pi^2 <u^2>` [A^2], shape (N,).
         occupancies: how many atoms each entry stands for, shape (N,); above 1 only for
             hydrogens that share their parent's position.
         is_water: which atoms belong to water molecules, bool, shape (N,).

@@ -129,14 +129,14 @@ def _factors(k: torch.Tensor) -> torch.Tensor:
 def molecule_scattering(k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Of a molecule of water about its oxygen, averaged over its orientations.
 
-    <F> = f_O + 2 f_H j(OH) and <F^2> = f_O^2 + 4 f_O f_H j(OH) + 2 f_H^2 (1 + j(HH)) with
+    `<F> = f_O + 2 f_H j(OH)` and `<F^2> = f_O^2 + 4 f_O f_H j(OH) + 2 f_H^2 (1 + j(HH))` with
     j(d) = sin(2 pi k d) / (2 pi k d) (Debye 1915) and the factors of neutral atoms.
 
     Args:
         k: frequencies [1/A], any shape.
 
     Returns:
-        <F> [A] and <F^2> [A^2], each of that shape.
+        `<F>` [A] and `<F^2>` [A^2], each of that shape.
     """
     hydrogen, _, oxygen = _factors(k)
     bond, pair = (torch.sinc(2 * k * distance) for distance in (_OH, _HH))
@@ -147,7 +147,7 @@ def molecule_scattering(k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def ice_power(k: torch.Tensor, structure: torch.Tensor | None = None) -> torch.Tensor:
     """Power spectrum of the potential of ice without its mean, per volume.
 
-    P = (h^2 / (2 pi m0 e))^2 density (<F^2> + <F>^2 (S - 1)): molecules whose orientations do
+    `P = (h^2 / (2 pi m0 e))^2 density (<F^2> + <F>^2 (S - 1))`: molecules whose orientations do
     not depend on each other. A projection through a thickness L has the power L P(kx, ky, 0)
     per area [V^2 A^4].
 
