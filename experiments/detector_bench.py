@@ -24,9 +24,9 @@ from tem_taichi.device import as_tensor, init
 from tem_taichi.estimate.edge_fit import estimate_mtf_from_edge
 from tem_taichi.estimate.focal_loss import mtf_by_focal_loss, positive_widths
 from tem_taichi.estimate.noise_fit import FREQUENCIES, Band, Known, estimate_noise
-from tem_taichi.noise.cameras import detector_from_config
 from tem_taichi.noise.curves import evaluate, mtf_parametric, numbers, read_mtf
 from tem_taichi.noise.detector import Detector, detect
+from tem_taichi.series.camera import detector_from_config
 
 TMV = (0.7, 0.2, 0.1, 10.0, 40.0)
 ELECTRONS = 22.0

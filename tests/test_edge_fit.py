@@ -8,9 +8,9 @@ from experiments.detector_bench import slanted_edge
 from tem_taichi.device import as_tensor
 from tem_taichi.estimate import edge_pixels
 from tem_taichi.estimate.edge_fit import FREQUENCIES, estimate_mtf_from_edge
-from tem_taichi.noise.cameras import detector_from_config
 from tem_taichi.noise.curves import evaluate, numbers
 from tem_taichi.noise.detector import Detector, detect
+from tem_taichi.series.camera import detector_from_config
 
 TMV = (0.7, 0.2, 0.1, 10.0, 40.0)
 RESOLVED = FREQUENCIES >= 2 / 256

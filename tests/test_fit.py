@@ -21,7 +21,6 @@ from tem_taichi.estimate.spectra import average_periodogram
 from tem_taichi.files.io import write_mrc, write_rawtlt
 from tem_taichi.files.unfinished import unfinished_folder
 from tem_taichi.fit import main
-from tem_taichi.noise.cameras import detector_from_config
 from tem_taichi.noise.curves import evaluate
 from tem_taichi.noise.detector import Detector, detect, noise_power_spectrum
 from tem_taichi.recipes import ctf as recipe_ctf
@@ -29,6 +28,7 @@ from tem_taichi.recipes.input import series_table
 from tem_taichi.recipes.load import find_recipe, read_recipe, recipe_names
 from tem_taichi.scene.load import load_scene
 from tem_taichi.scene.typed import to_plain
+from tem_taichi.series.camera import detector_from_config
 from tem_taichi.series.plan import plan
 from tem_taichi.simulate import main as simulate
 

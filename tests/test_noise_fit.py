@@ -10,9 +10,9 @@ from tem_taichi.estimate.flatness import doubts_of_flatness
 from tem_taichi.estimate.focal_loss import focal_frequency_loss, unit_range
 from tem_taichi.estimate.noise_fit import FREQUENCIES, Known, estimate_noise
 from tem_taichi.estimate.power_curves import power_curve
-from tem_taichi.noise.cameras import detector_from_config
 from tem_taichi.noise.curves import evaluate, numbers
 from tem_taichi.noise.detector import Detector, detect, noise_power_spectrum
+from tem_taichi.series.camera import detector_from_config
 
 TMV = (0.7, 0.2, 0.1, 10.0, 40.0)
 ELECTRONS = 22.0

@@ -5,11 +5,11 @@ from dataclasses import fields
 import yaml
 
 from tem_taichi.device import as_tensor
-from tem_taichi.noise.cameras import detector_from_config
 from tem_taichi.noise.detector import quantum_efficiency
 from tem_taichi.scene.load import CONFIG_FOLDER
 from tem_taichi.scene.particle import SOURCES
 from tem_taichi.scene.show import documentation
+from tem_taichi.series.camera import detector_from_config
 
 
 def print_shipped() -> None:

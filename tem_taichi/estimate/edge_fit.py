@@ -64,7 +64,7 @@ class EdgeFit:
 
     def to_config(self, *, kind: str = "counting", gain: float = 1.0,
                   dqe: float | None = None) -> dict[str, Any]:
-        """Mapping for `cameras.detector_from_config`; an edge tells only the MTF."""
+        """Mapping for `series.camera.detector_from_config`; an edge tells only the MTF."""
         curve = ({"mtf_table": self.mtf.rows()} if self.parameters is None
                  else {"mtf": list(self.parameters)})
         return {"kind": kind, "gain": gain, "dqe": dqe, **curve}

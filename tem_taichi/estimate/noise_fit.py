@@ -135,7 +135,7 @@ class NoiseFit:
     known: Known = field(repr=False)
 
     def to_config(self) -> dict[str, Any]:
-        """Mapping for `cameras.detector_from_config`; read `assumptions` beside it.
+        """Mapping for `series.camera.detector_from_config`; read `assumptions` beside it.
 
         Its noise has the measured spectrum in every case. Its MTF is the measured or the given
         one, or 1 where there is neither; its DQE absorbs what is not known.

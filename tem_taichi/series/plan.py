@@ -13,9 +13,9 @@ from tem_taichi.instrument.optics import Optics
 from tem_taichi.instrument.projection import Projection
 from tem_taichi.instrument.tem import TEM
 from tem_taichi.noise.camera import Camera
-from tem_taichi.noise.cameras import detector_from_config
 from tem_taichi.physics import wavelength
 from tem_taichi.scene.settings import Scene
+from tem_taichi.series.camera import detector_from_config
 from tem_taichi.series.cost import check_memory, check_time, least_time
 from tem_taichi.series.tilts import tilt_table
 from tem_taichi.timing import Stages

@@ -8,11 +8,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from tem_taichi.device import as_tensor
-from tem_taichi.noise.cameras import detector_from_config
 from tem_taichi.noise.curves import evaluate, radial_frequency, read_mtf
 from tem_taichi.noise.detector import detect, noise_power_spectrum, quantum_efficiency
 from tem_taichi.scene.load import load_scene
 from tem_taichi.scene.settings import doubts
+from tem_taichi.series.camera import detector_from_config
 
 CONFIGS = sorted((Path(__file__).parent.parent / "conf" / "detector").glob("*.yaml"))
 PARAMETERS = (0.7, 0.2, 0.1, 10.0, 40.0)

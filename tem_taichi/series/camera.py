@@ -1,4 +1,4 @@
-"""Detectors from configurations, such as those of conf/detector."""
+"""The detector that settings describe: those of a scene, of conf/detector, or of a fit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -12,10 +12,10 @@ from tem_taichi.noise.detector import Detector
 
 
 def detector_from_config(node: Any) -> Detector:
-    """Detector of a configuration node (`conf/detector/*.yaml`).
+    """Detector of a scene's `DetectorSettings`, or of the same keys in a mapping.
 
     Args:
-        node: mapping, or object with attributes, of
+        node: `scene.detector`, or mapping or object with attributes, of
             name, voltage, halves: not used here; kind, gain, integer: as in `Detector`;
             dqe: DQE(0), or dqe_table: rows [frequency, value], or dqe_file: file of DQE(w) that
             `read_mtf` reads, or none of them;
