@@ -7,6 +7,9 @@ import gemmi
 import numpy as np
 import pytest
 import torch
+from platformdirs.macos import MacOS
+from platformdirs.unix import Unix
+from platformdirs.windows import Windows
 from scipy.spatial import cKDTree
 
 from tem_taichi import device
@@ -338,6 +341,21 @@ def test_the_cache_of_the_platform(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert pdb_files.cache_folder() == tmp_path / "tem_taichi" / "structures"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its folders are not those of the variables")
+@pytest.mark.parametrize(("system", "root"), [
+    (Windows, "AppData/Local"), (MacOS, "Library/Caches"), (Unix, ".cache")])
+def test_an_old_cache_stays_in_use_on_every_platform(monkeypatch, tmp_path, system, root):
+    """Where versions 0.1 looked, which knew the three systems by name."""
+    for name in ("TEM_TAICHI_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("platformdirs.windows.get_win_folder",
+                        lambda name: str(tmp_path / "AppData" / "Local"))
+    monkeypatch.setattr(pdb_files, "user_cache_path", lambda *name, **options: system(
+        *name, **options).user_cache_path)
+    assert pdb_files.cache_folder() == tmp_path / root / "tem_taichi" / "structures"
 
 
 # --- assemblies -------------------------------------------------------------------------------

@@ -8,10 +8,12 @@ particle's number in the occupancy mask, where higher ones are those of particle
 outside the volume, which are not listed.
 """
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.spatial.transform import Rotation
 
 from tem_taichi.export.volumes import Volumes, write_references
 from tem_taichi.files.mrc import smallest_type, write_mrc
@@ -72,9 +74,6 @@ def zxz_angles(matrices: np.ndarray) -> np.ndarray:
 
     Where X is 0 or 180 deg, Z1 and Z2 are not unique; Z2 is 0 then.
     """
-    x = np.arctan2(np.hypot(matrices[:, 2, 0], matrices[:, 2, 1]), matrices[:, 2, 2])
-    level = np.sin(x) < 1e-7
-    z2 = np.where(level, 0, np.arctan2(matrices[:, 2, 0], matrices[:, 2, 1]))
-    # What is left once Z2 is undone: the first column of Rz(Z1) Rx(X).
-    left = matrices[:, :, 0] * np.cos(z2)[:, None] - matrices[:, :, 1] * np.sin(z2)[:, None]
-    return np.rad2deg(np.stack([np.arctan2(left[:, 1], left[:, 0]), x, z2], axis=1))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Gimbal lock")
+        return Rotation.from_matrix(matrices).as_euler("ZXZ", degrees=True)

@@ -10,13 +10,13 @@ import io
 import os
 import re
 import socket
-import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import gemmi
+from platformdirs import user_cache_path
 
 from tem_taichi.files.packed import content_of
 
@@ -77,14 +77,8 @@ def cache_folder() -> Path:
     """Where downloaded structures are kept."""
     if chosen := os.environ.get("TEM_TAICHI_CACHE"):
         return Path(chosen).expanduser()
-    home = Path.home()
-    if sys.platform == "win32":
-        root = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        root = home / "Library" / "Caches"
-    else:
-        root = Path(os.environ.get("XDG_CACHE_HOME", home / ".cache"))
-    return root / "tem_taichi" / "structures"
+    # No folder of an author or called Cache on Windows, where earlier versions had none.
+    return user_cache_path("tem_taichi", appauthor=False, opinion=False) / "structures"
 
 
 def parse_structure(path: Path) -> tuple[gemmi.Structure, gemmi.cif.Document]:

@@ -1,7 +1,9 @@
-"""Volumes as OME-Zarr 0.4: Zarr 2, zlib, each level of half the resolution of the one before."""
+"""Volumes as OME-Zarr 0.4: format 2 of Zarr, zlib, each level of half the resolution of the last.
 
-import json
-import zlib
+By zarr alone: ome-zarr would bring dask, scikit-image and a client of S3 for the few lines of
+metadata below. Both zarr 2, which copick asks for, and zarr 3 will do.
+"""
+
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,12 @@ def write_ome_zarr(folder: Path, volume: NDArray, voxel: float) -> None:
         volume: (nz, ny, nx), of floats or of whole numbers.
         voxel: [A].
     """
-    folder.mkdir(parents=True)
+    import zarr  # here: what takes long to import, for this alone
+    from numcodecs import Zlib
+
+    # zarr 2 has no other format, nor the word for it.
+    version = {} if zarr.__version__.startswith("2.") else {"zarr_format": 2}
+    group = zarr.open_group(str(folder), mode="w-", **version)
     labels = np.issubdtype(volume.dtype, np.integer)
     axes = [{"name": axis, "type": "space", "unit": "angstrom"} for axis in "zyx"]
     datasets, first = [], 0.0
@@ -34,13 +41,16 @@ def write_ome_zarr(folder: Path, volume: NDArray, voxel: float) -> None:
         if first:
             transformations.append({"type": "translation", "translation": [first] * 3})
         datasets.append({"path": str(level), "coordinateTransformations": transformations})
-        _write_array(folder / str(level), volume)
+        array = zarr.create(
+            volume.shape, chunks=tuple(min(_CHUNK, n) for n in volume.shape), fill_value=0,
+            dtype=volume.dtype.newbyteorder("<"), compressor=Zlib(_EFFORT),
+            store=str(folder / str(level)), dimension_separator="/", **version)
+        array[...] = volume
         volume = volume[::2, ::2, ::2] if labels else halved(volume)
         first += 0.0 if labels else voxel / 2
         voxel *= 2
-    (folder / ".zgroup").write_text(json.dumps({"zarr_format": 2}))
-    (folder / ".zattrs").write_text(json.dumps({"multiscales": [{
-        "version": "0.4", "name": folder.stem, "axes": axes, "datasets": datasets}]}, indent=2))
+    group.attrs["multiscales"] = [{
+        "version": "0.4", "name": folder.stem, "axes": axes, "datasets": datasets}]
 
 
 def halved(volume: NDArray) -> NDArray:
@@ -48,22 +58,3 @@ def halved(volume: NDArray) -> NDArray:
     wide = np.pad(volume, [(0, n % 2) for n in volume.shape], mode="edge")
     nz, ny, nx = (n // 2 for n in wide.shape)
     return wide.reshape(nz, 2, ny, 2, nx, 2).mean(axis=(1, 3, 5), dtype=np.float32)
-
-
-def _write_array(folder: Path, volume: NDArray) -> None:
-    folder.mkdir()
-    chunk = [min(_CHUNK, n) for n in volume.shape]
-    data = volume.astype(volume.dtype.newbyteorder("<"), copy=False)
-    (folder / ".zarray").write_text(json.dumps({
-        "zarr_format": 2, "shape": list(volume.shape), "chunks": chunk, "dtype": data.dtype.str,
-        "compressor": {"id": "zlib", "level": _EFFORT}, "fill_value": 0, "order": "C",
-        "filters": None, "dimension_separator": "/"}))
-    counts = [-(-n // step) for n, step in zip(volume.shape, chunk, strict=True)]
-    for place in np.ndindex(*counts):
-        part = data[tuple(slice(i * step, (i + 1) * step)
-                          for i, step in zip(place, chunk, strict=True))]
-        whole = np.zeros(chunk, dtype=data.dtype)
-        whole[tuple(slice(n) for n in part.shape)] = part
-        file = folder / str(place[0]) / str(place[1]) / str(place[2])
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(zlib.compress(whole.tobytes(), _EFFORT))
