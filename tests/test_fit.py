@@ -25,7 +25,8 @@ from tem_taichi.noise.curves import evaluate
 from tem_taichi.noise.detector import Detector, detect, noise_power_spectrum
 from tem_taichi.recipes import ctf as recipe_ctf
 from tem_taichi.recipes.input import series_table
-from tem_taichi.recipes.load import find_recipe, read_recipe, recipe_names
+from tem_taichi.recipes.load import find_recipe, recipe_names
+from tem_taichi.recipes.load import read_recipe as read_module_and_recipe
 from tem_taichi.scene.load import load_scene
 from tem_taichi.scene.typed import to_plain
 from tem_taichi.series.camera import detector_from_config
@@ -83,6 +84,10 @@ def run(*words):
     output = next((w.partition("=")[2] for w in words if w.startswith("output=")),
                   "tem_taichi_fit")
     return json.loads((Path(output) / "results.json").read_text()), Path(output)
+
+
+def read_recipe(words):
+    return read_module_and_recipe(words)[1]
 
 
 def names(folder):

@@ -93,6 +93,17 @@ def test_a_file_more_in_the_package_is_a_recipe(here, monkeypatch, capsys):
     assert not Path("p").exists()
 
 
+def test_a_recipe_may_have_the_settings_of_another(here):
+    Path("count.py").write_text("from tem_taichi.recipes.ctf import CtfRecipe\n"
+                                "from tem_taichi.recipes.result import Result\n"
+                                "def run(recipe, report):\n"
+                                "    return Result({'files': len(recipe.input)})\n"
+                                "RECIPE = (CtfRecipe, run)\n")
+    assert main(["recipe=count.py", "input=a.mrc"]) == 0
+    assert json.loads(Path("tem_taichi_fit/results.json").read_text()) == {"files": 1}
+    assert json.loads(Path("tem_taichi_fit/metadata.json").read_text())["recipe"] == "count"
+
+
 @pytest.mark.parametrize(("words", "said"), [
     ("recipe=none.py", "recipe=none.py: no such file"),
     ("recipe=plain.py", "recipe=plain.py: must have RECIPE = (settings, run)"),

@@ -43,9 +43,7 @@ def test_embedded_scene():
     assert scene.specimen.particles["apoferritin"].placing.count == 3
 
 
-@pytest.mark.parametrize("file", sorted(
-    file for file in CONFIG_FOLDER.glob("*/*.yaml") if file.parent.name != "recipe"),
-    ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", sorted(CONFIG_FOLDER.glob("*/*.yaml")), ids=lambda f: f.stem)
 def test_every_shipped_file_can_be_chosen(file):
     group = file.parent.name
     scene = load_scene(overrides=[f"{group}={file.stem}"])

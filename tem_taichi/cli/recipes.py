@@ -12,7 +12,7 @@ from tem_taichi.files.manifest import METADATA, PROGRAM
 from tem_taichi.files.unfinished import remove_parts, unfinished_folder
 from tem_taichi.files.workplace import clear_leftovers
 from tem_taichi.recipes.input import files_of
-from tem_taichi.recipes.load import defaults, find_recipe, module_of, name_of, read_recipe
+from tem_taichi.recipes.load import defaults, find_recipe, name_of, read_recipe
 from tem_taichi.recipes.result import Result, write_result
 from tem_taichi.recipes.show import to_yaml
 from tem_taichi.scene.typed import to_plain
@@ -27,22 +27,22 @@ def show_recipe(words: Sequence[str]) -> None:
         module = find_recipe(name)
         values = defaults(module.RECIPE[0])
     else:
-        recipe = read_recipe(words)
-        module, name, values = module_of(recipe), name_of(recipe), to_plain(recipe)
-    print(to_yaml(name, getdoc(module) or "", module.RECIPE[0], values), end="")
+        module, recipe = read_recipe(words)
+        values = to_plain(recipe)
+    print(to_yaml(name_of(module), getdoc(module) or "", module.RECIPE[0], values), end="")
 
 
 def do_recipe(words: Sequence[str]) -> None:
     """Run a recipe with a progress bar and write what it finds."""
-    recipe = read_recipe(words)
-    name = name_of(recipe)
+    module, recipe = read_recipe(words)
+    name = name_of(module)
     command, inputs = f"fit recipe={name}", files_of(recipe, words)
     with said_of_output(recipe.output):
         clear_leftovers(recipe.output)
         check_new_folder(recipe.output, command, recipe.overwrite, inputs)
     with progress(f"fitting {name}") as report:
         try:
-            result: Result = module_of(recipe).RECIPE[1](recipe, report)
+            result: Result = module.RECIPE[1](recipe, report)
         except ValueError as error:
             raise ValueError(_with_key(str(error), vars(recipe))) from error
     with new_folder(recipe.output, command, recipe.overwrite, inputs) as folder:

@@ -68,14 +68,9 @@ def _module_of(file: Path) -> ModuleType:
     return module
 
 
-def module_of(recipe: Recipe) -> ModuleType:
-    """The module of a recipe's settings, which is its own."""
-    return sys.modules[type(recipe).__module__]
-
-
-def name_of(recipe: Recipe) -> str:
-    """A recipe's name, that of its module."""
-    return type(recipe).__module__.rpartition(".")[2]
+def name_of(module: ModuleType) -> str:
+    """A recipe's name, that of its file."""
+    return module.__name__.rpartition(".")[2]
 
 
 def defaults(kind: type[Recipe]) -> dict[str, Any]:
@@ -84,7 +79,7 @@ def defaults(kind: type[Recipe]) -> dict[str, Any]:
                                else one.default_factory()) for one in fields(kind)}
 
 
-def read_recipe(overrides: Sequence[str]) -> Recipe:
+def read_recipe(overrides: Sequence[str]) -> tuple[ModuleType, Recipe]:
     """A recipe from overrides such as "recipe=ctf" and "input=a.mrc", in Hydra's grammar.
 
     Args:
@@ -92,6 +87,9 @@ def read_recipe(overrides: Sequence[str]) -> Recipe:
             that names its base, a shipped one, as `recipe: NAME` or among its defaults; then any of
             its keys. Files that such a YAML file names are looked for in its folder, then in the
             working folder.
+
+    Returns:
+        The recipe's module, of `find_recipe`, and the settings.
 
     Raises:
         ValueError: for anything wrong, with one line that names key, value and what is allowed.
@@ -109,7 +107,8 @@ def read_recipe(overrides: Sequence[str]) -> Recipe:
     content: dict[Any, Any] = {}
     if name.endswith((".yaml", ".yml")):
         name, content = _read(Path(name))
-    kind = find_recipe(name).RECIPE[0]
+    module = find_recipe(name)
+    kind = module.RECIPE[0]
     check_mappings(kind, content)
     try:
         merged = OmegaConf.create(hidden(defaults(kind)))
@@ -121,8 +120,7 @@ def read_recipe(overrides: Sequence[str]) -> Recipe:
     except OmegaConfBaseException as error:
         raise ValueError(explain(error)) from error
     assert isinstance(plain, dict)
-    recipe: Recipe = from_plain(kind, _with_home(resolved(plain)))
-    return recipe
+    return module, from_plain(kind, _with_home(resolved(plain)))
 
 
 def _read(file: Path) -> tuple[str, dict[Any, Any]]:
