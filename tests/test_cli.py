@@ -511,12 +511,18 @@ def test_installed_package_in_any_folder(here, tmp_path_factory):
     source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
     for name in ("tem_taichi", "kernels", "conf"):
         shutil.copytree(ROOT / name, source / name)
-    for name in ("pyproject.toml", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "LICENSE"):
         shutil.copy(ROOT / name, source)
     (source / "README.md").touch()
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps",
-                    "--no-build-isolation", "--target", str(site), str(source)], check=True,
-                   capture_output=True)
+    done = subprocess.run([sys.executable, "-m", "pip", "install", "--verbose", "--no-deps",
+                           "--no-build-isolation", "--target", str(site), str(source)], check=True,
+                          capture_output=True, text=True)
+    assert "absent from the `packages` configuration" not in done.stdout + done.stderr
+    for folder, there in (("tem_taichi", site), ("kernels", site / "tem_taichi"),
+                          ("conf", site / "tem_taichi")):
+        named = {file.relative_to(ROOT) for file in (ROOT / folder).rglob("*")
+                 if file.is_file() and "__pycache__" not in file.parts}
+        assert len(named) > 1 and all((there / file).is_file() for file in named)
     with process([], here, site) as run:
         assert run.communicate(timeout=300)[1] == ""
     assert (here / "tem_taichi_output" / "tilt_series.mrc").is_file()
