@@ -13,17 +13,7 @@ import torch
 
 from tem_taichi import simulate
 from tem_taichi.export.formats import write_formats
-from tem_taichi.scene.settings import (
-    ComputeSettings,
-    DetectorSettings,
-    IceSettings,
-    OpticsSettings,
-    Scene,
-    SpecimenSettings,
-    TiltErrorSettings,
-    TiltSettings,
-    particle_of,
-)
+from tem_taichi.scene.load import load_scene
 from tem_taichi.series.read import read_series
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -123,17 +113,12 @@ def test_hand_against_the_beam(recorded, tmp_path):
 
 def test_simulated_files_read_back_are_exported_to_the_same_bytes(tmp_path):
     """With the truth given, as an alignment and a fit of the CTF would find it."""
-    (tmp_path / "au.pdb").write_text("HETATM    1 AU   AU  A   1       0.000   0.000   0.000"
-                                     "  1.00 80.00          AU\nEND\n")
-    atoms = particle_of(structure=str(tmp_path / "au.pdb"), placement="listed",
-                        positions=[[10.0, -20.0, 15.0]])
-    scene = Scene(
-        name="gold", shape=[32, 36], pixel_size=3.0, dose=40.0,
-        specimen=SpecimenSettings(ice=IceSettings(thickness=90.0), particles={"au": atoms}),
-        optics=OpticsSettings(defocus=5000.0, astigmatism=300.0, phase_shift=20.0),
-        detector=DetectorSettings(integer=True), compute=ComputeSettings(arch="cpu"),
-        tilts=TiltSettings(minimum=-40, maximum=40, step=20, axis_angle=30.0,
-                           errors=TiltErrorSettings(shift=6.0, angle=0.5, dose=0.1, defocus=50.0)))
+    scene = load_scene(None, [
+        "name=gold", "specimen=empty", "shape=[32,36]", "pixel_size=3", "dose=40",
+        "specimen.ice.thickness=90", "specimen.particles.bead.fiducial=20", "optics.defocus=5000",
+        "optics.astigmatism=300", "optics.phase_shift=20", "detector.integer=true",
+        "tilts={scheme: dose_symmetric, minimum: -40, maximum: 40, step: 20, axis_angle: 30}",
+        "tilts.errors={shift: 6, angle: 0.5, dose: 0.1, defocus: 50}", "compute.arch=cpu"])
     series = replace(simulate(scene), particles=None)
     for name in ("simulated", "read"):
         (tmp_path / name).mkdir()
@@ -143,8 +128,9 @@ def test_simulated_files_read_back_are_exported_to_the_same_bytes(tmp_path):
              if name != "nominal_angle"}
     back = read_series(
         tmp_path / "simulated" / "tiff" / "gold.tif", tmp_path / "gold.rawtlt", hand=1,
-        voltage=300.0, spherical_aberration=2.7, chromatic_aberration=2.7, height=series.height,
-        amplitude_contrast=series.amplitude_contrast, **truth)
+        height=series.height, **truth, **{
+            name: getattr(series, name) for name in (
+                "voltage", "spherical_aberration", "chromatic_aberration", "amplitude_contrast")})
     assert torch.equal(back.images, series.images)
     write_formats(tmp_path / "read", back, [*FORMATS, "tiff"])
     files = [path.relative_to(tmp_path / "simulated")
