@@ -18,7 +18,8 @@ from experiments.ctf_bench import Truth, linear_micrograph
 from experiments.detector_bench import slanted_edge
 from tem_taichi.device import as_tensor
 from tem_taichi.estimate.spectra import average_periodogram
-from tem_taichi.files.io import write_mrc, write_rawtlt
+from tem_taichi.files.mrc import write_mrc
+from tem_taichi.files.tilts import write_rawtlt
 from tem_taichi.files.unfinished import unfinished_folder
 from tem_taichi.fit import main
 from tem_taichi.noise.curves import evaluate

@@ -26,7 +26,7 @@ BELOW = {
     "experiment": {"ground", "specimen", "instrument", "noise"},
     "batches": {"ground", "specimen", "instrument", "noise"},
     "series": {"ground", "files", "scene", "specimen", "instrument", "noise", "experiment"},
-    "export": {"ground", "files", "specimen", "instrument", "series"},
+    "export": {"ground", "files", "specimen", "series"},
     "inverse": {"ground", "specimen", "instrument", "noise", "experiment"},
     "estimate": {"ground", "files", "scene", "specimen", "instrument", "noise", "series",
                  "inverse"},

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 import tem_taichi
 from tem_taichi import recipes
-from tem_taichi.files.io import write_mrc
+from tem_taichi.files.mrc import write_mrc
 from tem_taichi.fit import main
 from tem_taichi.recipes.load import recipe_names
 from tem_taichi.recipes.result import Result, write_result

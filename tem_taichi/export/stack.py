@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tem_taichi.files.io import write_mrc
+from tem_taichi.files.mrc import write_mrc
 from tem_taichi.files.particles import ANGLES, KIND, POSITION, star_table
-from tem_taichi.instrument.distortion import anisotropic
 from tem_taichi.rotations import euler_to_matrix, matrix_to_euler, tilt_rotation
 from tem_taichi.series.record import TiltSeries
 
@@ -45,8 +44,7 @@ def particle_views(series: TiltSeries) -> pd.DataFrame:
     poses = euler_to_matrix(*particles[list(ANGLES)].to_numpy(np.float64).T)
     places = np.einsum("nij,mj->nmi", turns, points)
     shifts = tilts[["shift_x", "shift_y"]].to_numpy(np.float64)
-    projector = anisotropic(*series.magnification)
-    flat = (places[..., :2] + shifts[:, None]) @ projector.cpu().numpy().astype(np.float64).T
+    flat = (places[..., :2] + shifts[:, None]) @ series.projector.T
     angles = matrix_to_euler(np.einsum("nij,mjk->nmik", turns, poses).reshape(-1, 3, 3))
     height = places[..., 2].ravel()
     deeper = np.zeros_like(height) if series.one_defocus else height

@@ -1,4 +1,4 @@
-"""Files in and out: the modules of each format in one place, images of any kind, and JSON."""
+"""Images of any kind of file, and JSON."""
 
 import json
 from collections.abc import Mapping
@@ -8,17 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tem_taichi.files.mrc import mrc_mode as mrc_mode
 from tem_taichi.files.mrc import read_image_stack
-from tem_taichi.files.mrc import read_volume as read_volume
-from tem_taichi.files.mrc import write_mrc as write_mrc
 from tem_taichi.files.tiff import read_tiff
-from tem_taichi.files.tilts import TILT_COLUMNS as TILT_COLUMNS
-from tem_taichi.files.tilts import read_mdoc as read_mdoc
-from tem_taichi.files.tilts import read_rawtlt as read_rawtlt
-from tem_taichi.files.tilts import write_mdoc as write_mdoc
-from tem_taichi.files.tilts import write_rawtlt as write_rawtlt
-from tem_taichi.files.tilts import write_tilt_table as write_tilt_table
 
 
 def read_images(path: Path, finite: bool = True) -> tuple[NDArray[np.float32], float | None]:

@@ -12,7 +12,8 @@ import starfile
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from tem_taichi.files.io import write_json, write_mrc
+from tem_taichi.files.io import write_json
+from tem_taichi.files.mrc import write_mrc
 
 Report = Callable[[int, int], None]
 """Called by a recipe with what is done and how much there is."""

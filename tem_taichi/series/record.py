@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tem_taichi.files.mrc import smallest_type
 from tem_taichi.files.particles import POSITION
+from tem_taichi.instrument.distortion import anisotropic
 from tem_taichi.scene.settings import Scene
 from tem_taichi.series.placement import particle_table
 from tem_taichi.specimen.absorption import amplitude_contrast_of_protein
@@ -52,8 +53,8 @@ class TiltSeries:
     hand: int = 1
     """1 = z of the right-handed tomogram runs along the beam, and defocus grows with it, as here;
     -1 = against it, which RELION, IMOD and Warp take for granted."""
-    magnification: tuple[float, float] = (0.0, 0.0)
-    """Anisotropy [1] and its angle [deg], see `distortion.anisotropic`."""
+    projector: NDArray[np.float64] = field(default_factory=lambda: np.eye(2))
+    """Matrix (2, 2) from undistorted to distorted x, y about the image's centre."""
     one_defocus: bool = False
     """Whether all heights were imaged at the defocus of the specimen's centre."""
     noise_free: torch.Tensor | None = None
@@ -142,7 +143,9 @@ def recorded(scene: Scene, specimen: ParticlesInIce, tilts: pd.DataFrame,
         "amplitude_contrast": amplitude_contrast(scene, specimen),
         "axis_angle": float(scene.tilts.axis_angle), "height": tomogram_height(scene),
         "integer": scene.detector.integer,
-        "magnification": (scene.optics.magnification_anisotropy, scene.optics.magnification_angle),
+        "projector": anisotropic(
+            scene.optics.magnification_anisotropy, scene.optics.magnification_angle
+        ).cpu().numpy().astype(np.float64),
         "one_defocus": scene.interaction.mode != "multislice",
         "particles": particle_table([kind.name for kind in specimen.kinds], specimen.poses),
         "kinds": {name: particle.made_from for name, particle in scene.specimen.particles.items()},
