@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 DPI = 200
 WIDTH = 7.0  # [inch], a page's
@@ -34,12 +35,15 @@ def small(axes: Axes) -> None:
     axes.tick_params(which="both", labelsize=7)
 
 
-def save(figure: Figure, file: Path) -> None:
-    """Write a PNG in true colour, the same bytes from the same figure."""
+def save(figure: Figure, file: Path, **said: str) -> None:
+    """Write a PNG in true colour, the same bytes from the same figure, and texts inside it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI)
-    Image.open(drawn).convert("RGB").save(file, "png", optimize=True)
+    texts = PngInfo()
+    for name, text in said.items():
+        texts.add_text(name, text)
+    Image.open(drawn).convert("RGB").save(file, "png", optimize=True, pnginfo=texts)
     print(f"wrote {file}")
 
 
