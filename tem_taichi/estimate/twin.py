@@ -52,20 +52,21 @@ class TwinSettings:
     """What images and tables do not say."""
 
     mean_free_path: float = 3950.0
-    """Of the loss from the image in ice at 300 kV [A]; scales the thickness."""
+    """of the loss from the image in ice at 300 kV [A], scaled to the voltage; scales thickness"""
     spherical_aberration: float = 2.7
-    """Cs [mm]."""
-    shape: tuple[int, int] | None = None
-    """Rows and columns of the twin's images; None = those of the real ones."""
+    """Cs [mm]"""
+    shape: tuple[int, ...] | None = None
+    """rows and columns of the twin's images; null = those of the real ones"""
     masses: tuple[float, ...] = (5.0, 20.0, 100.0, 500.0, 2500.0)
-    """Of the globules that may crowd the ice [kDa]; () = ice alone."""
+    """of the globules that may crowd the ice [kDa]; [] = ice alone"""
     particles: dict[str, ParticleSettings] = field(default_factory=dict)
-    """Further particles, of interest, which are not fitted."""
+    """further particles of interest by name, as in a scene's specimen; they are not fitted"""
     tile: int = 64
-    """Side of a tile of background [pixel]."""
+    """side of a tile of background [pixel]"""
     slice_thickness: float = 100.0
-    """[A]"""
+    """of the twin's slices [A]"""
     seed: int = 0
+    """of the twin's noise and places"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ twin.yaml, for `python -m tem_taichi.simulate`, has the ice, camera and crowd th
 angles and doses tell; particles of interest are added as in a scene.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tem_taichi import checks
 from tem_taichi.estimate.twin import (
@@ -19,31 +19,14 @@ from tem_taichi.machine import duration
 from tem_taichi.recipes.input import images_of, series_table
 from tem_taichi.recipes.result import Report, Result
 from tem_taichi.recipes.settings import SeriesRecipe
-from tem_taichi.scene.specimen import ParticleSettings
 
 
 @dataclass(frozen=True)
-class TwinRecipe(SeriesRecipe):
+class TwinRecipe(TwinSettings, SeriesRecipe):
     """What the images do not tell of the twin."""
 
     voltage: float = 300.0
     """[kV]"""
-    spherical_aberration: float = 2.7
-    """Cs [mm]"""
-    mean_free_path: float = 3950.0
-    """of the loss from the image in ice at 300 kV [A], scaled to the voltage; scales thickness"""
-    shape: tuple[int, ...] | None = None
-    """rows and columns of the twin's images; null = those of the real ones"""
-    masses: tuple[float, ...] = (5.0, 20.0, 100.0, 500.0, 2500.0)
-    """of the globules that may crowd the ice [kDa]; [] = ice alone"""
-    particles: dict[str, ParticleSettings] = field(default_factory=dict)
-    """further particles of interest by name, as in a scene's specimen; they are not fitted"""
-    tile: int = 64
-    """side of a tile of background [pixel]"""
-    slice_thickness: float = 100.0
-    """of the twin's slices [A]"""
-    seed: int = 0
-    """of the twin's noise and places"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,10 +46,7 @@ def run(recipe: TwinRecipe, report: Report) -> Result:
     """A scene like a real series."""
     (name, images, pixel_size), = images_of(recipe)
     tilts = series_table(recipe, name, len(images))
-    twin = make_twin(images, tilts, pixel_size, recipe.voltage, TwinSettings(
-        recipe.mean_free_path, recipe.spherical_aberration,
-        (recipe.shape[0], recipe.shape[1]) if recipe.shape else None, recipe.masses,
-        recipe.particles, recipe.tile, recipe.slice_thickness, recipe.seed))
+    twin = make_twin(images, tilts, pixel_size, recipe.voltage, recipe)
     warnings = list(twin.warnings)
     seconds: float | None = None
     takes: list[str] = []
