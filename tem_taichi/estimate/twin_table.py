@@ -33,19 +33,38 @@ def complete_table(tilts: pd.DataFrame, images: np.ndarray, pixel_size: float, v
     Raises:
         ValueError: if a column is missing that nothing replaces, or a dose is not positive.
     """
-    def column(name: str) -> np.ndarray | None:
-        if name not in tilts:
-            return None
-        values = tilts[name].to_numpy(dtype=float)
-        return values if np.isfinite(values).all() else None
-
     notes: list[str] = []
-    angles, dose, prior = (column(name) for name in ("tilt_angle", "dose", "prior_dose"))
+    angles = _column(tilts, "tilt_angle")
     if angles is None:
         raise ValueError("tilts: column tilt_angle must be there and finite [deg]")
-    index = column("acquisition_index")
+    table = pd.DataFrame({"tilt_angle": angles, **_doses(tilts, notes)})
+    for name in ("axis_angle", "shift_x", "shift_y"):
+        values = _column(tilts, name)
+        table[name] = 0.0 if values is None else values
+    given = _defoci(tilts)
+    if given is None:
+        known = None if _column(tilts, "axis_angle") is None else list(zip(
+            angles.tolist(), table["axis_angle"].tolist(), strict=True))
+        given = _from_rings(images, known, pixel_size, voltage, spherical_aberration, notes)
+    u, v, table["astigmatism_angle"] = given
+    table["defocus"], table["astigmatism"] = (u + v) / 2, u - v
+    return table, notes
+
+
+def _column(tilts: pd.DataFrame, name: str) -> np.ndarray | None:
+    """Values of a column; None where it is missing or one is not finite."""
+    if name not in tilts:
+        return None
+    values = tilts[name].to_numpy(dtype=float)
+    return values if np.isfinite(values).all() else None
+
+
+def _doses(tilts: pd.DataFrame, notes: list[str]) -> dict[str, np.ndarray]:
+    """Order of acquisition, and the dose before and of each image [e-/A^2]."""
+    index, dose, prior = (_column(tilts, name)
+                          for name in ("acquisition_index", "dose", "prior_dose"))
     if index is None:
-        index = np.arange(len(angles)) if prior is None else prior
+        index = np.arange(len(tilts)) if prior is None else prior
     order = np.argsort(index, kind="stable")
     if dose is None:
         if prior is None:
@@ -60,25 +79,21 @@ def complete_table(tilts: pd.DataFrame, images: np.ndarray, pixel_size: float, v
     if prior is None:
         prior = np.empty(len(dose))
         prior[order] = np.cumsum(dose[order]) - dose[order]
-    table = pd.DataFrame({"tilt_angle": angles, "acquisition_index": np.argsort(order),
-                          "prior_dose": prior, "dose": dose})
-    for name in ("axis_angle", "shift_x", "shift_y"):
-        values = column(name)
-        table[name] = 0.0 if values is None else values
-    u, v = column("defocus_u"), column("defocus_v")
-    table["astigmatism_angle"] = 0.0
+    return {"acquisition_index": np.argsort(order), "prior_dose": prior, "dose": dose}
+
+
+def _defoci(tilts: pd.DataFrame) -> np.ndarray | None:
+    """Defocus U, V [A] and angle [deg] of each image, (3, n); None where the table has none."""
+    u, v, angle = (_column(tilts, name)
+                   for name in ("defocus_u", "defocus_v", "astigmatism_angle"))
     if u is None or v is None:
-        u = v = next((given for given in (column("defocus"), column("target_defocus"))
+        u = v = next((given for given in (_column(tilts, "defocus"),
+                                          _column(tilts, "target_defocus"))
                       if given is not None), None)
-        if u is None:
-            tilts = None if column("axis_angle") is None else list(zip(
-                angles.tolist(), table["axis_angle"].tolist(), strict=True))
-            u, v, table["astigmatism_angle"] = _from_rings(images, tilts, pixel_size, voltage,
-                                                           spherical_aberration, notes)
-    elif column("astigmatism_angle") is not None:
-        table["astigmatism_angle"] = column("astigmatism_angle")
-    table["defocus"], table["astigmatism"] = (u + v) / 2, u - v
-    return table, notes
+        angle = None
+    if u is None or v is None:
+        return None
+    return np.stack([u, v, np.zeros_like(u) if angle is None else angle])
 
 
 def _from_rings(images: np.ndarray, tilts: list[tuple[float, float]] | None, pixel_size: float,

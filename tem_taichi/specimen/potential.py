@@ -256,22 +256,7 @@ def slice_potential(
     scale = as_tensor([pixel_size, pixel_size, slice_thickness])
     origin = as_tensor([nx // 2, ny // 2, n_slices / 2])
     pixels = atoms.positions / scale + origin
-    # A pixel's own area reaches half a pixel around its centre; a slice starts at its edge.
-    low = as_tensor([-0.5, -0.5, 0.0])
-    outside = ((pixels < low) | (pixels > low + box)).any(1)
-    if bool(outside.any()):
-        if periodic:
-            pixels = pixels - box * torch.floor((pixels.detach() - low) / box)
-        elif clip:
-            inside = torch.nonzero(~outside).flatten()
-            atoms, pixels = atoms[inside], pixels[inside]
-        else:
-            first = int(torch.nonzero(outside)[0])
-            position = [round(float(c), 2) for c in atoms.positions[first]]
-            raise ValueError(
-                f"positions: {int(outside.sum())} atoms lie outside the box of "
-                f"{nx * pixel_size:g} x {ny * pixel_size:g} x {n_slices * slice_thickness:g} A, "
-                f"the first at {position}; enlarge it, or allow periodic=True or clip=True")
+    atoms, pixels = _within(box, scale, atoms, pixels, periodic=periodic, clip=clip)
     device = current()
     out = torch.zeros((n_slices, ny, nx), dtype=device.dtype, device=device.torch_device)
     groups = [atom_gaussians(atoms)]
@@ -279,3 +264,25 @@ def slice_potential(
         groups.append(solvent_gaussians(atoms).scaled(solvent_potential))
     out = render(out, groups, pixels, pixel_size, depth=depth)
     return narrow(out, SCATTERING_TO_POTENTIAL / pixel_size**2)
+
+
+def _within(
+    box: torch.Tensor, scale: torch.Tensor, atoms: Atoms, pixels: torch.Tensor, *,
+    periodic: bool, clip: bool,
+) -> tuple[Atoms, torch.Tensor]:
+    """Atoms and their pixels, put back into a box of some pixels of some size [A], or left out."""
+    # A pixel's own area reaches half a pixel around its centre; a slice starts at its edge.
+    low = as_tensor([-0.5, -0.5, 0.0])
+    outside = ((pixels < low) | (pixels > low + box)).any(1)
+    if not bool(outside.any()):
+        return atoms, pixels
+    if periodic:
+        return atoms, pixels - box * torch.floor((pixels.detach() - low) / box)
+    if clip:
+        inside = torch.nonzero(~outside).flatten()
+        return atoms[inside], pixels[inside]
+    first = [round(float(c), 2) for c in atoms.positions[outside][0]]
+    sides = " x ".join(f"{float(side):g}" for side in box * scale)
+    raise ValueError(
+        f"positions: {int(outside.sum())} atoms lie outside the box of {sides} A, the first at "
+        f"{first}; enlarge it, or allow periodic=True or clip=True")
