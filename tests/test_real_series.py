@@ -60,6 +60,13 @@ def test_series_is_read_by_angle_with_its_order_and_doses(recorded):
     assert series.particles is series.noise_free is series.specimen is series.height is None
 
 
+@pytest.mark.parametrize(("file", "name"), [
+    ("TS_1.20.mrc", "TS_1.20"), ("TS.st", "TS"), ("a.MRC", "a"), ("b.rec", "b.rec")])
+def test_a_series_is_named_as_its_stack(recorded, file, name):
+    series = read_series(recorded.rename(recorded.with_name(file)), f"{recorded}.mdoc")
+    assert series.name == name
+
+
 def test_every_program_gets_each_image_with_its_own_angle(recorded, tmp_path):
     series = read_series(recorded, f"{recorded}.mdoc", height=20, **LENS)
     write_formats(tmp_path, series, [*FORMATS, "tiff"])
@@ -159,6 +166,7 @@ def test_what_a_program_needs_is_asked_for(recorded, tmp_path, lacking, formats,
 
 @pytest.mark.parametrize(("known", "said"), [
     ({"volts": 300}, "volts: must be one of name, pixel_size"),
+    ({"voltage": "high"}, 'voltage="high": must be a number'),
     ({"voltage": -1}, "voltage=-1: must be above 0"), ({"hand": 0}, "hand=0: must be 1 or -1"),
     ({"height": 31}, "height=31: must be an even number"),
     ({"name": "a b"}, 'name="a b": must be letters'),

@@ -1,6 +1,7 @@
 """A real tilt series, from the files in which a microscope left it."""
 
 import re
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tem_taichi.series.record import TiltSeries
 _FIELDS = ("name", "pixel_size", "voltage", "spherical_aberration", "chromatic_aberration",
            "amplitude_contrast", "height", "hand")
 _COLUMNS = (*TILT_COLUMNS, "defocus")
+_ENDINGS = re.compile(r"\.(mrcs?|st|ali|map|tiff?)(\.gz|\.bz2)?$", re.IGNORECASE)
 
 
 def read_series(stack: str | Path, angles: str | Path, **known: Any) -> TiltSeries:
@@ -52,13 +54,12 @@ def read_series(stack: str | Path, angles: str | Path, **known: Any) -> TiltSeri
     if pixel_size is not None:
         said["pixel_size"] = pixel_size
     order = np.argsort(tilts["nominal_angle"].to_numpy(), kind="stable")
-    fields = {"name": re.sub(r"(\.\w{2,4}){1,2}$", "", Path(stack).name), "hand": -1,
-              **said, **known}
+    fields = {"name": _ENDINGS.sub("", Path(stack).name), "hand": -1, **said, **known}
     _check(fields)
     return TiltSeries(
         **fields, images=torch.from_numpy(images[order]),
         tilts=tilts.iloc[order].reset_index(drop=True),
-        integer=bool((images == np.rint(images)).all()), axis_angle=round(
+        integer=all((image == np.rint(image)).all() for image in images), axis_angle=round(
             float(circmean(tilts["axis_angle"], 180, -180)), 6) if "axis_angle" in tilts else None)
 
 
@@ -111,7 +112,10 @@ def _column(name: str, value: Any, count: int) -> NDArray[np.float64]:
 
 def _check(fields: dict[str, Any]) -> None:
     """Refuse what can't be."""
-    checks.check(bool(re.fullmatch(NAME, fields["name"])), "name", fields["name"], NAME_SAYS)
+    checks.check(bool(re.fullmatch(NAME, str(fields["name"]))), "name", fields["name"], NAME_SAYS)
+    for name in fields.keys() - {"name"}:
+        checks.check(fields[name] is None or isinstance(fields[name], Real), name, fields[name],
+                     "a number")
     checks.check(fields.get("pixel_size") is not None, "pixel_size", None,
                  "given [A]; the files have none")
     for name, unit in (("pixel_size", "A"), ("voltage", "kV")):
