@@ -8,6 +8,7 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from tem_taichi.checks import one_of, whole
 
@@ -21,6 +22,7 @@ _FIRST = {
     "motion": 1 << 34,  # of a kind of particle
     "ice": 1 << 35,  # of an image
     "orientation": 1 << 36,  # of a kind of particle
+    "trials": 1 << 37,  # of an estimate that compares with random images
 }
 """Where the numbers of each stream begin among the 2^64 keys of a seed; to change one changes
 pictures."""
@@ -33,7 +35,8 @@ class Key:
     seed: int
     """0 to 2^64 - 1."""
     name: str
-    """Of the stream: noise, tilts, placement, orientation, motion or ice."""
+    """Of the stream: noise, tilts, placement, orientation, motion, ice or
+    trials."""
     number: int = 0
     """Of the thing, 0 to ROOM - 1: an image, say."""
 
@@ -57,3 +60,8 @@ class Key:
         key = np.array([self.seed, _FIRST[self.name] + self.number], dtype=np.uint64)
         counter = np.array([0, 0, part % 2**64, kind], dtype=np.uint64)
         return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+    def torch_generator(self, device: torch.device) -> torch.Generator:
+        """The same for torch, on a device, whose numbers depend on its kind."""
+        seed = int(self.generator().integers(2**63))
+        return torch.Generator(device).manual_seed(seed)

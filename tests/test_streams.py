@@ -1,11 +1,14 @@
 """A scene's random numbers are those of what is in it, whatever else there is."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import tem_taichi as tt
 from tem_taichi.scene.settings import (
     IceSettings,
     MovieSettings,
@@ -116,7 +119,7 @@ def test_errors_of_one_quantity_leave_the_others(error):
 
 
 def test_streams_do_not_meet():
-    names = ["noise", "tilts", "placement", "orientation", "motion", "ice"]
+    names = ["noise", "tilts", "placement", "orientation", "motion", "ice", "trials"]
     keys = [Key(3, name, number) for name in names for number in (0, 1, ROOM - 1)]
     keys += [Key(4, "noise"), Key.of(3, "motion", "a"), Key.of(3, "motion", "b")]
     drawn = {tuple(key.generator().integers(2**63, size=2)) for key in keys}
@@ -133,6 +136,20 @@ def test_streams_stay_what_they_are():
         assert np.array_equal(Key(7, name, 5).generator(-2, 1).random(4),
                               np.random.Generator(reference).random(4))
     assert Key.of(7, "motion", "ribosome") == Key(7, "motion", 481103149)
+
+
+def test_torch_numbers_follow_the_key():
+    one, same, other = (torch.rand(3, generator=Key(seed, "trials").torch_generator("cpu"))
+                        for seed in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.isclose(one, other).any()
+
+
+def test_no_other_module_has_random_numbers_of_its_own():
+    """But for a fixed mixing of equally good tiles, which no seed changes."""
+    sources = re.compile(r"Philox|default_rng|RandomState|manual_seed|SeedSequence")
+    package = Path(tt.__file__).parent
+    own = {file.name for file in package.rglob("*.py") if sources.search(file.read_text("utf-8"))}
+    assert own == {"streams.py", "crops.py"}
 
 
 @pytest.mark.parametrize(("changes", "message"), [

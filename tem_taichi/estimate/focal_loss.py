@@ -11,6 +11,7 @@ from torch import Tensor
 from tem_taichi.device import as_tensor
 from tem_taichi.inverse.fitting import Fit, Values, fit
 from tem_taichi.noise.curves import mtf_parametric, radial_frequency
+from tem_taichi.streams import Key
 
 _MOST = 1e7
 """Electrons a pixel; in single precision the noise of more would be lost in the scaling."""
@@ -69,7 +70,7 @@ def mtf_by_focal_loss(crops: Tensor, electrons: float, *, gamma: float = 0.5, st
         raise ValueError(f"crops[{int(constant.int().argmax())}]: is constant, must hold noise")
     target = unit_range(crops)
     w = radial_frequency(*crops.shape[-2:])
-    generator = torch.Generator(crops.device).manual_seed(seed)
+    generator = Key(seed, "trials").torch_generator(crops.device)
     mean = torch.full_like(crops, electrons)
 
     def loss(values: Values) -> Tensor:
