@@ -12,8 +12,8 @@ With the ice's path L and mean free path l, C the scattering transform and x = q
 
 where B = (1 - exp(-2 phi)) |psi|^2 is what a particle of absorption phi takes from the wave.
 Particles are projected as there, which shifts turned ones by up to about half a voxel and half a
-pixel (`compat_particle.pass_offset`). Left out: the difference between ice before and behind a
-particle, and the blur of particles by the carbon film, which only takes electrons here.
+pixel (`tem_simulator_particle.pass_offset`). Left out: the difference between ice before and behind
+a particle, and the blur of particles by the carbon film, which only takes electrons here.
 """
 
 import math

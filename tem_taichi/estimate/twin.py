@@ -74,7 +74,7 @@ class Twin:
     """A scene and what it rests on.
 
     Attributes:
-        scene: for `pipeline.simulate` or `twin_text`.
+        scene: for `series.simulate` or `twin_text`.
         thickness: fit of the means.
         spectra: of the real background.
         crowd: fit of the spectra; its masses are () where the scene has ice alone.
@@ -105,7 +105,7 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
 
     Args:
         images: (n, ny, nx), proportional to counts (0 where no electron comes), not aligned.
-        tilts: one row an image, as from `tilt_files.read_mdoc`: tilt_angle [deg]; prior_dose
+        tilts: one row an image, as from `files.tilts.read_mdoc`: tilt_angle [deg]; prior_dose
             [e-/A^2], dose, or both; acquisition_index, or else by prior_dose, or else rows are in
             the order of acquisition; defocus_u and defocus_v, or defocus, or target_defocus [A,
             positive is underfocus], or else the Thon rings tell; axis_angle [deg], shift_x,

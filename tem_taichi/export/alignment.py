@@ -2,7 +2,7 @@
 
 They align a series so that the tilt axis lies along y of the tomogram. The tomogram's frame is
 therefore the specimen's, turned by -axis_angle about z; z is along the beam in both. With M the
-rotation from the tomogram to an image (`geometry.tilt_rotation` after the turn back),
+rotation from the tomogram to an image (`rotations.tilt_rotation` after the turn back),
 
     M = Rz(z_rotation) Ry(y_tilt) Rx(x_tilt),    image = (M tomogram)_xy + shift,
 
@@ -37,7 +37,7 @@ def true_alignment(tilts: pd.DataFrame, axis_angle: float) -> pd.DataFrame:
     """Angles and shifts of each image relative to the aligned tomogram.
 
     Args:
-        tilts: as from `geometry.tilt_table`: tilt_angle, axis_angle [deg], shift_x, shift_y [A].
+        tilts: as from `tilts.tilt_table`: tilt_angle, axis_angle [deg], shift_x, shift_y [A].
         axis_angle: nominal [deg], which decides the tomogram's frame.
 
     Returns:

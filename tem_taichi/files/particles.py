@@ -1,7 +1,7 @@
 """Files of particles: RELION 5's particles.star, and lists of placements to simulate.
 
 Both hold the same table, one row a particle: x, y, z from the specimen's centre [A]; rot, tilt,
-psi [deg] in RELION's convention (`poses.euler_to_matrix`); kind, the name of its structure.
+psi [deg] in RELION's convention (`rotations.euler_to_matrix`); kind, the name of its structure.
 """
 
 import linecache

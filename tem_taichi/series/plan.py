@@ -33,7 +33,7 @@ class Plan:
     exposures: list[Exposure]
     """In the order of the stack."""
     tilts: pd.DataFrame
-    """See `geometry.tilt_table`; one row an exposure."""
+    """See `tilts.tilt_table`; one row an exposure."""
     memory: float
     """That a run takes, within about a third; on a CPU [bytes]."""
 

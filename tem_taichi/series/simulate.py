@@ -34,7 +34,7 @@ def simulate(
         Images with and without noise, and the truth behind them.
 
     Warns:
-        UserWarning: of `config.doubts`.
+        UserWarning: of `scene.settings.doubts`.
 
     Raises:
         ValueError: for a scene that cannot be; nothing has been computed then.

@@ -14,10 +14,10 @@ class Poses:
 
     positions: np.ndarray | torch.Tensor
     """x, y, z of each copy's centre from the specimen's [A], shape (n, 3); a tensor may have a
-    gradient. For `forward.expected_images` also (b, n, 3), of each of b images."""
+    gradient. For `batches.expected_images` also (b, n, 3), of each of b images."""
     rotations: np.ndarray | torch.Tensor
     """Matrices that take the particle's coordinates to the specimen's [1], shape (n, 3, 3), or
-    (b, n, 3, 3); see `geometry.rotation_from_vector` for gradients."""
+    (b, n, 3, 3); see `rotations.rotation_from_vector` for gradients."""
     filament: np.ndarray | None = None
     """Number of the filament that each is part of, from 1, shape (n,); None = not in filaments."""
 
