@@ -23,6 +23,7 @@ _FIRST = {
     "ice": 1 << 35,  # of an image
     "orientation": 1 << 36,  # of a kind of particle
     "trials": 1 << 37,  # of an estimate that compares with random images
+    "batches": 1 << 38,  # of a pass through the parts of a fit
 }
 """Where the numbers of each stream begin among the 2^64 keys of a seed; to change one changes
 pictures."""

@@ -13,7 +13,7 @@ from tem_taichi.device import as_tensor
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics, aberration_phase, ctf, odd_phase
 from tem_taichi.instrument.tem import TEM
-from tem_taichi.inverse.fitting import fit
+from tem_taichi.inverse.minimise import Optimiser, minimise
 from tem_taichi.inverse.scales import UNITS, natural_scales, scaled, unscaled
 from tem_taichi.noise.curves import requires_grad
 from tem_taichi.noise.detector import Detector
@@ -128,12 +128,12 @@ def test_lbfgs_moves_a_defocus_that_is_counted_in_its_scale(micrograph):
 def test_fit_in_scales_ends_where_it_should(micrograph, tmp_path):
     loss, start, truth = micrograph
     steps = []
-    found = fit(loss, start, scales=natural_scales(start, 3.0), steps=40,
-                progress=lambda n, value, values: steps.append(values))
+    found = minimise(loss, start, Optimiser(steps=40), scales=natural_scales(start, 3.0),
+                     progress=lambda n, value, values: steps.append(values))
     assert abs(float(found.values["defocus"] - truth["defocus"])) < 20
     assert abs(float(steps[-1]["defocus"] - found.values["defocus"])) < 1  # in A, not in scales
     assert found.loss == pytest.approx(float(loss(found.values)))
     with pytest.raises(ValueError, match=r"scales.dose=2.0: must be a positive number for one of"):
-        fit(loss, start, scales={"dose": 2.0})
+        minimise(loss, start, scales={"dose": 2.0})
     with pytest.raises(ValueError, match=r"scales.defocus="):
-        fit(loss, start, scales={"defocus": math.nan})
+        minimise(loss, start, scales={"defocus": math.nan})

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tem_taichi.device import as_tensor
-from tem_taichi.inverse.fitting import Fit, Values, fit
+from tem_taichi.inverse.minimise import Fit, Optimiser, Values, minimise
 from tem_taichi.noise.curves import mtf_parametric, radial_frequency
 from tem_taichi.streams import Key
 
@@ -80,8 +80,8 @@ def mtf_by_focal_loss(crops: Tensor, electrons: float, *, gamma: float = 0.5, st
         return ((predicted - target).square().mean()
                 + focal_frequency_loss(predicted, target, gamma))
 
-    return fit(loss, {"mtf": as_tensor(start)}, method="adam", rate=0.1, betas=(0.8, 0.992),
-               steps=steps)
+    return minimise(loss, {"mtf": as_tensor(start)},
+                    Optimiser("adam", steps, rate=0.1, betas=(0.8, 0.992)))
 
 
 def positive_widths(parameters: Tensor) -> list[Tensor]:

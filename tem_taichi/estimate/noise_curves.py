@@ -15,7 +15,8 @@ from scipy.special import chdtrc
 from torch import Tensor
 
 from tem_taichi.estimate.crops import RingSpectrum
-from tem_taichi.inverse.fitting import Values, covariance, fit
+from tem_taichi.inverse.fisher import covariance
+from tem_taichi.inverse.minimise import Optimiser, Values, minimise
 from tem_taichi.noise.curves import mtf_parametric
 
 HIGHEST = 0.7072
@@ -190,7 +191,8 @@ def five_parameters(rings: RingSpectrum, offset: np.ndarray, w: np.ndarray, gues
         def loss(values: Values, start: Tensor = start, frame: Tensor = frame) -> Tensor:
             return loss_of(start + frame @ values["z"], power)
 
-        result = fit(loss, {"z": torch.zeros(len(start)).double()}, steps=100, tolerance=1e-7)
+        result = minimise(loss, {"z": torch.zeros(len(start)).double()},
+                          Optimiser(steps=100, tolerance=1e-7))
         found.append((result.loss, start + frame @ result.values["z"]))
     theta = min(found, key=lambda one: one[0])[1]
     shape, variance = theta[:4], information(theta)[:4, :4]

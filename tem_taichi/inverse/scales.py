@@ -8,7 +8,7 @@ phase by about a radian, parameters of all kinds curve a loss alike, and one rat
     numbers = {name: value.requires_grad_() for name, value in scaled(start, scales).items()}
     ...  # in the loss: values = unscaled(numbers, scales)
 
-`fits.fitting.fit` does it when it is given the scales.
+`minimise` does it when it is given the scales.
 """
 
 import math
@@ -99,4 +99,5 @@ def scaled(values: Mapping[str, Value], scales: Mapping[str, float]) -> dict[str
 
 def unscaled(numbers: Mapping[str, Tensor], scales: Mapping[str, float]) -> dict[str, Tensor]:
     """The inverse of `scaled`; gradients pass."""
-    return {name: value * scales.get(name, 1.0) for name, value in numbers.items()}
+    return {name: value * scales[name] if name in scales else value
+            for name, value in numbers.items()}

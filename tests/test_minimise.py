@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from tem_taichi.inverse.fitting import covariance, fit
+from tem_taichi.inverse.fisher import covariance
+from tem_taichi.inverse.minimise import Optimiser, minimise
 
 
 def rosenbrock(values):
@@ -19,7 +20,7 @@ def start(x=-1.2, y=1.0):
 
 def test_lbfgs_finds_the_bottom_of_a_curved_valley():
     given = start()
-    result = fit(rosenbrock, given)
+    result = minimise(rosenbrock, given)
     assert result.converged
     assert result.steps < 60
     # The loss is quadratic at the bottom: 1e-9 of tolerance on a loss that goes to 0.
@@ -38,23 +39,23 @@ def test_adam_reaches_the_mean_of_noisy_targets():
     def loss(values):
         return (values["mean"] - 5 - torch.randn(64, generator=generator)).square().mean()
 
-    result = fit(loss, {"mean": torch.zeros(())}, method="adam", rate=0.1, steps=300,
-                 betas=(0.8, 0.992))
+    result = minimise(loss, {"mean": torch.zeros(())},
+                      Optimiser("adam", 300, rate=0.1, betas=(0.8, 0.992)))
     # One step sees the mean of 64 numbers, of deviation 1/8; Adam averages a few.
     assert float(result.values["mean"]) == pytest.approx(5, abs=0.4)
 
 
 def test_the_best_values_are_kept_not_the_last():
     # A rate too large for the bowl: Adam climbs out again.
-    result = fit(lambda v: v["x"].square().sum(), {"x": torch.tensor([1.0])}, method="adam",
-                 rate=0.9, steps=5)
+    result = minimise(lambda v: v["x"].square().sum(), {"x": torch.tensor([1.0])},
+                      Optimiser("adam", 5, rate=0.9))
     assert result.loss == min(result.history)
     assert result.history[-1] > result.loss
     assert float(result.values["x"]) ** 2 == pytest.approx(result.loss)
 
 
 def test_few_steps_do_not_converge():
-    assert not fit(rosenbrock, start(), steps=4).converged
+    assert not minimise(rosenbrock, start(), Optimiser(steps=4)).converged
 
 
 def test_line_search_does_not_compute_a_point_twice():
@@ -64,14 +65,14 @@ def test_line_search_does_not_compute_a_point_twice():
         points.append([float(value.detach()) for value in values.values()])
         return rosenbrock(values)
 
-    fit(loss, start(), steps=30)
+    minimise(loss, start(), Optimiser(steps=30))
     assert all(a != b for a, b in itertools.pairwise(points))
 
 
 @pytest.mark.parametrize("method", ["lbfgs", "adam"])
 def test_an_interrupted_fit_goes_on_as_if_it_had_not_been(tmp_path, method):
-    options = {"method": method, "tolerance": 0.0, "steps": 20}
-    whole = fit(rosenbrock, start(), **options)
+    how = Optimiser(method, 20, tolerance=0.0)
+    whole = minimise(rosenbrock, start(), how)
     path = tmp_path / "fit.pt"
 
     def interrupt(step, loss, values):
@@ -79,26 +80,26 @@ def test_an_interrupted_fit_goes_on_as_if_it_had_not_been(tmp_path, method):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(rosenbrock, start(), state_file=path, progress=interrupt, **options)
+        minimise(rosenbrock, start(), how, state_file=path, progress=interrupt)
     steps = []
-    resumed = fit(rosenbrock, start(), state_file=path, **options,
-                  progress=lambda step, loss, values: steps.append(step))
+    resumed = minimise(rosenbrock, start(), how, state_file=path,
+                       progress=lambda step, loss, values: steps.append(step))
     assert steps == list(range(10, 21))
     assert resumed.history == whole.history
     assert all(torch.equal(resumed.values[name], whole.values[name]) for name in "xy")
-    again = fit(rosenbrock, start(), state_file=path, **options)
+    again = minimise(rosenbrock, start(), how, state_file=path)
     assert again.loss == whole.loss
     assert list(tmp_path.iterdir()) == [path]  # no half-written file stays
 
 
 def test_state_of_another_fit_is_refused(tmp_path):
     path = tmp_path / "fit.pt"
-    fit(rosenbrock, start(), steps=2, state_file=path)
+    minimise(rosenbrock, start(), Optimiser(steps=2), state_file=path)
     with pytest.raises(ValueError, match=r"belongs to another fit, of \['x', 'y'\] by lbfgs"):
-        fit(rosenbrock, start(), method="adam", steps=2, state_file=path)
+        minimise(rosenbrock, start(), Optimiser("adam", 2), state_file=path)
     path.write_text("nothing")
     with pytest.raises(ValueError, match="is no state of a fit"):
-        fit(rosenbrock, start(), steps=2, state_file=path)
+        minimise(rosenbrock, start(), Optimiser(steps=2), state_file=path)
 
 
 @pytest.mark.parametrize(("loss", "message"), [
@@ -108,12 +109,12 @@ def test_state_of_another_fit_is_refused(tmp_path):
 ])
 def test_losses_that_cannot_be_followed(loss, message):
     with pytest.raises(ValueError, match=message) as error:
-        fit(loss, {"x": torch.tensor([-1.0])})
+        minimise(loss, {"x": torch.tensor([-1.0])})
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"method": "sgd"}, "must be one of lbfgs, adam"),
+    ({"name": "sgd"}, "must be one of lbfgs, adam"),
     ({"steps": 0}, "steps=0: must be at least 1"),
     ({"rate": -1.0}, "rate=-1: must be positive"),
     ({"start": {}}, "at least one"),
@@ -122,7 +123,8 @@ def test_losses_that_cannot_be_followed(loss, message):
 ])
 def test_bad_arguments_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        fit(**{"loss": rosenbrock, "start": start(), **changes})
+        begin = changes.pop("start", start())
+        minimise(rosenbrock, begin, Optimiser(**changes))
 
 
 def test_covariance_is_that_of_the_least_squares_line():
@@ -133,7 +135,7 @@ def test_covariance_is_that_of_the_least_squares_line():
         line = values["line"][0] + values["line"][1] * x
         return (line - 2 + x).square().sum() / (2 * sigma**2) + (values["other"] - 1) ** 2 / 8
 
-    found = fit(loss, {"line": torch.zeros(2).double(), "other": torch.zeros(()).double()})
+    found = minimise(loss, {"line": torch.zeros(2).double(), "other": torch.zeros(()).double()})
     design = np.stack([np.ones(30), x.numpy()], axis=1)
     expected = np.zeros((3, 3))
     expected[:2, :2] = sigma**2 * np.linalg.inv(design.T @ design)

@@ -1,0 +1,234 @@
+"""inverse/: problems, fits in batches, held-out exposures, error bars, priors and measures."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import coverage
+from tem_taichi.device import as_tensor, init
+from tem_taichi.experiment import Experiment, images
+from tem_taichi.instrument.exposure import Exposure
+from tem_taichi.instrument.optics import Optics
+from tem_taichi.inverse.fisher import error_bars, fisher
+from tem_taichi.inverse.measures import correlation, resolution, shell_correlation
+from tem_taichi.inverse.minimise import Optimiser
+from tem_taichi.inverse.priors import gaussian, smooth, sparse, total_variation
+from tem_taichi.inverse.problem import Problem, fit
+from tem_taichi.noise.camera import Camera
+from tem_taichi.noise.detector import Detector
+from tem_taichi.noise.gaussian import Gaussian
+
+SIZE = 16
+
+
+@dataclass(frozen=True)
+class Flat:
+    """An instrument that shows what it is given: the plainest inverse problem."""
+
+    def intensity(self, specimen, exposure):
+        return specimen.values
+
+
+@dataclass(frozen=True)
+class Values:
+    values: torch.Tensor
+
+
+def photographs(truth, law, count, prior=None, held_out=(), seed=0, dose=20.0):
+    """`count` noisy images of one intensity, which is sought as the exponential of its log."""
+    exposures = [Exposure(Optics(), dose=dose, stream=n) for n in range(count)]
+
+    def build(values):
+        return Experiment(Values(values["log"].exp()), Flat(), law, exposures)
+
+    counts = torch.stack([image.counts for image in images(build({"log": truth.log()}), seed)])
+    return Problem({"log": torch.zeros_like(truth)}, build, counts, prior, held_out)
+
+
+@pytest.fixture
+def picture(double):
+    y, x = torch.meshgrid(*[torch.arange(SIZE).double()] * 2, indexing="ij")
+    return 1 + 0.8 * torch.sin(x / 3) * torch.cos(y / 4)
+
+
+@pytest.mark.parametrize("optimiser", [
+    Optimiser(), Optimiser("adam", 300, rate=0.05), Optimiser("adam", 600, rate=0.05, batch=2,
+                                                              schedule=lambda n: 0.99**n)])
+def test_many_images_give_their_mean(picture, optimiser):
+    """The likeliest intensity under Poisson's law is the mean count over the dose."""
+    problem = photographs(picture, Camera(1.0), 6)
+    found = fit(problem, optimiser)
+    mean = problem.counts.mean(0) / 20
+    # A step of Adam is up to 0.05 in the log; its means over steps leave a fraction of that.
+    tolerance = 1e-4 if optimiser.name == "lbfgs" else 0.02
+    assert float((found.values["log"].exp() - mean).abs().max()) < tolerance
+
+
+def test_a_batch_sees_every_exposure_once_a_pass(picture):
+    problem, seen = photographs(picture, Camera(1.0), 5, held_out=(3,)), []
+    terms = problem.terms
+
+    class Watched(Problem):
+        def terms(self, values, which):
+            seen.append(list(which))
+            return terms(values, which)
+
+    watched = Watched(**vars(problem))
+    fit(watched, Optimiser("adam", 4, batch=2, seed=1))
+    assert [sorted(a + b) for a, b in (seen[:2], seen[2:])] == [[0, 1, 2, 4]] * 2
+    assert seen[:2] != seen[2:]  # an order of its own each pass
+
+
+def test_held_out_exposures_stop_a_fit_that_learns_the_noise(picture):
+    """One image per pixel and nothing to smooth it: what comes after a while is noise."""
+    problem = photographs(picture, Camera(1.0), 3, held_out=(2,), dose=3.0)
+    found = fit(problem, Optimiser("adam", 500, rate=0.02))
+    assert found.converged and found.steps < 400
+    assert len(found.held_out) == found.steps + 1
+    best = float(sum(problem.misfit(found.values, problem.held_out)))
+    assert best == pytest.approx(min(found.held_out), rel=1e-12)
+    free = fit(replace(problem, held_out=(), counts=problem.counts[:2],
+                       build=lambda v: replace(problem.build(v),
+                                               exposures=problem.build(v).exposures[:2])),
+               Optimiser("adam", 500, rate=0.02))
+    errors = [float((one.values["log"].exp() - picture).norm()) for one in (found, free)]
+    assert errors[0] < 0.8 * errors[1]
+
+
+@pytest.mark.parametrize("held_out", [(), (1,)])
+def test_an_interrupted_fit_in_batches_goes_on(picture, tmp_path, held_out):
+    problem = photographs(picture, Camera(1.0), 5, held_out=held_out)
+    optimiser = Optimiser("adam", 20, rate=0.05, batch=2, schedule=lambda n: 1 / n)
+    whole = fit(problem, optimiser)
+
+    def interrupt(step, loss, values):
+        if step == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(problem, optimiser, state_file=tmp_path / "state", progress=interrupt)
+    resumed = fit(problem, optimiser, state_file=tmp_path / "state")
+    assert resumed.history == whole.history and resumed.held_out == whole.held_out
+    assert torch.equal(resumed.values["log"], whole.values["log"])
+
+
+def test_a_large_volume_is_held_few_times():
+    """Values, gradient and Adam's two means; the loss and its graph take some for a moment."""
+    init("cpu", "float32")
+    n = 4_000_000
+    live = []
+
+    class Big:
+        def __init__(self, volume):
+            self.volume = volume
+
+        def intensity(self, specimen, exposure):
+            return (specimen.values.mean() + 1).expand(8, 8)
+
+    problem = Problem({"volume": torch.zeros(n)},
+                      lambda v: Experiment(Values(v["volume"]), Big(None), Gaussian(1.0, 1.0),
+                                           [Exposure(dose=1.0)]),
+                      torch.full((1, 8, 8), 1.5))
+
+    def count(step, loss, values):
+        import gc
+        gc.collect()
+        held = {one.untyped_storage().data_ptr() for one in gc.get_objects()
+                if issubclass(type(one), torch.Tensor) and one.numel() == n}
+        live.append(len(held))
+
+    fit(problem, Optimiser("adam", 3, batch=1), progress=count)
+    # the start, the values, their gradient, two means
+    assert max(live) <= 5
+
+
+@pytest.mark.parametrize(("law", "variance"), [
+    (Camera(1.0), lambda mean: mean), (Gaussian(1.0, 3.0), lambda mean: 9.0 + 0 * mean),
+    (Camera(1.0, Detector("counting", gain=2.0, dqe=0.5)), lambda mean: 2 * mean / 0.5)])
+def test_information_is_that_of_the_textbook(picture, law, variance):
+    """Of means mu with slopes J: sum J J / variance; here J = mu, since mu = exp(log) dose."""
+    few = picture[:4, :3]
+    problem = photographs(few, law, 3)
+    log = few.log()
+    found = fisher(problem, {"log": log})
+    mean = law.expected(few, 20.0)
+    expected = torch.diag((3 * mean**2 / variance(mean)).flatten())
+    # Differences over half an error bar of exp: (0.5 sigma)^2 / 6, with sigma up to 0.5
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=1e-6 * float(expected.max()))
+    bars = error_bars(problem, {"log": log})["log"]
+    torch.testing.assert_close(bars, found.diagonal().rsqrt().reshape(4, 3))
+    with_prior = replace(problem, prior=lambda v: gaussian(v["log"], 0.0, 0.1))
+    added = fisher(with_prior, {"log": log}) - found
+    torch.testing.assert_close(added, 100 * torch.eye(12).double(), atol=5, rtol=0)
+
+
+def test_what_exposures_do_not_determine_is_named(picture):
+    problem = photographs(picture, Camera(1.0), 1)
+    twice = replace(problem,
+                    build=lambda v: problem.build({"log": picture.log() + v["a"] + v["b"]}))
+    with pytest.raises(ValueError, match="does not determine a, b"):
+        error_bars(twice, {"a": as_tensor(0.0), "b": as_tensor(0.0)})
+
+
+def test_an_image_that_is_not_linear_over_an_error_bar_is_said(picture):
+    problem = photographs(picture, Camera(1.0), 1, dose=1e-3)
+    rough = replace(problem, build=lambda v: problem.build({"log": picture.log() + v["a"] ** 3}),
+                    scales={"a": 1.0})
+    with pytest.warns(UserWarning, match="the images are not linear in a over its error bar"):
+        fisher(rough, {"a": as_tensor(0.3)})
+
+
+def test_error_bars_of_fits_through_multislice_cover():
+    """Eight fits of seven numbers; `experiments.coverage` has a hundred."""
+    init("cpu", "float64")
+    found = np.array([coverage.deviations(seed) for seed in range(8)])
+    # 56 numbers, some of them correlated, of unit deviation: sqrt(1 / (2 56)) = 0.09 of standard
+    # error of their deviation were they not; four of it. A wrong factor of 2 would be seen.
+    assert 0.64 < found.std() < 1.36
+    assert np.mean(np.abs(found) < 1.96) > 0.85
+    init("cpu", "float32")
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"held_out": (7,)}, "held_out=7: must be one of the 2 exposures"),
+    ({"held_out": (0, 1)}, "must leave an exposure to fit")])
+def test_a_problem_that_cannot_be_is_named(picture, changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(photographs(picture, Camera(1.0), 2), **changes)
+    with pytest.raises(ValueError, match="batch=2: must be None for lbfgs"):
+        Optimiser(batch=2)
+
+
+def test_priors_are_their_formulas(double):
+    step = torch.tensor([[0.0, 0.0, 3.0], [0.0, 0.0, 3.0]]).double()
+    assert float(gaussian(step, 1.0, 2.0)) == pytest.approx((4 * 1 + 2 * 4) / 8)
+    assert float(smooth(step, 2.0)) == pytest.approx(2 * 9 / 8)
+    assert float(total_variation(step, 0.5, 1e-9)) == pytest.approx(2 * 3 / 0.5)
+    assert float(total_variation(step, 0.5, 4.0)) == pytest.approx(2 * (5 - 4) / 0.5)
+    assert float(sparse(step, 0.5, 4.0)) == pytest.approx(2 * (5 - 4) / 0.5)
+    assert float(smooth(step[None].expand(2, 2, 3), 2.0)) == pytest.approx(2 * 2 * 9 / 8)
+
+
+def test_measures_see_noise_where_it_is(double):
+    rng = np.random.default_rng(0)
+    n, pixel = 48, 2.0
+    signal = torch.as_tensor(rng.standard_normal((n, n, n)))
+    k = torch.stack(torch.meshgrid(*[torch.fft.fftfreq(n)] * 3, indexing="ij")).norm(dim=0) / pixel
+    low = torch.fft.ifftn(torch.fft.fftn(signal) * (k < 0.1)).real
+    noisy = [low + 0.3 * torch.as_tensor(rng.standard_normal((n, n, n))) for _ in range(2)]
+    shells = shell_correlation(*noisy, pixel)
+    assert float(shells.correlation[(shells.frequency < 0.09)].min()) > 0.8
+    # The mean of some 20,000 pairs of independent coefficients
+    assert abs(float(shells.correlation[shells.frequency > 0.12].mean())) < 0.03
+    assert 1 / resolution(shells) == pytest.approx(0.1, abs=1 / 96)  # from shell to shell
+    assert float(shells.frequency[-1]) == pytest.approx(0.25, rel=0.05)
+    assert float(shell_correlation(low, 2 * low, pixel).correlation[3]) == pytest.approx(1.0)
+    assert float(correlation(low, 3 - 2 * low)) == pytest.approx(-1.0)
+    assert resolution(shell_correlation(low, low + 0 * low, pixel)) < 10.5
+    with pytest.raises(ValueError, match="must be that of one"):
+        shell_correlation(low, low[1:], pixel)
+    assert math.isclose(float(shell_correlation(low[0], low[0], pixel).counts.sum()),
+                        float((k[0, :, :n // 2 + 1] * pixel <= 0.5).sum() - 1), rel_tol=0.03)
