@@ -46,9 +46,6 @@ class Plan:
 def plan(scene: Scene) -> Plan:
     """Grids, tilts and detector of a scene.
 
-    The margin keeps what scatters at the detector's Nyquist frequency from wrapping around: at
-    defocus D it travels wavelength D / (2 pixel). Grids are even and factor well.
-
     Raises:
         ValueError: as `tilt_table` and `detector_from_config`, or if the machine has too little
             memory, which its system would otherwise answer by killing the program, or it takes
@@ -60,15 +57,33 @@ def plan(scene: Scene) -> Plan:
     except (ValueError, OSError) as error:
         text = str(error)
         raise ValueError(text if text.startswith("detector") else f"detector.{text}") from error
-    settings, microscope = scene.interaction, scene.microscope
-    margin = settings.margin
-    if margin is None:
-        defocus = tilts[["defocus_u", "defocus_v"]].abs().to_numpy().max()
-        margin = wavelength(microscope.voltage) * defocus / (2 * scene.pixel_size)
-        # What the projector brings in from beyond the field.
-        margin += (abs(scene.optics.magnification_anisotropy) / 2 * scene.pixel_size
-                   * max(scene.shape))
-    twice = round(2 * settings.oversampling)
+    camera = Camera(scene.pixel_size, detector, (scene.shape[0], scene.shape[1]),
+                    scene.detector.halves)
+    instrument = _instrument(scene, tilts)
+    angles = tilts["tilt_angle"].to_numpy()
+    memory = check_memory(scene, instrument, angles)
+    check_time(scene, least_time(scene, instrument, angles), len(angles))
+    return Plan(instrument, camera, _exposures(scene, tilts), tilts, memory)
+
+
+def _margin(scene: Scene, tilts: pd.DataFrame) -> float:
+    """Computed around the images [A].
+
+    By default it keeps what scatters at the detector's Nyquist frequency from wrapping around: at
+    defocus D it travels wavelength D / (2 pixel).
+    """
+    if scene.interaction.margin is not None:
+        return scene.interaction.margin
+    defocus = tilts[["defocus_u", "defocus_v"]].abs().to_numpy().max()
+    travelled = wavelength(scene.microscope.voltage) * defocus / (2 * scene.pixel_size)
+    # What the projector brings in from beyond the field.
+    brought = abs(scene.optics.magnification_anisotropy) / 2 * scene.pixel_size * max(scene.shape)
+    return float(travelled + brought)
+
+
+def _grids(scene: Scene, margin: float) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Pixels of the detector with its margin and of the wave, even and with small factors."""
+    twice = round(2 * scene.interaction.oversampling)
     sizes = []
     for n in scene.shape:
         least = math.ceil((n + 2 * margin / scene.pixel_size) / 2)
@@ -81,26 +96,32 @@ def plan(scene: Scene) -> Plan:
             f"shape={list(scene.shape)}: with interaction.margin={margin:.0f} A the wave has {wy} "
             f"x {wx} pixels: must be at most {_MAX_WAVE}; lower shape, interaction.margin (null = "
             "by the defocus) or oversampling, or enlarge pixel_size")
+    return (ny, nx), (wy, wx)
+
+
+def _instrument(scene: Scene, tilts: pd.DataFrame) -> TEM:
+    settings = scene.interaction
+    detector_shape, wave_shape = _grids(scene, _margin(scene, tilts))
     kind = TEM if settings.mode == "multislice" else Projection
-    instrument = kind(
-        (ny, nx), (wy, wx), scene.pixel_size, microscope.voltage,
-        scene.optics.amplitude_contrast, settings.slice_thickness, settings.depth,
+    return kind(
+        detector_shape=detector_shape, wave_shape=wave_shape, pixel_size=scene.pixel_size,
+        voltage=scene.microscope.voltage, amplitude_contrast=scene.optics.amplitude_contrast,
+        slice_thickness=settings.slice_thickness, depth=settings.depth,
         anisotropy=scene.optics.magnification_anisotropy,
         anisotropy_angle=scene.optics.magnification_angle,
-        energy_filter=microscope.energy_filter, damage=scene.specimen.damage,
+        energy_filter=scene.microscope.energy_filter, damage=scene.specimen.damage,
         linear=settings.mode == "weak_phase")
-    camera = Camera(scene.pixel_size, detector, (scene.shape[0], scene.shape[1]),
-                    scene.detector.halves)
-    angles = tilts["tilt_angle"].to_numpy()
-    memory = check_memory(scene, instrument, angles)
-    check_time(scene, least_time(scene, instrument, angles), len(angles))
-    lens = {name: getattr(microscope, name) for name in (
+
+
+def _exposures(scene: Scene, tilts: pd.DataFrame) -> list[Exposure]:
+    """One a row of the table."""
+    lens = {name: getattr(scene.microscope, name) for name in (
         "spherical_aberration", "chromatic_aberration", "energy_spread", "convergence",
         "aperture", "focal_length")}
     lens |= {name: getattr(scene.optics, name) for name in (
         "coma", "coma_angle", "trefoil", "trefoil_angle")}
     lens |= dict(zip(("beam_tilt_x", "beam_tilt_y"), scene.optics.beam_tilt, strict=True))
-    exposures = [
+    return [
         Exposure(
             optics=Optics(
                 defocus=(t.defocus_u + t.defocus_v) / 2, astigmatism=t.defocus_u - t.defocus_v,
@@ -109,4 +130,3 @@ def plan(scene: Scene) -> Plan:
             dose=t.dose, prior_dose=t.prior_dose,
             stream=int(t.acquisition_index) * scene.movie.frames)
         for t in tilts.itertuples()]
-    return Plan(instrument, camera, exposures, tilts, memory)
