@@ -72,8 +72,9 @@ def test_water_in_ice_has_no_mean_absorption_and_protein_has_that_of_its_composi
     rng = np.random.default_rng(0)
     area, volume = 64.0**2, 100.0 / ICE_DENSITY
     imaginary = imaginary_potential(3950.0, 300.0)
-    view = View(torch.eye(3, dtype=torch.float64), torch.zeros(2, dtype=torch.float64), (64, 64),
-                1.0, 100.0, -50.0, 1, amplitude_contrast=None)
+    view = View(rotation=torch.eye(3, dtype=torch.float64),
+                shift=torch.zeros(2, dtype=torch.float64), shape=(64, 64), pixel_size=1.0,
+                slice_thickness=100.0, entrance=-50.0, n_slices=1, amplitude_contrast=None)
 
     def mean(numbers):
         kind = block_of(numbers, 10.0, rng)

@@ -29,8 +29,9 @@ def integral(group: Gaussians) -> float:
 
 def projected(kind: Kind, potential: float, n: int = 96, pixel: float = 2.0) -> np.ndarray:
     """Projection of one copy relative to uniform ice [V A]."""
-    view = View(torch.eye(3, dtype=as_tensor(0.0).dtype), as_tensor([0.0, 0.0]), (n, n), pixel,
-                n * pixel, -n * pixel / 2, 1)
+    view = View(rotation=torch.eye(3, dtype=as_tensor(0.0).dtype), shift=as_tensor([0.0, 0.0]),
+                shape=(n, n), pixel_size=pixel, slice_thickness=n * pixel, entrance=-n * pixel / 2,
+                n_slices=1)
     return ParticlesInIce((kind,), (ONE,), Ice(n * pixel, potential)).slices(view, 0, 1)[0].numpy()
 
 

@@ -134,8 +134,8 @@ def test_edge_on_patch_in_ice(double, potential):
     kind = membrane_kind("m", (60.0, 120.0))
     turn = np.array([[[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]]])
     specimen = ParticlesInIce((kind,), (Poses(np.zeros((1, 3)), turn),), Ice(100.0, potential))
-    view = View(torch.eye(3, dtype=torch.float64), as_tensor([0.0, 0.0]), (80, 80), 1.5, 100.0,
-                -50.0, 1)
+    view = View(rotation=torch.eye(3, dtype=torch.float64), shift=as_tensor([0.0, 0.0]),
+                shape=(80, 80), pixel_size=1.5, slice_thickness=100.0, entrance=-50.0, n_slices=1)
     found = specimen.slices(view, 0, 1)[0].numpy()[36:45].mean(0)
     lipid, displaced = bilayer_profile((np.arange(80) - 40) * 1.5)
     # exact to 1e-3, the ripples and the cut beyond 2/3 Nyquist of the grid

@@ -72,3 +72,12 @@ def test_direction_of_dependencies():
             known = {room_of(name) for name in names if name.startswith("tem_taichi.")}
             allowed = BELOW.get(here, {"ground"}) | {here, "kernels", "conf"}
             assert known <= allowed, f"{file} knows {known - allowed}"
+
+
+def test_things_of_many_parts_are_made_with_names():
+    """More than six values in a row say nothing to the reader, and swap in silence."""
+    for file in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and len(node.args) > 6:
+                name = ast.unparse(node.func).rpartition(".")[2]
+                assert not name[0].isupper(), f"{file}:{node.lineno} {name}"

@@ -43,8 +43,8 @@ def scene_of(thickness=300.0, size=None, seed=0, **particles):
 
 
 def view_of(rotation, shape=(96, 96), pixel_size=1.0, n_slices=8, thickness=10.0, shift=(0, 0)):
-    return View(rotation, as_tensor(shift), shape, pixel_size, thickness,
-                -n_slices * thickness / 2, n_slices)
+    return View(rotation=rotation, shift=as_tensor(shift), shape=shape, pixel_size=pixel_size,
+                slice_thickness=thickness, entrance=-n_slices * thickness / 2, n_slices=n_slices)
 
 
 def test_copies_are_the_atoms_turned_and_moved(double, molecule):

@@ -19,7 +19,8 @@ GRANULAR = Ice(200.0, 4.48, granularity=1.0, seed=3)
 
 
 def view_of(shape=(128, 128), n_slices=10, **changes):
-    return replace(View(torch.eye(3), torch.zeros(2), shape, 1.0, 20.0, -100.0, n_slices),
+    return replace(View(rotation=torch.eye(3), shift=torch.zeros(2), shape=shape, pixel_size=1.0,
+                        slice_thickness=20.0, entrance=-100.0, n_slices=n_slices),
                    **changes)
 
 

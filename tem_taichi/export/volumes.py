@@ -190,8 +190,8 @@ def potential_volume(specimen: ParticlesInIce, shape: tuple[int, int, int],
     nz, ny, nx = shape
     even = replace(specimen, ice=Ice(specimen.ice.thickness, specimen.ice.potential))
     zero = as_tensor(np.zeros(2))
-    view = View(as_tensor(np.eye(3)), zero, (ny, nx), voxel, voxel, _entrance(nz, voxel), nz,
-                depth="smooth")
+    view = View(rotation=as_tensor(np.eye(3)), shift=zero, shape=(ny, nx), pixel_size=voxel,
+                slice_thickness=voxel, entrance=_entrance(nz, voxel), n_slices=nz, depth="smooth")
     volume = np.empty(shape, dtype=np.float32)
     with torch.no_grad():
         for first in range(0, nz, _SLICES):

@@ -71,7 +71,9 @@ class ConfigFiles(ConfigRepository):
                 check_mappings(kind, content, group)
             config = OmegaConf.create(hidden(content))
             defaults = self._create_defaults_list(name, self._extract_defaults_list(name, config))
-            self._read[name] = ConfigResult("scene", name, config, header, defaults, True)
+            self._read[name] = ConfigResult(
+                provider="scene", path=name, config=config, header=header, defaults_list=defaults,
+                is_schema_source=True)
         return self._read[name]
 
     def group_exists(self, config_path: str) -> bool:
