@@ -16,6 +16,9 @@ Without a scene, an embedded example runs: apoferritin in ice, a short tilt seri
   -m dose=1,2,3             sweep: one folder in the output for each combination of values, whose
                             number is also in the names of its files; the same command again goes
                             on where it was interrupted
+  hydra/launcher=joblib     run what -m sweeps over side by side: joblib (hydra.launcher.n_jobs=4),
+                            ray, submitit_local or submitit_slurm, Hydra's launchers, each an
+                            extra: pip install 'tem_taichi[joblib]'; basic = one after the other
   force=true                run even what is foreseen to take more than a day
 
 options:

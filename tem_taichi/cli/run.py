@@ -112,23 +112,30 @@ def run(scene: Scene, read: Sequence[str] = ()) -> None:
     print(f"wrote {scene.output}/: " + ", ".join(files))
 
 
-def sweep(scenes: Sequence[Scene], read: Sequence[str]) -> None:
-    """Run all scenes whose output is not there yet; `read` as in `prepare`."""
+def unfinished(scenes: Sequence[Scene], read: Sequence[str]) -> list[Scene]:
+    """The scenes of a sweep whose output is not there yet, each checked; `read` as in `prepare`.
+
+    Raises:
+        ValueError: if one of them cannot run, so that none does.
+    """
     for scene in scenes:
         _tidy(scene.output)
     kept = [scene for scene in scenes if not scene.overwrite and is_finished(scene)]
-    for scene in scenes:
-        if scene not in kept:
-            prepare(scene, read)  # so that nothing runs if one of them can't
+    left = [scene for scene in scenes if scene not in kept]
+    for scene in left:
+        prepare(scene, read)
     for scene in kept:
         print(f"{scene.output}: is finished and kept; overwrite=true computes it again")
-    done = len(kept)
-    for scene in scenes:
-        if scene not in kept:
-            try:
-                run(scene, read)
-            except KeyboardInterrupt as error:
-                raise KeyboardInterrupt(
-                    f"{error}; {done} of {len(scenes)} runs are finished and kept, the same "
-                    "command goes on with the others") from error
-            done += 1
+    return left
+
+
+def sweep(scenes: Sequence[Scene], read: Sequence[str]) -> None:
+    """Run all scenes whose output is not there yet, one after the other; as `unfinished`."""
+    left = unfinished(scenes, read)
+    for done, scene in enumerate(left, len(scenes) - len(left)):
+        try:
+            run(scene, read)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(
+                f"{error}; {done} of {len(scenes)} runs are finished and kept, the same "
+                "command goes on with the others") from error
