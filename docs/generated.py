@@ -1,8 +1,9 @@
 """What the site has beside the files of this folder, made when it is built, so never out of date.
 
 A hook of MkDocs, see mkdocs.yml: the reference of each room from its docstrings; what stands
-for `<!-- scene -->`, `<!-- recipes -->`, `<!-- shipped -->` and `<!-- rooms -->` in pages; figures,
-notebooks, experiments and changes from where they are in the repository.
+for `<!-- scene -->`, `<!-- recipes -->`, `<!-- shipped -->` and `<!-- rooms -->` in pages, and for
+parts of the README, `<!-- README: In Python -->`; figures, notebooks, experiments and changes from
+where they are in the repository.
 """
 
 import ast
@@ -55,15 +56,27 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
               "rooms": rooms_table}
     markdown = re.sub(rf"<!-- ({'|'.join(tables)}) -->", lambda m: tables[m[1]](), markdown)
     here = posixpath.dirname(page.file.src_uri)
-    folder = here if page.file.generated_by else posixpath.join("docs", here)
+    markdown = moved(markdown, here if page.file.generated_by else f"docs/{here}", here)
+    return re.sub("<!-- README: (.*) -->", lambda m: moved(of_readme(m[1]), "", here), markdown)
 
-    def moved(link: re.Match[str]) -> str:
-        target = posixpath.normpath(posixpath.join(folder, link[1]))
+
+def moved(markdown: str, folder: str, here: str) -> str:
+    """Markdown from a folder of the repository with its links as from a folder of the site."""
+    def move(link: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(folder, link[2]))
+        if (ROOT / target).is_dir():  # which the site has not
+            return link[1]
         if not (ROOT / target).exists():
             return link[0]
-        return f"]({posixpath.relpath(target.removeprefix('docs/'), here or '.')}{link[2] or ''})"
+        place = posixpath.relpath(target.removeprefix("docs/"), here or ".")
+        return f"[{link[1]}]({place}{link[3] or ''})"
 
-    return re.sub(r"\]\(([^)#\s:]+)(#[^)\s]*)?\)", moved, markdown)
+    return re.sub(r"\[([^]]*)\]\(([^)#\s:]+)(#[^)\s]*)?\)", move, markdown)
+
+
+def of_readme(heading: str) -> str:
+    """What the README has below a heading."""
+    return (ROOT / "README.md").read_text("utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
 
 
 def on_post_build(config: MkDocsConfig) -> None:
@@ -199,7 +212,7 @@ def recipe_settings() -> str:
     from tem_taichi.fit import main
     from tem_taichi.recipes.load import recipe_names
 
-    return "\n".join(f"## {name}\n\n{line}\n\n```yaml\n{printed(main, f'recipe={name}', '--show')}"
+    return "\n".join(f"### {name}\n\n{line}\n\n```yaml\n{printed(main, f'recipe={name}', '--show')}"
                      "```\n" for name, line in recipe_names().items())
 
 

@@ -75,7 +75,12 @@ def images(
     """Record the exposures one by one; only one is in memory.
 
     The noise of an image depends on the seed and its exposure's `stream` alone, whichever others
-    are made. `stages` times what the noise law takes, as "detector".
+    are made.
+
+    Args:
+        experiment: what is seen, by what, and how often.
+        seed: of the noise.
+        stages: times what the noise law takes, as "detector".
     """
     for exposure in experiment.exposures:
         with torch.no_grad():  # not around the yield, or it would hold in the caller's loop
@@ -88,7 +93,12 @@ def images(
 
 
 def expected(experiment: Experiment, number: int) -> torch.Tensor:
-    """Mean counts of one exposure; differentiable in every tensor of the experiment."""
+    """Mean counts of one exposure; differentiable in every tensor of the experiment.
+
+    Args:
+        experiment: with the exposure.
+        number: of the exposure, from 0.
+    """
     exposure = experiment.exposures[number]
     intensity = experiment.instrument.intensity(experiment.specimen, exposure)
     return experiment.noise.expected(intensity, exposure.dose)

@@ -18,7 +18,13 @@ _TAPER = 0.01
 def frequencies(
     n: int, pixel_size: float | torch.Tensor = 1.0, half: bool = False
 ) -> torch.Tensor:
-    """Frequencies [1/A] of an axis of n pixels in FFT order, shape (n,), or of its rfft."""
+    """Frequencies [1/A] of an axis of n pixels in FFT order, shape (n,), or of its rfft.
+
+    Args:
+        n: pixels along the axis.
+        pixel_size: [A]; differentiable.
+        half: whether of the rfft, n // 2 + 1 of them.
+    """
     device = current()
     if isinstance(pixel_size, torch.Tensor):
         return frequencies(n, half=half) / as_tensor(pixel_size)
@@ -29,7 +35,13 @@ def frequencies(
 def squared_frequencies(
     shape: tuple[int, int], pixel_size: float | torch.Tensor = 1.0, half: bool = False
 ) -> torch.Tensor:
-    """|k|^2 [1/A^2] in FFT order, shape (ny, nx), or (ny, nx // 2 + 1) with `half`."""
+    """|k|^2 [1/A^2] in FFT order, shape (ny, nx), or (ny, nx // 2 + 1) with `half`.
+
+    Args:
+        shape: (ny, nx).
+        pixel_size: [A]; differentiable.
+        half: whether of the rfft along x.
+    """
     ky = frequencies(shape[0], pixel_size)
     kx = frequencies(shape[1], pixel_size, half)
     return ky[:, None] ** 2 + kx[None, :] ** 2
@@ -38,7 +50,12 @@ def squared_frequencies(
 def radial_frequencies(
     shape: tuple[int, int], pixel_size: float | torch.Tensor
 ) -> torch.Tensor:
-    """|k| [1/A] in FFT order, shape (ny, nx); differentiable in the pixel size, also at k = 0."""
+    """|k| [1/A] in FFT order, shape (ny, nx); differentiable in the pixel size, also at k = 0.
+
+    Args:
+        shape: (ny, nx).
+        pixel_size: [A].
+    """
     if isinstance(pixel_size, torch.Tensor):  # a root has no slope at zero
         return squared_frequencies(shape).sqrt() / as_tensor(pixel_size)
     return squared_frequencies(shape, pixel_size).sqrt()

@@ -86,7 +86,17 @@ def fit_stack(images: Sequence[ArrayLike] | np.ndarray | Tensor, pixel_size: flo
               spherical_aberration: float, amplitude_contrast: float = 0.07,
               search: CtfSearch | None = None,
               tilts: Sequence[tuple[float, float]] | None = None) -> list[CtfFit]:
-    """Fit of each image (ny, nx) of a stack, or of a tilt series with `tilts` (angle, axis)."""
+    """Fit of each image (ny, nx) of a stack, or of a tilt series with `tilts` (angle, axis).
+
+    Args:
+        images: n of (ny, nx).
+        pixel_size: [A].
+        voltage: [kV].
+        spherical_aberration: Cs [mm].
+        amplitude_contrast: Q [1], in [0, 1).
+        search: what is looked for; None = `default_search`.
+        tilts: tilt angle and axis angle of each image [deg]; None = not tilted.
+    """
     lens = voltage, spherical_aberration, amplitude_contrast
     if tilts is None:
         return [ctf_fit.fit_micrograph(image, pixel_size, *lens, search) for image in images]

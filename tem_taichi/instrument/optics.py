@@ -150,6 +150,12 @@ def odd_phase(
     aberration about the tilted beam, less the image's shift. The small defocus and astigmatism
     that a tilt brings as well are taken to be part of those settings.
 
+    Args:
+        shape: (ny, nx).
+        pixel_size: [A].
+        voltage: [kV].
+        optics: lens and source.
+
     Returns:
         Real tensor (ny, nx) in FFT order.
     """
@@ -208,6 +214,12 @@ def envelope(
     exp[-(alpha^2 / 4) (D q - Cs q^3 / kappa^2)^2 - (dE Cc')^2 q^4 / (16 kappa^2)], with Cc' of
     `defocus_per_energy`.
 
+    Args:
+        shape: (ny, nx).
+        pixel_size: [A].
+        voltage: [kV].
+        optics: lens and source.
+
     Returns:
         Real tensor (ny, nx) in FFT order, 1 at k = 0.
     """
@@ -249,6 +261,12 @@ def image_spectrum(
     exit_wave: torch.Tensor, pixel_size: Value, voltage: Value, optics: Optics
 ) -> torch.Tensor:
     """Spectrum of the wave in the image plane of a coherent source: exp(-i chi) A F psi.
+
+    Args:
+        exit_wave: complex (..., ny, nx); defocus is measured from its plane.
+        pixel_size: [A].
+        voltage: [kV].
+        optics: lens and source.
 
     Returns:
         Complex (..., ny, nx) in FFT order, with the aperture A and all aberrations.

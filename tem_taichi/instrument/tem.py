@@ -270,6 +270,10 @@ def after_loss(lens: Optics, voltage: Value) -> Optics:
     """The lens as electrons see it that lost energy in the specimen: by the mean, over focus.
 
     Losses of ice spread about 25 eV by some 15 eV (1/e half-width; Egerton 2011).
+
+    Args:
+        lens: as electrons see it that lost nothing.
+        voltage: [kV].
     """
     shift = 25.0 * defocus_per_energy(voltage, lens.chromatic_aberration)
     spread = (lens.energy_spread**2 + 15.0**2) ** 0.5

@@ -36,6 +36,10 @@ _LARGEST = 1e12
 def radial_frequency(ny: int, nx: int) -> Tensor:
     """Frequency |w| of each element of `torch.fft.rfft2` of an image (ny, nx).
 
+    Args:
+        ny: rows of the image.
+        nx: its columns.
+
     Returns:
         Tensor (ny, nx // 2 + 1) [cycles/pixel], unshifted order, from 0 to at most 0.708.
     """

@@ -31,8 +31,12 @@ def images_of(recipe: Recipe, need_pixel_size: bool = True,
               unread: dict[str, str] | None = None) -> Iterator[tuple[str, NDArray, float]]:
     """Name, images (n, ny, nx) and pixel size [A] of each input file, read one by one.
 
-    `finite` refuses values that are not. With `unread` a file that cannot be read is left out, and
-    its name and the reason are put there.
+    Args:
+        recipe: whose `input` is read.
+        need_pixel_size: whether a file without one is refused.
+        finite: whether values that are not are refused.
+        unread: where given, a file that cannot be read is left out, and its name and the
+            reason are put here.
 
     Raises:
         ValueError: if a file cannot be read, has no pixel size where one is needed, or one that
@@ -73,6 +77,11 @@ def series_table(recipe: WithAngles, stack: str, count: int) -> pd.DataFrame:
     """Angles, and what else is known, of the images of a stack, in its order.
 
     See `read_tilts`; the columns of `twin.make_twin` are used where they are there.
+
+    Args:
+        recipe: whose `angles` are read; null = beside the stack, by name.
+        stack: file of the images.
+        count: of images.
 
     Raises:
         ValueError: if no file of angles is found or it has another number of images.

@@ -39,7 +39,12 @@ _RESIDUE_VOLUME = 135.3
 
 
 def mean_free_path(at_300: Value, voltage: Value) -> Value:
-    """Mean free path at a voltage [A] from that at 300 kV: proportional to (v / c)^2 (Bethe)."""
+    """Mean free path at a voltage [A] from that at 300 kV: proportional to (v / c)^2 (Bethe).
+
+    Args:
+        at_300: at 300 kV [A].
+        voltage: [kV].
+    """
     def beta_squared(volts: Value) -> Value:
         return 1 - 1 / (1 + volts * 1e3 / REST_ENERGY) ** 2
 
@@ -47,7 +52,12 @@ def mean_free_path(at_300: Value, voltage: Value) -> Value:
 
 
 def imaginary_potential(mean_free_path: Value, voltage: Value) -> Value:
-    """1 / (2 sigma L) [V] of a medium of mean free path L [A]."""
+    """1 / (2 sigma L) [V] of a medium of mean free path L [A].
+
+    Args:
+        mean_free_path: L at this voltage [A].
+        voltage: [kV].
+    """
     return 1 / (2 * interaction_constant(voltage) * mean_free_path)
 
 

@@ -29,12 +29,22 @@ _LOSS = 13.5
 
 
 def screening_angle(number: ArrayLike, voltage: float) -> Array:
-    """Angle theta0 [rad], up to about which an atom scatters elastically."""
+    """Angle theta0 [rad], up to about which an atom scatters elastically.
+
+    Args:
+        number: atomic number, from 1; any shape.
+        voltage: [kV].
+    """
     return np.cbrt(_checked(number)) * wavelength(voltage) / (2 * math.pi * BOHR_RADIUS)
 
 
 def loss_angle(number: ArrayLike, voltage: float) -> Array:
-    """Angle thetaE [rad], the typical angle of inelastic scattering."""
+    """Angle thetaE [rad], the typical angle of inelastic scattering.
+
+    Args:
+        number: atomic number, from 1; any shape.
+        voltage: [kV].
+    """
     return _LOSS * _checked(number) / (4e3 * voltage)
 
 
@@ -106,7 +116,12 @@ def total_cross_section(
 
 
 def molecular_cross_section(composition: Mapping[int, float], voltage: float) -> float:
-    """Total cross-section [A^2] of a molecule given as {atomic number: atoms of it}."""
+    """Total cross-section [A^2] of a molecule given as {atomic number: atoms of it}.
+
+    Args:
+        composition: how many atoms of each atomic number.
+        voltage: [kV].
+    """
     return float(sum(count * total_cross_section(number, voltage)
                      for number, count in composition.items()))
 

@@ -67,6 +67,11 @@ def thickness_at(shape: IceShape, x: torch.Tensor, y: torch.Tensor) -> torch.Ten
 
     centre + (edge - centre) rho^2 / R^2, and that of the edge beyond R. The carbon film takes
     the middle of it where there is one, see `fill`.
+
+    Args:
+        shape: of the ice.
+        x: from the specimen's centre [A], any shape.
+        y: the same.
     """
     edge = shape.thickness if shape.edge_thickness is None else shape.edge_thickness
     part = _relative_radius(shape, x, y).clamp(max=1)
@@ -77,6 +82,11 @@ def carbon_at(shape: IceShape, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor
     """Thickness of the carbon film, along the specimen's z [A].
 
     From zero to carbon_thickness by 3 f^2 - 2 f^3 over the edge's width about the rim.
+
+    Args:
+        shape: of the ice and its film.
+        x: from the specimen's centre [A], any shape.
+        y: the same.
     """
     if not math.isfinite(number(shape.hole_radius)):
         return torch.zeros_like(x)

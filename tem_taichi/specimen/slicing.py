@@ -29,7 +29,13 @@ BATCH = 1_000_000
 def depths(
     kind: Kind, pose: Poses, rotation: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Least and largest z [A] of the scatterers of each copy, after a rotation, (copies,)."""
+    """Least and largest z [A] of the scatterers of each copy, after a rotation, (copies,).
+
+    Args:
+        kind: of particle.
+        pose: where its copies are.
+        rotation: specimen to image frame, (3, 3).
+    """
     axis = rotation[2].detach().to(kind.positions)
     centres = as_tensor(pose.positions).detach() @ axis
     rows = axis @ as_tensor(pose.rotations).detach()  # (copies, 3)
@@ -67,6 +73,12 @@ def depth_of(specimen: "ParticlesInIce", view: View) -> str:
 
 def slices(specimen: "ParticlesInIce", view: View, first: int, count: int) -> torch.Tensor:
     """Projected potential of slices first .. first + count - 1 of a view.
+
+    Args:
+        specimen: particles and ice.
+        view: how it lies and how it is sliced.
+        first: number of the first slice.
+        count: how many.
 
     Returns:
         Band-limited slices (count, ny, nx) [V A] relative to the ice; complex where particles
