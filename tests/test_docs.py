@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tem_taichi import fit
+from tem_taichi.scene.load import load_scene
 from tem_taichi.simulate import main
 from tests.test_package import BELOW
 
@@ -46,6 +47,15 @@ def test_the_samples_of_the_page_on_parts_of_ones_own_run(tmp_path, monkeypatch,
     mean = float(mrcfile.read("mine/tilt_series.mrc").mean())
     found = json.loads(Path("bright/results.json").read_text())["mean_counts"]
     assert found == pytest.approx(mean, rel=1e-6)  # of float32
+
+
+def test_the_scene_of_the_page_on_scenes(tmp_path):
+    text = (DOCS / "scenes.md").read_text(encoding="utf-8")
+    file = tmp_path / "my_scene.yaml"
+    file.write_text(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1], encoding="utf-8")
+    scene = load_scene(file, ["optics.defocus=25000"])
+    assert scene.optics.defocus == 25000 and scene.detector.name == "k3_300kv"
+    assert list(scene.specimen.particles) == ["ferritin"]
 
 
 def test_the_picture_of_the_rooms_is_that_of_their_table():
