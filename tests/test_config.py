@@ -1,11 +1,14 @@
 """Values of a scene: what is refused and how it is said."""
 
+import ast
 from dataclasses import FrozenInstanceError, fields, is_dataclass
+from pathlib import Path
 
 import pytest
 
+import tem_taichi
 from tem_taichi.checks import shown
-from tem_taichi.scene.particle import SOURCES
+from tem_taichi.scene.particle import SOURCES, ParticleSettings
 from tem_taichi.scene.placing import HelixSettings, PlacingSettings
 from tem_taichi.scene.settings import (
     DetectorSettings,
@@ -147,6 +150,17 @@ def test_settings_stay_as_they_are():
     assert listed.shape == (64, 32) and listed.tilts.shifts == ((0.0, 1.0),)
     assert from_plain(Scene, to_plain(listed)) == listed
     assert to_plain(listed)["tilts"]["shifts"] == [[0.0, 1.0]]
+
+
+def test_settings_and_things_have_names_of_their_own():
+    """A class of settings is called after YAML's noun, and what is made of it without the word."""
+    settings = {kind.__name__ for kind in (*dataclasses_of(Scene), *SOURCES.values(),
+                                           PlacingSettings, HelixSettings, ParticleSettings)}
+    assert all(name.endswith("Settings") for name in settings - {"Scene"})
+    for file in Path(tem_taichi.__file__).parent.rglob("*.py"):
+        if file.parent.name != "scene":
+            tree = ast.walk(ast.parse(file.read_text("utf-8")))
+            assert not settings & {node.name for node in tree if isinstance(node, ast.ClassDef)}
 
 
 def test_every_key_is_documented():

@@ -1,14 +1,14 @@
 """A kind of particle in YAML: what it is made from, which decides its keys, and where copies are.
 
 The keys of both stand beside each other in one mapping. To add a source, write a class like those
-below with its key first, add it to `SOURCES`, and a function in series/build.py that makes it.
+below with its key first, add it to `Source`, and a function to series/build.py that makes it.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
 from tem_taichi import checks
 from tem_taichi.checks import shown
@@ -118,10 +118,8 @@ class MembraneSettings:
 
 Source = (StructureSettings | MapSettings | FiducialSettings | GlobuleSettings | VesicleSettings
           | MembraneSettings)
-SOURCES: dict[str, type[Source]] = {
-    "structure": StructureSettings, "map": MapSettings, "fiducial": FiducialSettings,
-    "globule": GlobuleSettings, "vesicle": VesicleSettings, "membrane": MembraneSettings}
-"""What a kind of particle can be made from, by the key that says so."""
+SOURCES: dict[str, type[Source]] = {fields(kind)[0].name: kind for kind in get_args(Source)}
+"""What a kind of particle can be made from, by the key that says so, the first of its class."""
 
 
 @dataclass(frozen=True)
