@@ -24,8 +24,8 @@ from tem_taichi.scene.settings import (
     particle_of,
 )
 from tem_taichi.series.build import build_specimen
-from tem_taichi.series.cost import foreseen_time
 from tem_taichi.series.plan import plan
+from tem_taichi.series.trial import foreseen_time
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from tem_taichi.cli.run import check_output, prepare
 from tem_taichi.machine import duration, size
 from tem_taichi.scene.settings import Scene, doubts
-from tem_taichi.series.cost import check_time, foreseen_time
+from tem_taichi.series.cost import check_time
 from tem_taichi.series.plan import Plan
+from tem_taichi.series.trial import foreseen_time
 from tem_taichi.specimen.particles import ParticlesInIce
 
 

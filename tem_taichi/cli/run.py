@@ -13,11 +13,12 @@ from tem_taichi.files.folder import check_new_folder, new_folder, said_of_output
 from tem_taichi.files.workplace import clear_leftovers, output_folder
 from tem_taichi.scene.settings import Scene, doubts
 from tem_taichi.series.build import build_specimen
-from tem_taichi.series.cost import DAY, check_memory, check_time, foreseen_time, least_time
+from tem_taichi.series.cost import DAY, check_memory, check_time, least_time
 from tem_taichi.series.finished import files_read, is_finished
 from tem_taichi.series.plan import Plan, plan
 from tem_taichi.series.record import in_field
 from tem_taichi.series.simulate import simulate
+from tem_taichi.series.trial import foreseen_time
 from tem_taichi.specimen.particles import ParticlesInIce
 
 COMMAND = "simulate"

@@ -33,8 +33,8 @@ from tem_taichi.scene.settings import (
 from tem_taichi.scene.show import to_yaml
 from tem_taichi.scene.specimen import IceSettings, SpecimenSettings
 from tem_taichi.series.build import build_specimen
-from tem_taichi.series.cost import foreseen_time
 from tem_taichi.series.plan import plan
+from tem_taichi.series.trial import foreseen_time
 from tem_taichi.specimen.absorption import mean_free_path, protein_potentials
 
 _WHITE = 1.2

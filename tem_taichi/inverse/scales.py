@@ -35,7 +35,7 @@ UNITS = {
     "gain": "counts per electron", "mtf": "1", "dqe": "1",
 }
 """Of every continuous field of `Optics`, `Instrument`, `Exposure`, `Atoms`, `Ice`, `IceShape` and
-`Detector`; rotation_vector is that of `geometry.rotation_from_vector`."""
+`Detector`; rotation_vector is that of `rotations.rotation_from_vector`."""
 
 
 def natural_scales(

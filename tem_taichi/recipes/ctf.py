@@ -87,6 +87,11 @@ class CtfRecipe(Recipe):
         checks.check(self.axis_angle is None or self.angles is not None, "axis_angle",
                      self.axis_angle, "null where there are no angles")
 
+    @property
+    def microscope(self) -> dict[str, float]:
+        """Keys of a scene's microscope that fits take for known."""
+        return {"voltage": self.voltage, "spherical_aberration": self.spherical_aberration}
+
 
 @dataclass(frozen=True, eq=False)
 class _Stack:
@@ -147,7 +152,7 @@ def run(recipe: CtfRecipe, report: Report) -> Result:
                              "common_astigmatism_angle_deg": shared[1]}
         found.rows += rows
         if tilts is not None:
-            content = series_scene(recipe, rows, tilts, stack.shape, pixels)
+            content = series_scene(recipe.microscope, rows, tilts, stack.shape, pixels)
             if content is not None:
                 found.scenes["scene.yaml"] = scene_text(f"The tilts and lens of {file}", content)
             _judge_hand(found)
@@ -242,7 +247,8 @@ def _rows(recipe: CtfRecipe, search: CtfSearch, stack: _Stack, found: _Found,
         if row["reliable"] and tilt is None:
             found.scenes[f"{label}.yaml"] = scene_text(
                 f"The lens of {name}",
-                micrograph_scene(recipe, row, stack.shape, stack.pixel_size))
+                micrograph_scene(recipe.microscope, row,
+                                 None if recipe.spectrum else stack.shape, stack.pixel_size))
         report(n)
     return rows
 

@@ -1,15 +1,12 @@
 """What fits tell of a scene, for `python -m tem_taichi.simulate`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
 
 from tem_taichi.estimate.twin import short
-
-if TYPE_CHECKING:
-    from tem_taichi.recipes.ctf import CtfRecipe
 
 Content = dict[str, Any]
 
@@ -26,20 +23,19 @@ def scene_text(about: str, content: Content) -> str:
     return f"# {about}, estimated by tem_taichi; the rest is the default's\n{text}"
 
 
-def micrograph_scene(recipe: "CtfRecipe", row: dict[str, Any], shape: tuple[int, int],
+def micrograph_scene(microscope: Content, row: dict[str, Any], shape: tuple[int, int] | None,
                      pixel_size: float) -> Content:
     """A micrograph with the lens of a fit.
 
     Args:
-        recipe: of the fit.
+        microscope: keys of a scene's microscope that the fit took for known.
         row: the fit's numbers.
-        shape: (ny, nx) of the image; a spectrum's is not used.
+        shape: (ny, nx) of the image; None = unknown, of a spectrum.
         pixel_size: [A].
     """
-    size = {} if recipe.spectrum else {"shape": list(shape)}
+    size = {} if shape is None else {"shape": list(shape)}
     return {**size, "pixel_size": short(pixel_size),
-            "microscope": {"voltage": recipe.voltage,
-                           "spherical_aberration": recipe.spherical_aberration},
+            "microscope": microscope,
             "optics": {"defocus": short((row["defocus_u"] + row["defocus_v"]) / 2),
                        "astigmatism": short(row["defocus_u"] - row["defocus_v"]),
                        "astigmatism_angle": short(row["astigmatism_angle"]),
@@ -47,16 +43,16 @@ def micrograph_scene(recipe: "CtfRecipe", row: dict[str, Any], shape: tuple[int,
             "tilts": {"scheme": "listed", "angles": [0.0]}}
 
 
-def series_scene(recipe: "CtfRecipe", rows: list[dict[str, Any]], tilts: pd.DataFrame,
-                 shape: tuple[int, int], pixel_size: float) -> Content | None:
+def series_scene(microscope: Content, rows: list[dict[str, Any]], tilts: pd.DataFrame,
+                 shape: tuple[int, int] | None, pixel_size: float) -> Content | None:
     """A tilt series with the defocus of each fit, the median where a fit is not reliable.
 
     Args:
-        recipe: of the fits.
+        microscope: keys of a scene's microscope that the fits took for known.
         rows: numbers of each fit, all of one astigmatism.
         tilts: of the images: tilt_angle, axis_angle [deg] and, where they are known,
             acquisition_index and dose [e-/A^2].
-        shape: (ny, nx) of the images.
+        shape: (ny, nx) of the images; None = unknown, of spectra.
         pixel_size: [A].
 
     Returns:
@@ -69,7 +65,7 @@ def series_scene(recipe: "CtfRecipe", rows: list[dict[str, Any]], tilts: pd.Data
     middle = np.median(mean[good])
     order = np.argsort(tilts["acquisition_index"].to_numpy(), kind="stable") if (
         "acquisition_index" in tilts) else np.arange(len(rows))
-    content = micrograph_scene(recipe, rows[int(good.argmax())], shape, pixel_size)
+    content = micrograph_scene(microscope, rows[int(good.argmax())], shape, pixel_size)
     content["optics"]["defocus"] = short(middle)
     offsets = np.where(good, mean, middle) - short(middle)
     content["tilts"] = {

@@ -1,11 +1,8 @@
-"""What a simulation will take, said before it begins: memory from counts, time from a trial."""
+"""What a simulation will take at least, said before it begins, from counts alone."""
 
 import math
 import os
-import time
 from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,10 +18,6 @@ from tem_taichi.series.record import tomogram_height
 from tem_taichi.specimen.ice_shape import depth_range
 from tem_taichi.specimen.particles import ParticlesInIce
 from tem_taichi.specimen.slicing import BATCH
-from tem_taichi.streams import Key
-
-if TYPE_CHECKING:
-    from tem_taichi.series.plan import Plan
 
 DAY = 86400.0
 """Of computing [s], beyond which a scene must say force: true."""
@@ -44,10 +37,6 @@ _LEAST, _LEAST_SCATTERER = 4e-8, 4e-7
 """Seconds for a pixel of a slice and for a scatterer on one core: less than any scene takes."""
 _ON_GPU = 200.0
 """How many cores a GPU stands for."""
-_VOXEL, _VOXEL_OF_IMAGE = 5e-7, 6e-8
-"""Seconds for a voxel of volumes, and for each image that is projected back into it, a core."""
-_TRIAL = 3.0
-"""Seconds after which the trial of an image ends."""
 
 
 def slices_of(scene: Scene, instrument: TEM, tilt_angle: float) -> int:
@@ -130,7 +119,7 @@ def least_time(scene: Scene, instrument: TEM, angles: np.ndarray,
                scatterers: int = 0) -> float:
     """Seconds that a run takes at the very least; within a factor of some five."""
     cores = _ON_GPU if current().torch_device.type == "cuda" else float(os.cpu_count() or 1)
-    slices = _over_tilts(angles, lambda n: slices_of(scene, instrument, angles[n]))
+    slices = over_tilts(angles, lambda n: slices_of(scene, instrument, angles[n]))
     waves = math.prod(instrument.wave_shape) * float(slices) * _LEAST
     return (waves + len(angles) * float(scatterers) * _LEAST_SCATTERER) / cores * (
         scene.movie.frames)
@@ -149,59 +138,9 @@ def check_time(scene: Scene, seconds: float, images: int) -> None:
             "pixel_size or interaction.slice_thickness")
 
 
-def foreseen_time(scene: Scene, planned: "Plan", specimen: ParticlesInIce) -> float:
-    """Seconds that a run will take, from some slices of its least and most tilted images.
-
-    In between it goes with 1 / cos(tilt). What other programs do meanwhile counts: as they do
-    now, so the estimate takes them to go on.
-
-    Args:
-        scene: what is asked for.
-        planned: what `plan(scene)` gave.
-        specimen: what `build_specimen(scene)` gave.
-    """
-    instrument, exposures = planned.instrument, planned.exposures
-
-    def image_time(number: int) -> float:
-        exposure = exposures[number]
-        seen = _seconds(lambda: instrument.view(specimen, exposure))
-        n_slices = instrument.view(specimen, exposure).n_slices
-        at_once = group_size(n_slices)
-        groups = math.ceil(n_slices / at_once)
-        chosen = sorted({int((n + 0.5) * groups / 3) for n in range(3)})
-        instrument.exit_wave(specimen, exposure, only=chosen[:1])  # which compiles
-        spent, slices = 0.0, 0
-        for n in chosen:
-            if spent < _TRIAL:
-                spent += _seconds(partial(instrument.exit_wave, specimen, exposure,
-                                          only=[n])) - seen
-                slices += min(at_once, n_slices - n * at_once)
-        wave, distance = instrument.exit_wave(specimen, exposure, only=[])
-        image = instrument.image(specimen, exposure, wave, distance)
-        lens = _seconds(lambda: instrument.image(specimen, exposure, wave, distance))
-        key = Key(scene.seed, "noise", exposure.stream)
-        counts = _seconds(lambda: planned.camera.sample(image, exposure.dose, key))
-        return seen + max(spent, 0.0) * n_slices / slices + lens + 2 * counts
-
-    with torch.no_grad():
-        images = scene.movie.frames * _over_tilts(
-            np.array([exposure.tilt_angle for exposure in exposures]), image_time)
-    return images + voxels_of(scene) * (_VOXEL + _VOXEL_OF_IMAGE * len(exposures)) / (
-        os.cpu_count() or 1)
-
-
-def _over_tilts(angles: np.ndarray, of: Callable[[int], float]) -> float:
+def over_tilts(angles: np.ndarray, of: Callable[[int], float]) -> float:
     """Sum over all images, from the least and the most tilted: linear in 1 / cos(tilt)."""
     least, most = of(int(np.abs(angles).argmin())), of(int(np.abs(angles).argmax()))
     paths = 1 / np.cos(np.deg2rad(angles.astype(float)))
     across = (paths - paths.min()) / max(float(np.ptp(paths)), 1e-9)
     return float((least + across * (most - least)).sum())
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    """That a function takes; a GPU has finished then."""
-    begun = time.perf_counter()
-    work()
-    if current().torch_device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begun

@@ -1,7 +1,6 @@
 """Particles in ice as slices of projected potential, in a view."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,14 +12,11 @@ from tem_taichi.specimen.damage import damping
 from tem_taichi.specimen.ice import ice_slice, mean_potential
 from tem_taichi.specimen.ice_shape import depth_range, fill
 from tem_taichi.specimen.kinds import Kind
+from tem_taichi.specimen.layer import Ice
 from tem_taichi.specimen.poses import Poses
 from tem_taichi.specimen.potential import depth_for, render
 from tem_taichi.specimen.splatting import narrow
 from tem_taichi.specimen.view import View
-
-if TYPE_CHECKING:
-    from tem_taichi.specimen.particles import Ice, ParticlesInIce
-
 
 BATCH = 1_000_000
 """Scatterers rendered at once: bounds the memory of crowded scenes."""
@@ -48,30 +44,34 @@ def depths(
     return centres + low, centres + high
 
 
-def extent(specimen: "ParticlesInIce", view: View) -> tuple[float, float]:
+def extent(
+    kinds: tuple[Kind, ...], poses: tuple[Poses, ...], ice: Ice, view: View
+) -> tuple[float, float]:
     """Least and largest z [A] of all scatterers, and of ice with a structure; (0, 0) if none.
 
     Where slices share their atoms, the outermost ones too need a slice on either side.
     """
     ends = [depths(kind, pose, view.rotation)
-            for kind, pose in zip(specimen.kinds, specimen.poses, strict=True)
+            for kind, pose in zip(kinds, poses, strict=True)
             if len(pose.positions)]
     bounds = [(float(low.min()), float(high.max())) for low, high in ends]
-    if specimen.ice.structured:
-        bounds.append(depth_range(specimen.ice.layer, view.rotation, *view.field))
-    spare = view.slice_thickness / 2 if depth_of(specimen, view) == "smooth" else 0.0
+    if ice.structured:
+        bounds.append(depth_range(ice.layer, view.rotation, *view.field))
+    spare = view.slice_thickness / 2 if depth_of(kinds, poses, view) == "smooth" else 0.0
     return (min((low for low, _ in bounds), default=0.0) - spare,
             max((high for _, high in bounds), default=0.0) + spare)
 
 
-def depth_of(specimen: "ParticlesInIce", view: View) -> str:
+def depth_of(kinds: tuple[Kind, ...], poses: tuple[Poses, ...], view: View) -> str:
     """How slices share atoms: as the view says, or smoothly where one is asked to move in z."""
     return depth_for(view.depth, view.rotation,
-                     *tensors_in(tuple(kind.positions for kind in specimen.kinds)),
-                     *tensors_in(specimen.poses))
+                     *tensors_in(tuple(kind.positions for kind in kinds)),
+                     *tensors_in(poses))
 
 
-def slices(specimen: "ParticlesInIce", view: View, first: int, count: int) -> torch.Tensor:
+def slices(
+    kinds: tuple[Kind, ...], poses: tuple[Poses, ...], ice: Ice, view: View, first: int, count: int
+) -> torch.Tensor:
     """Projected potential of slices first .. first + count - 1 of a view.
 
     Args:
@@ -85,14 +85,15 @@ def slices(specimen: "ParticlesInIce", view: View, first: int, count: int) -> to
         absorb by their composition, or where the view's Q is theirs alone, beside ice that has
         slices of its own: a film of carbon attenuates each ray, and grains scatter.
     """
-    ice = specimen.ice
     absorption = contrast = None
     if view.amplitude_contrast is None:
         if ice.mean_free_path is not None:
             absorption = imaginary_potential(ice.mean_free_path, view.voltage)
     elif ice.structured:
         contrast = as_tensor(view.amplitude_contrast)
-    layers = _splatted(specimen, view, first, count, absorption is not None)
+    names = ["group"] + (["displaced"] if present(ice.potential) else []) + (
+        ["absorbing"] if absorption is not None else [])
+    layers = _splatted(kinds, poses, view, first, count, names)
     scale = SCATTERING_TO_POTENTIAL / view.pixel_size**2
     left = (damping(view.shape, view.pixel_size, view.exposure, view.voltage)
             if present(view.exposure) and layers else None)
@@ -120,15 +121,14 @@ def slices(specimen: "ParticlesInIce", view: View, first: int, count: int) -> to
 
 
 def _splatted(
-    specimen: "ParticlesInIce", view: View, first: int, count: int, absorbing: bool
+    kinds: tuple[Kind, ...], poses: tuple[Poses, ...], view: View, first: int, count: int,
+    names: list[str],
 ) -> dict[str, torch.Tensor]:
     """What `Kind` names, summed over all copies in some slices; empty where there are none."""
-    names = ["group"] + (["displaced"] if present(specimen.ice.potential) else []) + (
-        ["absorbing"] if absorbing else [])
-    depth = depth_of(specimen, view)
+    depth = depth_of(kinds, poses, view)
     device = current()
     layers: dict[str, torch.Tensor] = {}
-    for kind, pose in zip(specimen.kinds, specimen.poses, strict=True):
+    for kind, pose in zip(kinds, poses, strict=True):
         for template, pixels in _in_slices(kind, pose, view, first, count):
             for name in names if len(pixels) else ():
                 if name not in layers:
@@ -142,7 +142,7 @@ def _splatted(
 
 
 def _structure(
-    ice: "Ice", view: View, first: int, count: int, displaced: torch.Tensor | None
+    ice: Ice, view: View, first: int, count: int, displaced: torch.Tensor | None
 ) -> torch.Tensor:
     """Random potential of the ice, where particles leave it room, and that of a carbon film.
 

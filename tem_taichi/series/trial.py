@@ -1,0 +1,73 @@
+"""How long a simulation will take, from a trial of some of its slices."""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+
+from tem_taichi.device import current
+from tem_taichi.instrument.tem import group_size
+from tem_taichi.scene.settings import Scene
+from tem_taichi.series.cost import over_tilts, voxels_of
+from tem_taichi.series.plan import Plan
+from tem_taichi.specimen.particles import ParticlesInIce
+from tem_taichi.streams import Key
+
+_VOXEL, _VOXEL_OF_IMAGE = 5e-7, 6e-8
+"""Seconds for a voxel of volumes, and for each image that is projected back into it, a core."""
+_TRIAL = 3.0
+"""Seconds after which the trial of an image ends."""
+
+
+def foreseen_time(scene: Scene, planned: Plan, specimen: ParticlesInIce) -> float:
+    """Seconds that a run will take, from some slices of its least and most tilted images.
+
+    In between it goes with 1 / cos(tilt). What other programs do meanwhile counts: as they do
+    now, so the estimate takes them to go on.
+
+    Args:
+        scene: what is asked for.
+        planned: what `plan(scene)` gave.
+        specimen: what `build_specimen(scene)` gave.
+    """
+    instrument, exposures = planned.instrument, planned.exposures
+
+    def image_time(number: int) -> float:
+        exposure = exposures[number]
+        seen = _seconds(lambda: instrument.view(specimen, exposure))
+        n_slices = instrument.view(specimen, exposure).n_slices
+        at_once = group_size(n_slices)
+        groups = math.ceil(n_slices / at_once)
+        chosen = sorted({int((n + 0.5) * groups / 3) for n in range(3)})
+        instrument.exit_wave(specimen, exposure, only=chosen[:1])  # which compiles
+        spent, slices = 0.0, 0
+        for n in chosen:
+            if spent < _TRIAL:
+                spent += _seconds(partial(instrument.exit_wave, specimen, exposure,
+                                          only=[n])) - seen
+                slices += min(at_once, n_slices - n * at_once)
+        wave, distance = instrument.exit_wave(specimen, exposure, only=[])
+        image = instrument.image(specimen, exposure, wave, distance)
+        lens = _seconds(lambda: instrument.image(specimen, exposure, wave, distance))
+        key = Key(scene.seed, "noise", exposure.stream)
+        counts = _seconds(lambda: planned.camera.sample(image, exposure.dose, key))
+        return seen + max(spent, 0.0) * n_slices / slices + lens + 2 * counts
+
+    with torch.no_grad():
+        images = scene.movie.frames * over_tilts(
+            np.array([exposure.tilt_angle for exposure in exposures]), image_time)
+    return images + voxels_of(scene) * (_VOXEL + _VOXEL_OF_IMAGE * len(exposures)) / (
+        os.cpu_count() or 1)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """That a function takes; a GPU has finished then."""
+    begun = time.perf_counter()
+    work()
+    if current().torch_device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
