@@ -75,7 +75,9 @@ def slices(
     """Projected potential of slices first .. first + count - 1 of a view.
 
     Args:
-        specimen: particles and ice.
+        kinds: of particles.
+        poses: where the copies of each kind are.
+        ice: around them.
         view: how it lies and how it is sliced.
         first: number of the first slice.
         count: how many.
