@@ -38,6 +38,9 @@ def test_the_samples_of_the_page_on_parts_of_ones_own_run(tmp_path, monkeypatch,
         value = getattr(namespace[name], "radius", namespace[name])
         assert float(value.grad) != 0 and value.grad.isfinite()
     assert namespace["counts"].shape == (2, 64, 64)
+    error = float(namespace["error_bars"](namespace["problem"], namespace["found"])["radius"])
+    assert 0.03 < error < 0.5
+    assert abs(float(namespace["found"]["radius"]) - 15) < 4 * error  # 6e-5 by chance
     programs = {"tem_taichi.simulate": main, "tem_taichi.fit": fit.main}
     for line in re.findall(r"^    python -m (.*)$", text, re.MULTILINE):
         name, *words = shlex.split(line)
