@@ -193,51 +193,67 @@ def multislice(
     """
     if mode not in MODES:
         raise ValueError(f"mode={mode!r}: must be one of {', '.join(MODES)}")
-    slices = to_field("slices", slices, "either")
-    if slices.ndim != 3:
-        raise ValueError(f"slices of shape {tuple(slices.shape)}: must be (n_slices, ny, nx)")
+    slices = _checked_slices(slices)
     pixel_size = pixel_length(pixel_size)
     check_number("voltage", voltage, "kV", *VOLTAGES)
     check_number("amplitude_contrast", amplitude_contrast, "1", 0.0, below=1.0)
     check_positive_number("slice_thickness", slice_thickness, "A")
     shape = (slices.shape[1], slices.shape[2])
-    dtype = current().complex_dtype
     sigma = as_tensor(interaction_constant(voltage))
     contrast = as_tensor(amplitude_contrast)
     if band is not None:
         band = to_field("band", band)
         check_array("band", band, shape, "1")
-    if incident is None:
-        incident = torch.ones(shape, dtype=dtype, device=slices.device)
-    incident = to_field("incident", incident, "complex")
-    if incident.ndim not in (2, 3) or tuple(incident.shape[-2:]) != shape:
-        raise ValueError(f"incident of shape {tuple(incident.shape)}: must be {shape}, or (b, "
-                         f"{shape[0]}, {shape[1]}) of b waves")
+    incident = _checked_incident(incident, shape, slices.device)
     if incident.ndim == 3:
         return torch.stack([
             multislice(slices, pixel_size, slice_thickness, voltage, mode=mode, incident=wave,
                        amplitude_contrast=amplitude_contrast, band=band) for wave in incident])
-    if slices.is_complex():
-        slices, absorption = slices.real, slices.imag
-    else:
-        absorption = slices[:0]
-    if mode != "multislice":
-        potential = slices.sum(0)
-        angle = sigma * (potential * torch.complex((1 - contrast**2).sqrt(), contrast)
-                         + 1j * absorption.sum(0))
-        phase_object = 1 + 1j * angle if mode == "weak_phase" else torch.exp(1j * angle)
-        return incident * phase_object
-    propagator = fresnel_propagator(shape, pixel_size, as_tensor(wavelength(voltage)),
-                                    as_tensor(slice_thickness))
+    slices, absorption = (slices.real, slices.imag) if slices.is_complex() else (
+        slices, slices[:0])
     phase = (sigma * (1 - contrast**2).sqrt()).reshape(1)
     decay = (sigma * contrast).reshape(1)
+    if mode != "multislice":
+        real = phase * slices.sum(0)
+        lost = decay * slices.sum(0) + sigma * absorption.sum(0)
+        angle = torch.complex(real, lost)
+        return incident * (1 + 1j * angle if mode == "weak_phase" else torch.exp(1j * angle))
+    propagator = fresnel_propagator(shape, pixel_size, as_tensor(wavelength(voltage)),
+                                    as_tensor(slice_thickness))
     if band is not None:
         return _band_limited(slices, absorption, incident, propagator, phase, decay, band)
+    return _passed(slices, absorption, incident, propagator, phase, decay)
+
+
+def _checked_slices(slices: torch.Tensor) -> torch.Tensor:
+    slices = to_field("slices", slices, "either")
+    if slices.ndim != 3:
+        raise ValueError(f"slices of shape {tuple(slices.shape)}: must be (n_slices, ny, nx)")
+    return slices
+
+
+def _checked_incident(
+    incident: torch.Tensor | None, shape: tuple[int, int], device: torch.device
+) -> torch.Tensor:
+    if incident is None:
+        return torch.ones(shape, dtype=current().complex_dtype, device=device)
+    incident = to_field("incident", incident, "complex")
+    if incident.ndim not in (2, 3) or tuple(incident.shape[-2:]) != shape:
+        raise ValueError(f"incident of shape {tuple(incident.shape)}: must be {shape}, or (b, "
+                         f"{shape[0]}, {shape[1]}) of b waves")
+    return incident
+
+
+def _passed(
+    slices: torch.Tensor, absorption: torch.Tensor, incident: torch.Tensor,
+    propagator: torch.Tensor, phase: torch.Tensor, decay: torch.Tensor,
+) -> torch.Tensor:
+    """The stage, with room for the waves that its adjoint begins from."""
     needs_grad = torch.is_grad_enabled() and any(
         t.requires_grad for t in (slices, absorption, incident, propagator, phase, decay))
     every = 1 if len(slices) <= _KEPT else math.isqrt(len(slices))
     n_kept = -(-len(slices) // every) if needs_grad else 0
-    kept = torch.empty((n_kept, *shape), dtype=dtype, device=slices.device)
+    kept = torch.empty((n_kept, *incident.shape), dtype=incident.dtype, device=slices.device)
     return differentiable(_interact, torch.empty_like(incident), slices.contiguous(),
                           absorption.contiguous(), incident, propagator, phase, decay,
                           every, kept)
