@@ -147,6 +147,24 @@ def test_white_counting_is_poisson_per_step_of_the_counts():
     assert float(found) == pytest.approx(expected, rel=1e-12)
 
 
+def test_small_changes_of_many_electrons_are_seen_in_single_precision():
+    """Where LBFGS compares losses, near the best fit, an image changes by some 1e-4 of itself."""
+    init("cpu", "float32")
+    rng = np.random.default_rng(0)
+    before = as_tensor(1 + 0.1 * rng.standard_normal((256, 256)))
+    counts, setting = as_tensor(rng.poisson(350 * before.numpy())), {"pixel_size": 1.0, "dose": 350}
+    errors = []
+    for _ in range(4):
+        after = before * as_tensor(1 + 1e-4 * rng.standard_normal((256, 256)))
+        found = log_prob(counts, after, **setting) - log_prob(counts, before, **setting)
+        mean, moved = (350 * one.double().numpy() for one in (before, after))
+        exact = (counts.double().numpy() * np.log(moved / mean) - moved + mean).sum()
+        errors.append(float(found) - float(exact))
+    init("cpu", "float64")
+    # Means are rounded by up to 6e-8 of them: 6e-8 sqrt(350) 256 = 3e-4 in the sum; four of it
+    assert np.abs(errors).max() < 1.2e-3
+
+
 @pytest.mark.parametrize("shape", [(4, 4), (3, 5), (1, 3)])
 def test_whittle_is_the_gaussian_of_the_circulant_covariance(shape):
     """Against scipy, for even and odd widths (the weights of a half transform)."""
