@@ -61,6 +61,21 @@ def test_the_scene_of_the_page_on_scenes(tmp_path):
     assert list(scene.specimen.particles) == ["ferritin"]
 
 
+def test_the_fit_of_the_page_on_gradients_runs_and_finds_what_it_says():
+    text = (DOCS / "gradients.md").read_text(encoding="utf-8")
+    namespace = {}
+    exec(compile(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], "gradients.md", "exec"),
+         namespace)
+    found, bars = namespace["found"].values, namespace["bars"]
+    said = re.search(r"# (\S+) \+- (\S+) A, (\S+) \+- (\S+) A\n", text).groups()
+    for n, (name, value) in enumerate(namespace["truth"].items()):
+        bar = float(bars[name])
+        assert abs(float(found[name] - value)) < 4 * bar
+        # Where the mean differs in its last bit another machine may draw other counts
+        assert abs(float(found[name]) - float(said[2 * n])) < 4 * bar
+        assert bar == pytest.approx(float(said[2 * n + 1]), rel=2e-2, abs=5e-3)  # digits, noise
+
+
 def test_the_picture_of_the_rooms_is_that_of_their_table():
     """If this fails: python docs/rooms.py, and look at docs/rooms.svg."""
     spec = importlib.util.spec_from_file_location("rooms", DOCS / "rooms.py")

@@ -215,8 +215,9 @@ def test_table_of_the_documentation_is_this_one():
         head, _, _ = TABLE.read_text(encoding="utf-8").partition("| parameter |")
         TABLE.write_text(head + "| parameter | unit | relative error |\n| --- | --- | --- |\n"
                          + "\n".join(rows) + "\n", encoding="utf-8")
-    listed = [line.split("|")[1].strip() for line in TABLE.read_text("utf-8").splitlines()
-              if line.startswith("| ")][2:]
+    _, _, table = TABLE.read_text("utf-8").partition("| parameter |")
+    listed = [line.split("|")[1].strip() for line in table.splitlines()
+              if line.startswith("| ")][1:]
     assert listed == list(ERRORS)
 
 
