@@ -219,6 +219,16 @@ def test_a_strangers_parts_need_nothing_else():
         negative_log_prob(replace(made, exposures=EXPOSURES), counts)
 
 
+@pytest.mark.parametrize("n", [8, 9])
+@pytest.mark.parametrize("make", [TEM, Projection])
+def test_slices_hold_all_of_a_grid(double, n, make):
+    """Also its ends, where it falls to 0 within a voxel: samples a voxel apart add up exactly."""
+    specimen = voxels(torch.ones(n, n, n, dtype=torch.float64), 2.0)
+    view = (instrument := make(GRID, GRID, 2.0, slice_thickness=4.0)).view(specimen, Exposure())
+    assert float(specimen.slices(view, 0, view.n_slices).sum()) * instrument.wave_pixel**2 == (
+        pytest.approx(n**3 * 2.0**3, rel=1e-12))
+
+
 def test_voxels_that_cannot_be_are_named():
     with pytest.raises(ValueError, match=r"values of shape \(1, 4, 4\)"):
         Voxels(torch.zeros(1, 4, 4), 1.0)

@@ -99,13 +99,14 @@ def test_held_out_exposures_stop_a_fit_that_learns_the_noise(picture):
 
 
 @pytest.mark.parametrize("held_out", [(), (1,)])
-def test_an_interrupted_fit_in_batches_goes_on(picture, tmp_path, held_out):
+@pytest.mark.parametrize("last", [7, 8])  # within a pass, and as one of those with held-out ends
+def test_an_interrupted_fit_in_batches_goes_on(picture, tmp_path, held_out, last):
     problem = photographs(picture, Camera(1.0), 5, held_out=held_out)
     optimiser = Optimiser("adam", 20, rate=0.05, batch=2, schedule=lambda n: 1 / n)
     whole = fit(problem, optimiser)
 
     def interrupt(step, loss, values):
-        if step == 7:
+        if step == last:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -113,6 +114,25 @@ def test_an_interrupted_fit_in_batches_goes_on(picture, tmp_path, held_out):
     resumed = fit(problem, optimiser, state_file=tmp_path / "state")
     assert resumed.history == whole.history and resumed.held_out == whole.held_out
     assert torch.equal(resumed.values["log"], whole.values["log"])
+
+
+def test_each_image_may_have_a_value_of_its_own(picture):
+    """A batch sees those of its images alone; what no image sees is said after a pass."""
+    problem = photographs(picture, Camera(1.0), 3)
+
+    def build(values):
+        made = problem.build({"log": picture.log()})
+        return replace(made, exposures=[replace(one, dose=values[f"{n}.dose"].exp())
+                                        for n, one in enumerate(made.exposures)])
+
+    start = {f"{n}.dose": as_tensor(2.5) for n in range(3)}
+    own = replace(problem, start=start, build=build)
+    found = fit(own, Optimiser("adam", 300, rate=0.05, batch=1, schedule=lambda n: 0.99**n))
+    for n in range(3):  # the likeliest dose gives the counts that there are
+        assert float(found.values[f"{n}.dose"].exp() * picture.sum()) == pytest.approx(
+            float(problem.counts[n].sum()), rel=0.01)
+    with pytest.raises(ValueError, match=r"start.3.dose: the loss does not depend on it"):
+        fit(replace(own, start=start | {"3.dose": as_tensor(2.5)}), Optimiser("adam", 9, batch=1))
 
 
 def test_a_large_volume_is_held_few_times():
@@ -210,6 +230,25 @@ def test_priors_are_their_formulas(double):
     assert float(total_variation(step, 0.5, 4.0)) == pytest.approx(2 * (5 - 4) / 0.5)
     assert float(sparse(step, 0.5, 4.0)) == pytest.approx(2 * (5 - 4) / 0.5)
     assert float(smooth(step[None].expand(2, 2, 3), 2.0)) == pytest.approx(2 * 2 * 9 / 8)
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 16), (15, 15, 15), (13, 20, 16), (32, 31), (8, 27)])
+def test_shells_are_those_of_the_whole_transform(double, shape):
+    rng = np.random.default_rng(1)
+    one = rng.standard_normal(shape)
+    other = one + rng.standard_normal(shape)
+    longest = max(shape)
+    k = np.sqrt(sum(x**2 for x in np.meshgrid(*map(np.fft.fftfreq, shape), indexing="ij")))
+    shell = np.where(k <= 0.5, np.floor(k * longest + 0.5), 0)
+    f, g = np.fft.fftn(one), np.fft.fftn(other)
+    found = shell_correlation(as_tensor(one), as_tensor(other), 2.0)
+    assert len(found.correlation) == longest // 2
+    for n in range(1, longest // 2 + 1):
+        a, b, here = f[shell == n], g[shell == n], k[shell == n]
+        assert float(found.correlation[n - 1]) == pytest.approx(
+            np.vdot(b, a).real / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-12)
+        assert float(found.frequency[n - 1]) == pytest.approx(here.mean() / 2)
+        assert float(found.counts[n - 1]) == len(here) / 2
 
 
 def test_measures_see_noise_where_it_is(double):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tem_taichi.inverse.fisher import covariance
-from tem_taichi.inverse.minimise import Optimiser, minimise
+from tem_taichi.inverse.minimise import Optimiser, minimise, minimise_parts
 
 
 def rosenbrock(values):
@@ -102,7 +102,27 @@ def test_state_of_another_fit_is_refused(tmp_path):
         minimise(rosenbrock, start(), Optimiser(steps=2), state_file=path)
 
 
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"scales": {"x": 3.0}}, r"with scales=\{'x': 2.0\}; it is \{'x': 3.0\} here"),
+    ({"optimiser": Optimiser("adam", 4, batch=1)}, "with batch=2; it is 1 here"),
+    ({"optimiser": Optimiser("adam", 4, batch=2, seed=1)}, "with seed=0; it is 1 here"),
+    ({"parts": [0, 1, 3]}, r"with parts=\[0, 1, 2\]; it is \[0, 1, 3\] here"),
+    ({"held_out": [3]}, r"with held_out=\[\]; it is \[3\] here"),
+])
+def test_a_state_knows_its_scales_and_parts(tmp_path, changes, message):
+    def terms(values, which):
+        return [(values["x"] - n).square().sum() for n in which]
+
+    fit = {"parts": [0, 1, 2], "optimiser": Optimiser("adam", 2, batch=2), "scales": {"x": 2.0},
+           "state_file": tmp_path / "fit.pt", "start": {"x": torch.zeros(2)}, "terms": terms}
+    minimise_parts(**fit)
+    assert minimise_parts(**fit | {"optimiser": Optimiser("adam", 4, batch=2)}).steps == 4
+    with pytest.raises(ValueError, match=message):
+        minimise_parts(**fit | changes)
+
+
 @pytest.mark.parametrize(("loss", "message"), [
+    (lambda v: torch.ones(()), "start.x: the loss does not depend"),
     (lambda v: v["x"].log().sum(), "loss=nan at step 1: must be finite"),
     (lambda v: (v["x"] + 1).abs().sqrt().sum(), "gradient of x=.*at step 1: must be finite"),
     (lambda v: torch.zeros((), requires_grad=True).exp(), "start.x: the loss does not depend"),

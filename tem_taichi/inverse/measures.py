@@ -21,7 +21,7 @@ class Shells(NamedTuple):
     """Mean of each shell [1/A]."""
     correlation: Tensor
     counts: Tensor
-    """Coefficients in each shell; Friedel's mates count once."""
+    """Coefficients in each shell; a pair of Friedel's mates counts as one."""
 
 
 def shell_correlation(one: Tensor, other: Tensor, pixel_size: float) -> Shells:
@@ -47,19 +47,25 @@ def shell_correlation(one: Tensor, other: Tensor, pixel_size: float) -> Shells:
     axes = [torch.fft.fftfreq(n, device=one.device) for n in rows]
     grids = torch.meshgrid(*axes, torch.fft.rfftfreq(last, device=one.device), indexing="ij")
     k = torch.stack(grids).square().sum(0).sqrt()
-    shell = (k * longest).round().long().flatten()
-    inside = (k.flatten() <= 0.5) & (shell > 0)
+    shell = (k * longest + 0.5).floor().long().flatten()
+    inside = (k.flatten() <= 0.5) & (shell > 0) & (shell <= longest // 2)
     shell = shell[inside] - 1
+    # Of the last axis only half is there: what has its mate in the other half stands for both.
+    twice = torch.full((last // 2 + 1,), 2.0, dtype=torch.float64, device=one.device)
+    twice[0] = 1
+    if last % 2 == 0:
+        twice[-1] = 1
+    weight = twice.expand(k.shape).flatten()[inside]
     f, g = (torch.fft.rfftn(field.double()).flatten()[inside] for field in (one, other))
 
     def total(values: Tensor) -> Tensor:
         return torch.zeros(longest // 2, dtype=torch.float64,
-                           device=one.device).index_add_(0, shell, values.double())
+                           device=one.device).index_add_(0, shell, weight * values.double())
 
     both = total((f * g.conj()).real)
     power = (total(f.abs().square()) * total(g.abs().square())).sqrt()
-    count = total(torch.ones_like(shell))
-    return Shells(total(k.flatten()[inside]) / count / pixel_size, both / power, count)
+    number = total(torch.ones_like(shell))
+    return Shells(total(k.flatten()[inside]) / number / pixel_size, both / power, number / 2)
 
 
 def resolution(shells: Shells, threshold: float = 0.143) -> float:

@@ -150,7 +150,9 @@ def minimise_parts(terms: Terms, start: Values, parts: Sequence[int], held_out: 
                              f"{', '.join(start)}")
     numbers = {name: (value.detach() / scales.get(name, 1.0)).requires_grad_()
                for name, value in start.items()}
-    run = _Run(optimiser, numbers, len(parts))
+    run = _Run(optimiser, numbers, len(parts), {
+        "batch": optimiser.batch, "seed": optimiser.seed if optimiser.batch else 0,
+        "parts": list(parts), "held_out": list(held_out), "scales": scales})
     if state_file is not None and Path(state_file).exists():
         run.read(Path(state_file))
 
@@ -165,7 +167,7 @@ def minimise_parts(terms: Terms, start: Values, parts: Sequence[int], held_out: 
     saved = time.monotonic()
     pause = _SAVE_EVERY
     try:
-        if not run.held:
+        if run.to_judge():
             look()
         while len(run.history) < optimiser.steps and not run.stalled():
             run.step(evaluate)
@@ -183,18 +185,21 @@ def minimise_parts(terms: Terms, start: Values, parts: Sequence[int], held_out: 
     finally:
         if state_file is not None:
             run.write(Path(state_file))
+    converged = run.stalled()
     if not (held_out or optimiser.batch):
         evaluate()  # the point after the last step has not been judged yet
     values = {name: value.detach() for name, value in unscaled(run.best, scales).items()}
-    return Fit(values, run.least, tuple(run.history), run.stalled(), len(run.history),
+    return Fit(values, run.least, tuple(run.history), converged, len(run.history),
                tuple(run.held))
 
 
 class _Run:
     """What changes while a fit runs, and is kept in its state file."""
 
-    def __init__(self, optimiser: Optimiser, numbers: Values, parts: int) -> None:
+    def __init__(self, optimiser: Optimiser, numbers: Values, parts: int,
+                 problem: dict[str, Any]) -> None:
         self.optimiser, self.numbers, self.parts = optimiser, numbers, parts
+        self.problem = problem  # what a state must have in common with the fit that goes on
         self.history: list[float] = []
         self.held: list[float] = []
         self.least, self.judgement = math.inf, math.inf
@@ -216,17 +221,25 @@ class _Run:
         size = self.optimiser.batch
         if size is None or size >= len(parts):
             return parts
-        number = len(self.history)
-        turn, place = divmod(number, self._per_pass())
+        turn, place = divmod(len(self.history), self.per_pass)
         order = Key(self.optimiser.seed, "batches", turn).generator().permutation(len(parts))
         return [parts[int(n)] for n in order[place * size:(place + 1) * size]]
 
-    def _per_pass(self) -> int:
+    @property
+    def per_pass(self) -> int:
+        """Steps that see all parts once."""
         return -(-self.parts // min(self.optimiser.batch or self.parts, self.parts))
 
     def pass_done(self) -> bool:
         """Whether the last step ended a pass through all parts."""
-        return len(self.history) % self._per_pass() == 0
+        return len(self.history) % self.per_pass == 0
+
+    def to_judge(self) -> bool:
+        """Whether what is held out has not been looked at since the last pass ended.
+
+        At the start, or where a fit was interrupted just then.
+        """
+        return self.pass_done() and len(self.held) <= len(self.history) // self.per_pass
 
     def step(self, evaluate: "_Evaluation") -> None:
         """One step of the optimiser."""
@@ -278,7 +291,8 @@ class _Run:
         """Keep the state under its name, whole."""
         state = {"method": self.optimiser.name, "values": _copies(self.numbers),
                  "optimizer": self.optimizer.state_dict(), "best": dict(self.best),
-                 "history": self.history, "held": self.held, "least": self.least}
+                 "history": self.history, "held": self.held, "least": self.least,
+                 "problem": self.problem}
         partial = path.with_name(f"{path.name}.{os.getpid()}.part")
         torch.save(state, partial)
         os.replace(partial, path)
@@ -296,6 +310,11 @@ class _Run:
         if not same:
             raise ValueError(f"state_file={str(path)!r}: belongs to another fit, of {list(shapes)} "
                              f"by {state['method']}")
+        for name, mine in self.problem.items():
+            its = state.get("problem", self.problem)[name]  # states of earlier versions lack it
+            if its != mine:
+                raise ValueError(f"state_file={str(path)!r}: belongs to another fit, with "
+                                 f"{name}={its}; it is {mine} here")
         with torch.no_grad():
             for name, value in values.items():
                 value.copy_(state["values"][name])
@@ -315,6 +334,8 @@ class _Evaluation:
                  scales: Mapping[str, float], run: _Run) -> None:
         self.terms, self.numbers, self.scales, self.run = terms, numbers, scales, run
         self.keep = run.optimiser.name == "lbfgs"
+        # A batch need not know every value; steps that hold a whole pass do.
+        self.unused, self.steps_left = set(numbers), 2 * run.per_pass - 1
         self._point: list[Tensor] = []
         self._result: tuple[Tensor, list[Tensor]] | None = None
 
@@ -338,24 +359,33 @@ class _Evaluation:
         values = {name: value.detach().requires_grad_()
                   for name, value in unscaled(self.numbers, self.scales).items()}
         tensors = list(values.values())
-        loss, sums = torch.zeros((), dtype=torch.float64), [None] * len(tensors)
+        loss = torch.zeros((), dtype=torch.float64)
+        sums: list[Tensor | None] = [None] * len(tensors)
         with torch.enable_grad():
             for term in self.terms(values):
                 self._check("loss", term)
                 loss += float(term.detach())
+                if not term.requires_grad:
+                    continue
                 found = torch.autograd.grad(term, tensors, allow_unused=True)
                 del term  # and its graph, before the next is made
                 for n, part in enumerate(found):
                     if part is not None:
                         # The first may be shared with the graph, or be an expanded view.
-                        sums[n] = part.clone() if sums[n] is None else sums[n].add_(part)  # type: ignore
-        for name, gradient in zip(values, sums, strict=True):
-            if gradient is None:
+                        sums[n] = part.clone() if sums[n] is None else sums[n].add_(part)  # type: ignore[union-attr]
+        self.steps_left -= 1
+        self.unused -= {name for name, one in zip(values, sums, strict=True) if one is not None}
+        gradients = []
+        for (name, value), gradient in zip(values.items(), sums, strict=True):
+            if name in self.unused and self.steps_left <= 0:
                 raise ValueError(f"start.{name}: the loss does not depend on it")
+            if gradient is None:
+                gradient = torch.zeros_like(value)
             if name in self.scales:
                 gradient *= self.scales[name]
             self._check(f"gradient of {name}", gradient)
-        return loss, sums  # type: ignore[return-value]
+            gradients.append(gradient)
+        return loss, gradients
 
     def _check(self, what: str, value: Tensor) -> None:
         if not value.isfinite().all():

@@ -38,7 +38,8 @@ class Voxels:
     @property
     def size(self) -> tuple[float, float, float]:
         """Of a box about the specimen's centre that holds it, along x, y, z [A]."""
-        x, y, z = (self.voxel_size * 2 * (n - n // 2) for n in reversed(self.values.shape))
+        # The first voxel is n // 2 from the middle, and reaches 0 one further out.
+        x, y, z = (self.voxel_size * 2 * (n // 2 + 1) for n in reversed(self.values.shape))
         return x, y, z
 
     def at(self, points: torch.Tensor) -> torch.Tensor:
