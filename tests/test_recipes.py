@@ -120,6 +120,29 @@ def test_what_is_no_recipe_is_refused(here, capsys, words, said):
     assert not Path("tem_taichi_fit").exists()
 
 
+GIVES = """from tem_taichi.recipes.settings import Recipe
+def run(recipe, report):
+    return {"files": 1}
+RECIPE = (Recipe, run)
+"""
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("def run(:\n", "recipe=own.py: cannot be loaded: SyntaxError: "),
+    ("import no_such_module\n", "recipe=own.py: cannot be loaded: ModuleNotFoundError: No module"),
+    ("raise SystemExit(0)\n", "recipe=own.py: cannot be loaded: SystemExit: 0"),
+    ("RECIPE = 5\n", "recipe=own.py: must have RECIPE = (settings, run), a dataclass that "),
+    (GIVES.replace("(Recipe, run)", "(run, Recipe)"), "recipe=own.py: must have RECIPE = "),
+    (GIVES, "recipe=own: its function gave dict, must give a Result"),
+])
+def test_a_file_that_is_no_whole_recipe_is_refused_in_one_line(here, capsys, text, said):
+    Path("own.py").write_text(text)
+    assert main(["recipe=own.py", "input=a.mrc"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {said}") and err.count("\n") == 1
+    assert not Path("tem_taichi_fit").exists()
+
+
 def test_everything_of_a_result_is_written(tmp_path):
     cube = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     figure, picture = Figure(figsize=(1, 1), dpi=50), tmp_path / "kept.png"

@@ -42,9 +42,12 @@ def do_recipe(words: Sequence[str]) -> None:
         check_new_folder(recipe.output, command, recipe.overwrite, inputs)
     with progress(f"fitting {name}") as report:
         try:
-            result: Result = module.RECIPE[1](recipe, report)
+            result = module.RECIPE[1](recipe, report)
         except ValueError as error:
             raise ValueError(_with_key(str(error), vars(recipe))) from error
+    if not isinstance(result, Result):
+        raise ValueError(f"recipe={name}: its function gave {type(result).__name__}, must give "
+                         "a Result")
     with new_folder(recipe.output, command, recipe.overwrite, inputs) as folder:
         write_result(folder, result)
         write_json(folder / METADATA, {"program": PROGRAM, "recipe": name, "versions": versions(),

@@ -44,7 +44,7 @@ def find_recipe(name: str) -> ModuleType:
     """The module of a recipe: one of `recipe_names`, or a Python file with a RECIPE.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or the file cannot be loaded.
     """
     if name.endswith(".py"):
         module = _module_of(Path(name))
@@ -53,9 +53,17 @@ def find_recipe(name: str) -> ModuleType:
     else:
         raise ValueError(f"recipe={name}: must be one of {', '.join(recipe_names())}, a YAML file "
                          "whose `recipe` is, or a Python file of your own")
-    if not hasattr(module, "RECIPE"):
-        raise ValueError(f"recipe={name}: must have RECIPE = (settings, run)")
+    if not _is_recipe(getattr(module, "RECIPE", None)):
+        raise ValueError(f"recipe={name}: must have RECIPE = (settings, run), a dataclass that "
+                         "extends recipes.settings.Recipe and a function")
     return module
+
+
+def _is_recipe(pair: Any) -> bool:
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        return False
+    settings, run = pair
+    return isinstance(settings, type) and issubclass(settings, Recipe) and callable(run)
 
 
 def _module_of(file: Path) -> ModuleType:
@@ -64,7 +72,12 @@ def _module_of(file: Path) -> ModuleType:
     if not file.is_file() or spec is None or spec.loader is None:
         raise ValueError(f"recipe={file}: no such file")
     module = sys.modules[name] = module_from_spec(spec)  # where dataclasses look for their types
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise ValueError(f"recipe={file}: cannot be loaded: {type(error).__name__}: {error}"
+                         ) from error
     return module
 
 
