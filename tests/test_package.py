@@ -1,5 +1,7 @@
 import ast
 import importlib
+import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import tem_taichi as tt
@@ -81,3 +83,11 @@ def test_things_of_many_parts_are_made_with_names():
             if isinstance(node, ast.Call) and len(node.args) > 6:
                 name = ast.unparse(node.func).rpartition(".")[2]
                 assert not name[0].isupper(), f"{file}:{node.lineno} {name}"
+
+
+def test_modules_that_have_moved_are_where_the_page_says():
+    text = (ROOT.parent / "docs/moved.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    names = {name for row in rows for name in re.findall(r"`([a-z_]+\.?[a-z_0-9]*)`", row)}
+    assert len(names) > 50
+    assert [name for name in sorted(names) if find_spec(f"tem_taichi.{name}") is None] == []
