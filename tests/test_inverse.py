@@ -185,6 +185,16 @@ def test_information_is_that_of_the_textbook(picture, law, variance):
     torch.testing.assert_close(added, 100 * torch.eye(12).double(), atol=5, rtol=0)
 
 
+def test_information_through_coloured_noise(picture):
+    """Of a wave's strength: dose DQE sum cos^2, whatever the MTF, which noise and wave share."""
+    wave = torch.cos(2 * math.pi * 3 * torch.arange(SIZE).double() / SIZE).expand(SIZE, SIZE)
+    law = Camera(1.0, Detector("integrating", mtf=[0.4, 0.2, 0.1, 3, 9], dqe=0.6))
+    problem = photographs(picture, law, 2)
+    one = replace(problem, build=lambda v: problem.build({"log": (1 + v["a"] * wave).log()}))
+    found = float(fisher(one, {"a": as_tensor(0.1)}))
+    assert found == pytest.approx(2 * 20 * 0.6 * SIZE**2 / 2, rel=1e-6)
+
+
 def test_what_exposures_do_not_determine_is_named(picture):
     problem = photographs(picture, Camera(1.0), 1)
     twice = replace(problem,

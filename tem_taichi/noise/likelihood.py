@@ -246,7 +246,8 @@ def _whittle(residual: Tensor, electrons: Tensor, detector: Detector) -> Tensor:
     if not (power > 0).all():
         raise ValueError("noise power is 0 at some frequency (the MTF, or the image): the counts "
                          "have no density")
-    periodogram = torch.fft.rfft2(residual).abs().square() / (ny * nx)
+    # Not of its modulus, whose second derivative at 0, where an information is asked, is lost.
+    periodogram = torch.view_as_real(torch.fft.rfft2(residual)).square().sum(-1) / (ny * nx)
     weight = torch.full((nx // 2 + 1,), 2.0, dtype=w.dtype, device=w.device)
     weight[0] = 1  # its own mirror image in the full transform, like an even width's Nyquist
     if nx % 2 == 0:
