@@ -61,6 +61,8 @@ class _Steps(torch.autograd.Function):
             with torch.enable_grad():
                 state = kept[i].detach().requires_grad_()
                 after = ctx.step(state, i, *parameters)
+            if i == len(kept) - 1:
+                _check_leaves(after, [state, *wanted])
             grad, *parts = torch.autograd.grad(after, [state, *wanted], grad, allow_unused=True)
             del after
             for total, part in zip(sums, parts, strict=True):
@@ -68,6 +70,23 @@ class _Steps(torch.autograd.Function):
                     total += part
         found = iter(sums)
         return None, None, grad, *(next(found) if need else None for need in needed)
+
+
+def _check_leaves(result: torch.Tensor, known: list[torch.Tensor]) -> None:
+    """ValueError if a result depends on another tensor that requires a gradient."""
+    nodes, seen = [result.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and not any(leaf is one for one in known):
+            raise ValueError(
+                f"a tensor of shape {tuple(leaf.shape)} requires a gradient but would lose it, as "
+                "many slices are computed again on the way back: must be in a field of a "
+                "dataclass that the specimen or instrument is made of, or in a tuple there")
+        nodes += [following for following, _ in node.next_functions]
 
 
 def recomputed(
@@ -87,4 +106,9 @@ def recomputed(
     Returns:
         The last state, once differentiable in the first one and the parameters.
     """
+    if not any(tensor.requires_grad for tensor in (state, *parameters)):
+        # Nothing to compute again for; what the steps may know beside the parameters keeps its own.
+        for i in range(n):
+            state = step(state, i, *parameters)
+        return state
     return _Steps.apply(step, n, state, *parameters)

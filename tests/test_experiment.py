@@ -20,7 +20,7 @@ from tem_taichi.noise.gaussian import Gaussian
 from tem_taichi.noise.likelihood import log_prob
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL, interaction_constant
 from tem_taichi.specimen.atoms import Atoms
-from tem_taichi.specimen.field import Voxels, voxels
+from tem_taichi.specimen.field import Sampled, Voxels, voxels
 from tem_taichi.specimen.particles import Ice, ParticlesInIce, kind_of
 from tem_taichi.specimen.poses import Poses
 from tem_taichi.specimen.potential import peng_table
@@ -227,6 +227,58 @@ def test_slices_hold_all_of_a_grid(double, n, make):
     view = (instrument := make(GRID, GRID, 2.0, slice_thickness=4.0)).view(specimen, Exposure())
     assert float(specimen.slices(view, 0, view.n_slices).sum()) * instrument.wave_pixel**2 == (
         pytest.approx(n**3 * 2.0**3, rel=1e-12))
+
+
+class Module(torch.nn.Module):
+    """A field whose parameter no dataclass holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.strength = torch.nn.Parameter(torch.tensor(2.0))
+
+    def at(self, points):
+        return self.strength * torch.exp(-points.square().sum(-1) / 100)
+
+
+@dataclass(frozen=True)
+class Held:
+    """The same, of a tensor in a dataclass."""
+
+    strength: torch.Tensor
+
+    def at(self, points):
+        return self.strength * torch.exp(-points.square().sum(-1) / 100)
+
+
+@pytest.mark.parametrize("thickness", [8.0, 1.0])
+def test_no_gradient_of_a_field_is_lost_where_slices_are_computed_again(thickness):
+    """At 1 A there are 40 slices, which are; what cannot be found there is refused."""
+    instrument = TEM((24, 24), (24, 24), 2.0, slice_thickness=thickness)
+    defocus, angle = (torch.tensor(value, requires_grad=True) for value in (4e3, 10.0))
+
+    def loss(field, angle):
+        specimen = Sampled(field, (40.0, 40.0, 40.0), 1.0)
+        exposure = Exposure(Optics(defocus=defocus), angle)
+        return (instrument.intensity(specimen, exposure) ** 2).sum()
+
+    gradients = []
+    for tilt in (10.0, angle):
+        strength, module = torch.tensor(2.0, requires_grad=True), Module()
+        loss(Held(strength), tilt).backward()
+        gradients.append(float(strength.grad))
+        if thickness == 1.0 and tilt is angle:
+            with pytest.raises(ValueError, match="requires a gradient but would lose it"):
+                loss(module, tilt).backward()
+        else:
+            loss(module, tilt).backward()
+            assert float(module.strength.grad) == pytest.approx(gradients[-1], rel=1e-4)
+    assert gradients[0] != 0
+    assert gradients[1] == pytest.approx(gradients[0], rel=1e-4)  # sums of single precision
+
+
+def test_a_camera_keeps_no_more_than_there_is():
+    with pytest.raises(ValueError, match=r"shape=\(40, 8\): must be at most the field's"):
+        Camera(1.0, shape=(40, 8)).expected(torch.ones(32, 32), 1.0)
 
 
 def test_voxels_that_cannot_be_are_named():

@@ -195,6 +195,26 @@ def test_information_through_coloured_noise(picture):
     assert found == pytest.approx(2 * 20 * 0.6 * SIZE**2 / 2, rel=1e-6)
 
 
+@pytest.mark.parametrize(("law", "key", "value", "dose", "truth"), [
+    (lambda v: Gaussian(1.0, v["sigma"]), "sigma", 3.0, 5.0, 2 / 9),
+    # n DQE dose / dose^2 of the mean, and 1 / (2 dose^2) of the strength
+    (lambda v: Camera(1.0, Detector("integrating", dqe=0.8)), "dose", 0.5, None, 1.6 + 2.0),
+    (lambda v: Camera(1.0, Detector("integrating", dqe=0.8)), "dose", 20.0, None,
+     0.04 + 1 / 800)])
+def test_the_strength_of_noise_has_its_information(double, law, key, value, dose, truth):
+    """Of each of 64^2 pixels with a flat intensity of 1."""
+    flat = torch.ones(64, 64, dtype=torch.float64)
+
+    def build(values):
+        return Experiment(Values(flat), Flat(), law(values),
+                          [Exposure(Optics(), dose=values.get("dose", dose))])
+
+    problem = Problem({key: as_tensor(value)}, build, flat[None])
+    found = float(fisher(problem, problem.start)) / 64**2
+    # Second derivatives scatter by 3 sqrt(2) of their 2: 1.2 % over 8 images of 64^2; four of it
+    assert found == pytest.approx(truth, rel=0.05)
+
+
 def test_what_exposures_do_not_determine_is_named(picture):
     problem = photographs(picture, Camera(1.0), 1)
     twice = replace(problem,

@@ -43,6 +43,9 @@ class Camera:
         """The middle of a field."""
         if self.shape is None:
             return field
+        if any(n > full for n, full in zip(self.shape, field.shape[-2:], strict=True)):
+            raise ValueError(f"shape={self.shape}: must be at most the field's, "
+                             f"{tuple(field.shape[-2:])}")
         for axis, n in zip((-2, -1), self.shape, strict=True):
             field = field.narrow(axis, field.shape[axis] // 2 - n // 2, n)
         return field

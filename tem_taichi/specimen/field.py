@@ -14,7 +14,11 @@ from tem_taichi.specimen.view import Attenuation, View
 
 
 class Field(Protocol):
-    """Anything with a potential at every point."""
+    """Anything with a potential at every point.
+
+    Tensors that need gradients are found as those of a `Specimen` are: a network's parameters
+    are a tuple in a field of a dataclass.
+    """
 
     def at(self, points: torch.Tensor) -> torch.Tensor:
         """Potential [V] relative to the surroundings at points (..., 3) [A], x, y, z: (...)."""
