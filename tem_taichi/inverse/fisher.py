@@ -44,7 +44,7 @@ def fisher(problem: Problem, values: Values) -> Tensor:
         UserWarning: if over an error bar, with all other values known, an image is far from linear
             in a value: the bars are rough then.
     """
-    point = torch.cat([value.detach().flatten() for value in values.values()])
+    point = _numbers(values)
     scales = torch.cat([torch.full((value.numel(),), float(problem.scales.get(name, 1.0)))
                         for name, value in values.items()]).to(point)
     found, _ = _information(problem, values, point, _STEP * scales)
@@ -64,9 +64,7 @@ def _information(problem: Problem, values: Values, point: Tensor, steps: Tensor
                  ) -> tuple[Tensor, list[float]]:
     """The information, and how far images are from linear over an error bar."""
     def at(moved: Tensor) -> Values:
-        parts = moved.split([value.numel() for value in values.values()])
-        return {name: part.reshape(value.shape)
-                for (name, value), part in zip(values.items(), parts, strict=True)}
+        return _shaped(moved, values)
 
     def intensity(moved: Tensor, number: int) -> Tensor:
         # Built of what asks for gradients, so that atoms are shared by slices as in the fit.
@@ -136,9 +134,7 @@ def error_bars(problem: Problem, values: Values) -> Values:
         ValueError: if the exposures do not determine a value.
     """
     variances = inverse(fisher(problem, values), values).diagonal()
-    parts = variances.sqrt().split([value.numel() for value in values.values()])
-    return {name: part.reshape(value.shape).to(value)
-            for (name, value), part in zip(values.items(), parts, strict=True)}
+    return _shaped(variances.sqrt(), values)
 
 
 def covariance(loss: Loss, values: Values) -> Tensor:
@@ -157,15 +153,8 @@ def covariance(loss: Loss, values: Values) -> Tensor:
     Raises:
         ValueError: if a direction exists along which the loss does not curve upwards.
     """
-    shapes = {name: value.shape for name, value in values.items()}
-
-    def of_vector(vector: Tensor) -> Tensor:
-        parts = vector.split([shape.numel() for shape in shapes.values()])
-        return loss({name: part.reshape(shape)
-                     for (name, shape), part in zip(shapes.items(), parts, strict=True)})
-
-    point = torch.cat([value.detach().flatten() for value in values.values()])
-    hessian = torch.autograd.functional.hessian(of_vector, point)
+    hessian = torch.autograd.functional.hessian(
+        lambda vector: loss(_shaped(vector, values)), _numbers(values))
     return inverse(hessian, values)
 
 
@@ -191,6 +180,18 @@ def inverse(hessian: Tensor, values: Values) -> Tensor:
         raise ValueError(f"covariance: the loss does not determine {', '.join(flat)} (curvature "
                          f"{float(curvatures[0]):.1e} of the largest along their combination)")
     return (directions / curvatures) @ directions.T / (scale[:, None] * scale)
+
+
+def _numbers(values: Values) -> Tensor:
+    """All of them, tensor after tensor, each flattened."""
+    return torch.cat([value.detach().flatten() for value in values.values()])
+
+
+def _shaped(numbers: Tensor, values: Values) -> Values:
+    """Numbers in the order of `_numbers` under the names and in the shapes of values."""
+    parts = numbers.split([value.numel() for value in values.values()])
+    return {name: part.reshape(value.shape)
+            for (name, value), part in zip(values.items(), parts, strict=True)}
 
 
 def _names(values: Values) -> list[str]:
