@@ -11,7 +11,7 @@ import pytest
 
 from tem_taichi import __version__
 from tem_taichi.files.io import read_images
-from tem_taichi.files.mrc import mrc_mode, read_volume, write_mrc
+from tem_taichi.files.mrc import mrc_mode, read_volume, write_mrc, write_planes
 
 TYPES = ("float32", "int16", "uint16", "int8")
 
@@ -51,6 +51,26 @@ def test_mrc_is_valid_and_keeps_type_and_values(tmp_path, dtype, volume):
         # The header holds single precision.
         np.testing.assert_allclose(mrc.voxel_size.tolist(), (1.37,) * 3, rtol=1e-6)
         assert mrc.nstart.tolist() == mrc.header.origin.tolist() == (0, 0, 0)
+
+
+@pytest.mark.parametrize("volume", [False, True])
+def test_planes_one_by_one_make_the_file_of_the_whole(tmp_path, volume):
+    """Header and data as mrcfile writes them at once; its mean and rms are sums of singles."""
+    data = np.random.default_rng(0).normal(1000, 1, (7, 30, 40)).astype(np.float32)
+    write_planes(tmp_path / "a.mrc", iter(data), 1.37, volume)
+    with mrcfile.new(tmp_path / "b.mrc") as whole:
+        whole.set_data(data)
+        if not volume:
+            whole.set_image_stack()
+        whole.voxel_size = 1.37
+    ours, theirs = (mrcfile.open(tmp_path / name) for name in ("a.mrc", "b.mrc"))
+    with ours, theirs:
+        assert np.array_equal(ours.data, theirs.data)
+        for name in set(ours.header.dtype.names) - {"label", "dmean", "rms"}:
+            assert ours.header[name] == theirs.header[name], name
+        # The header holds single precision, 24 bits.
+        assert float(ours.header.dmean) == pytest.approx(data.mean(dtype=np.float64), rel=2**-24)
+        assert float(ours.header.rms) == pytest.approx(data.std(dtype=np.float64), rel=2**-23)
 
 
 def test_one_image_is_a_stack_of_one(tmp_path):

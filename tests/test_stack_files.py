@@ -237,3 +237,14 @@ def test_a_single_image_is_named_by_its_file(tmp_path):
     two = scene_of()
     write(tmp_path, two, series_of(two))
     assert set(read(tmp_path)[1]["rlnMicrographName"]) == {"000001@s.mrc", "000002@s.mrc"}
+
+
+def test_boxes_in_batches_are_the_same(tmp_path, monkeypatch):
+    scene = scene_of()
+    write(tmp_path, scene, series_of(scene))
+    whole = read(tmp_path)[2]
+    monkeypatch.setattr("tem_taichi.export.stack._BATCH", 1)
+    write(tmp_path, scene, series_of(scene))
+    # The sums of a fit in double precision, rounded to single.
+    np.testing.assert_allclose(read(tmp_path)[2], whole, rtol=2**-22, atol=1e-7)
+    assert len(whole) > 2

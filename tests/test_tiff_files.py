@@ -181,3 +181,13 @@ def test_what_is_no_gain_reference_is_refused(tmp_path):
     write_tiff(tmp_path / "movie.tif", numbers((3, 4, 5)), 1.0)
     with pytest.raises(ValueError, match="has 3 pages; a gain reference has one"):
         read_gain(tmp_path / "movie.tif")
+
+
+def test_more_than_a_classic_file_holds_is_a_bigtiff(tmp_path, monkeypatch):
+    data = numbers((3, 4, 5))
+    for room, big in ((data.nbytes, False), (data.nbytes - 1, True)):
+        monkeypatch.setattr("tem_taichi.files.tiff._CLASSIC", room)
+        write_tiff(tmp_path / "a.tif", data, 2.0)
+        with tifffile.TiffFile(tmp_path / "a.tif") as file:
+            assert file.is_bigtiff == big
+        np.testing.assert_array_equal(read_tiff(tmp_path / "a.tif")[0], data)

@@ -14,7 +14,7 @@ from tem_taichi.files.workplace import clear_leftovers, output_folder
 from tem_taichi.scene.settings import Scene, doubts
 from tem_taichi.series.build import build_specimen
 from tem_taichi.series.cost import DAY, check_memory, check_time, least_time
-from tem_taichi.series.finished import files_read, is_finished
+from tem_taichi.series.finished import files_read, is_finished, mean_counts
 from tem_taichi.series.plan import Plan, plan
 from tem_taichi.series.record import in_field
 from tem_taichi.series.simulate import simulate
@@ -106,7 +106,7 @@ def run(scene: Scene, read: Sequence[str] = ()) -> None:
           + (", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "no particles")
           + f" in {sum(series.seconds.values()):.1f} s ("
           + ", ".join(f"{name} {s:.1f}" for name, s in series.seconds.items()) + ")")
-    print(f"mean {float(clean.mean()):.3g} counts a pixel, seed {scene.seed}")
+    print(f"mean {mean_counts(clean):.3g} counts a pixel, seed {scene.seed}")
     if beyond := int((~in_field(series)).sum()):
         print(f"{beyond} of {len(particles)} particles are centred outside the field: "
               f"marked in {scene.name}_particles.star (temInField), not in other programs' lists")

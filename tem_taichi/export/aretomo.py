@@ -26,7 +26,8 @@ def write_aretomo(folder: Path, series: TiltSeries) -> None:
     """
     series.known("aretomo", "dose")
     for end, stack in series.stacks.items():
-        write_mrc(folder / f"{series.name}{end}.mrc", series.stored(stack), series.pixel_size)
+        write_mrc(folder / f"{series.name}{end}.mrc", stack.numpy(), series.pixel_size,
+                  dtype=series.stored_type(stack))
     (folder / f"{series.name}_TLT.txt").write_text(tilt_text(series.nominal))
     if series.aligned:
         (folder / f"{series.name}.aln").write_text(alignment_text(series))

@@ -58,13 +58,14 @@ def write_tiff_stacks(folder: Path, series: TiltSeries) -> None:
     """
     name = series.name
     for end, stack in series.stacks.items():
-        write_tiff(folder / f"{name}{end}.tif", series.stored(stack), series.pixel_size)
+        write_tiff(folder / f"{name}{end}.tif", stack.numpy(), series.pixel_size,
+                   series.stored_type(stack))
     if series.frames is None:
         return
     (folder / "frames").mkdir()
     files = [f"frames/{file.removesuffix('.mrc')}.tif"
              for file in image_names(name, series.nominal)]
     for file, movie in zip(files, series.frames, strict=True):
-        write_tiff(folder / file, series.stored(movie), series.pixel_size)
+        write_tiff(folder / file, movie.numpy(), series.pixel_size, series.stored_type(movie))
     write_series_mdoc(folder / f"{name}.tif.mdoc", series, f"{name}.tif",
                       (files, series.frames.shape[1]))

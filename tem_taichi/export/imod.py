@@ -47,7 +47,8 @@ def write_imod(folder: Path, series: TiltSeries) -> None:
     """
     start = folder / series.name
     axis_angle, = series.known("imod", "axis_angle")
-    write_mrc(Path(f"{start}.mrc"), series.stored(series.images), series.pixel_size)
+    write_mrc(Path(f"{start}.mrc"), series.images.numpy(), series.pixel_size,
+              dtype=series.stored_type(series.images))
     write_rawtlt(Path(f"{start}.rawtlt"), series.tilt_angles)
     Path(f"{start}.edf").write_text(etomo_text(series.name, series.pixel_size, axis_angle),
                                     encoding="utf-8")

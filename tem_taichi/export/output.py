@@ -25,10 +25,11 @@ def write_output(folder: Path, series: TiltSeries, formats: Sequence[str] = (),
         final: where the folder will be, if it is not to stay where it is.
     """
     name, pixel_size = series.name, series.pixel_size
-    clean = series.known("the output", "noise_free")[0].numpy().astype(np.float32)
+    clean = series.known("the output", "noise_free")[0].numpy()
     for end, stack in series.stacks.items():
-        write_mrc(folder / f"{name}{end}.mrc", series.stored(stack), pixel_size)
-    write_mrc(folder / f"{name}_noise_free.mrc", clean, pixel_size)
+        write_mrc(folder / f"{name}{end}.mrc", stack.numpy(), pixel_size,
+                  dtype=series.stored_type(stack))
+    write_mrc(folder / f"{name}_noise_free.mrc", clean, pixel_size, dtype=np.dtype(np.float32))
     write_rawtlt(folder / f"{name}.rawtlt", series.tilt_angles)
     # relion5 writes every image into a file of its own.
     write_series_mdoc(folder / f"{name}.mrc.mdoc", series, f"{name}.mrc", (
@@ -37,5 +38,5 @@ def write_output(folder: Path, series: TiltSeries, formats: Sequence[str] = (),
     write_tilt_table(folder / f"{name}_tilts.csv", series.tilts)
     write_series_particles(folder / f"{name}_particles.star", series, flagged(series))
     write_formats(folder, series, formats, final)
-    write_preview(folder / "preview.png", series.stored(series.images), clean,
-                  series.tilt_angles, pixel_size)
+    write_preview(folder / "preview.png", series.images.numpy(), clean, series.tilt_angles,
+                  pixel_size)

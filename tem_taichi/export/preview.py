@@ -46,17 +46,18 @@ def write_preview(path: Path, images: ArrayLike, noise_free: ArrayLike, tilt_ang
     if angles.shape != noisy.shape[:1]:
         raise ValueError(f"tilt_angles: shape {angles.shape} must be {noisy.shape[:1]}")
     chosen = spread(len(angles), _MOST_TILTS)
+    noisy, clean = (np.asarray(stack[chosen], np.float32) for stack in (noisy, clean))
     ny, nx = noisy.shape[1:]
     # A panel at least a quarter as high as wide, and the other way round, keeps its title.
     width, height = (_PANEL_INCHES * max(side / max(ny, nx), 0.25) for side in (nx, ny))
     figure = Figure(figsize=(width * len(chosen) + 0.5, 2 * height + 0.6), dpi=100,
                     layout="constrained")
     panels = figure.subplots(2, len(chosen), squeeze=False)
-    sigma = filter_width(noisy[chosen], clean[chosen])
+    sigma = filter_width(noisy, clean)
     smooth = np.stack([gaussian_filter(image.astype(np.float64), sigma, mode="nearest")
-                       for image in noisy[chosen]])
+                       for image in noisy])
     name = f"noisy, low-passed at {sigma * pixel_size * _HALF:.2g} Å" if sigma else "noisy"
-    for row, label, stack in zip(panels, (name, "noise-free"), (smooth, clean[chosen]),
+    for row, label, stack in zip(panels, (name, "noise-free"), (smooth, clean),
                                  strict=True):
         for axes, image in zip(row, stack, strict=True):
             _show(axes, image, pixel_size)

@@ -64,8 +64,9 @@ def write_relion(folder: Path, series: TiltSeries) -> None:
         files = [f"tilts/{file.removesuffix('.mrc')}{end}.mrc"
                  for file in image_names(name, series.nominal)]
         tilts.insert(0, label, files)
-        for file, image in zip(files, series.stored(stack), strict=True):
-            write_mrc(folder / file, image, series.pixel_size)
+        dtype = series.stored_type(stack)
+        for file, image in zip(files, stack, strict=True):
+            write_mrc(folder / file, image.numpy(), series.pixel_size, dtype=dtype)
     # RELION keeps the order of acquisition.
     tilts = tilts.iloc[np.argsort(series.tilts["acquisition_index"].to_numpy())]
     (folder / "tilt_series" / f"{name}.star").write_text(_VERSION + star_table(name, tilts))

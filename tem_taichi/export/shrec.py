@@ -40,9 +40,11 @@ def write_shrec(folder: Path, series: TiltSeries, volumes: Volumes) -> None:
     voxel = series.pixel_size
     write_mrc(model / "grandmodel.mrc", volumes.potential, voxel, volume=True)
     for name, mask in (("class_mask", volumes.classes), ("occupancy_mask", volumes.occupancy)):
-        write_mrc(model / f"{name}.mrc", smallest_type(mask, integer=True), voxel, volume=True)
+        write_mrc(model / f"{name}.mrc", mask, voxel, volume=True,
+                  dtype=smallest_type(mask, integer=True))
     write_mrc(model / "reconstruction.mrc", volumes.reconstruction, voxel, volume=True)
-    write_mrc(model / "projections.mrc", series.stored(series.images), voxel)
+    write_mrc(model / "projections.mrc", series.images.numpy(), voxel,
+              dtype=series.stored_type(series.images))
     (model / "particle_locations.txt").write_text(
         locations_text(volumes.particles[volumes.listed], volumes.shape, voxel))
     (model / "class_conversion_table.txt").write_text("".join(

@@ -6,19 +6,22 @@ A^T (kx, ky, 0); rlnCoordinateX, Y is the pixel at box // 2 of a box, counted fr
 lies at coordinate - rlnOrigin / pixel size; defoci are those of the particle's own height.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tem_taichi.files.mrc import write_mrc
+from tem_taichi.files.mrc import write_planes
 from tem_taichi.files.particles import ANGLES, KIND, POSITION, star_table
 from tem_taichi.rotations import euler_to_matrix, matrix_to_euler, tilt_rotation
 from tem_taichi.series.record import TiltSeries
 
 Array = NDArray[np.float64]
 
+_BATCH = 1 << 22
+"""Pixels of boxes at once: bounds the memory."""
 _BACKGROUND = 0.375
 """Radius of the circle around a particle in boxes, beyond which is background; as RELION's."""
 
@@ -133,11 +136,18 @@ def write_stack(folder: Path, series: TiltSeries, box: int | None, kind: str | N
     if kind is not None:
         views = views[views[KIND] == kind]
     views = whole_boxes(views, series.shape, box)
-    boxes = cut(series.images.numpy(), views, box)
-    boxes = normalised(boxes) if normalise else boxes.astype(np.float32)
+    images = series.images.numpy()
+
+    def boxes() -> Iterator[NDArray[np.float32]]:
+        at_once = max(1, _BATCH // box**2)
+        for first in range(0, len(views), at_once):
+            some = cut(images, views.iloc[first:first + at_once], box)
+            some = normalised(some) if normalise else some.astype(np.float32)
+            yield from -some if invert else some
+
     file = f"{series.name}_stack.mrcs"
-    if len(boxes):
-        write_mrc(folder / file, -boxes if invert else boxes, series.pixel_size)
+    if len(views):
+        write_planes(folder / file, boxes(), series.pixel_size)
     text = star_table("optics", _optics(series, box)) + "\n" + star_table(
         "particles", _particles(series, views, file))
     (folder / f"{series.name}_stack.star").write_text("# version 50001\n\n" + text,

@@ -27,7 +27,7 @@ def write_series_mdoc(path: Path, series: TiltSeries, image_file: str,
     voltage, = series.known(path.name, "voltage")
     write_mdoc(path, series.nominal, image_file=image_file, pixel_size=series.pixel_size,
                voltage=voltage, shape=series.shape,
-               mode=mrc_mode(series.stored(series.images).dtype), frames=frames)
+               mode=mrc_mode(series.stored_type(series.images)), frames=frames)
 
 
 def write_series_particles(path: Path, series: TiltSeries, particles: pd.DataFrame,

@@ -17,7 +17,7 @@ import pandas as pd
 from tem_taichi.export.alignment import true_alignment, write_transforms
 from tem_taichi.export.tables import write_series_mdoc
 from tem_taichi.export.warp_metadata import metadata_text
-from tem_taichi.files.mrc import write_mrc
+from tem_taichi.files.mrc import as_type, write_mrc
 from tem_taichi.files.particles import star_table
 from tem_taichi.files.tilts import TILT_COLUMNS, image_names, write_rawtlt
 from tem_taichi.series.record import TiltSeries
@@ -46,15 +46,16 @@ def write_warp(folder: Path, series: TiltSeries) -> None:
                                  folder / "mdocs")
     for place in (averages, tomostar):
         place.mkdir(parents=True)
-    images = series.stored(series.images)
+    images, dtype = series.images.numpy(), series.stored_type(series.images)
     for file, image in zip(files, images, strict=True):
-        write_mrc(averages / file, image, series.pixel_size)
+        write_mrc(averages / file, image, series.pixel_size, dtype=dtype)
     (tomostar / f"{name}.tomostar").write_text(star_table("", pd.DataFrame({
         "wrpMovieName": movies,
         "wrpAngleTilt": -series.tilt_angles + 0.0,  # no "-0.0"
         "wrpAxisAngle": axis_angle,
         "wrpDose": prior_dose,
-        "wrpAverageIntensity": np.median(images.astype(np.float64), axis=(1, 2)),
+        "wrpAverageIntensity": [np.median(as_type(image, dtype).astype(np.float64))
+                                for image in images],
         "wrpMaskedFraction": 0.0,
     })), encoding="utf-8")
     if series.voltage is not None and set(TILT_COLUMNS) <= set(series.tilts):

@@ -5,6 +5,9 @@ import gzip
 import struct
 import warnings
 import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from tem_taichi.files.mrc_without_id import read_without_id
 from tem_taichi.machine import check_memory
 
 _MODES = {"float32": 2, "int16": 1, "uint16": 6, "int8": 0}
+_SINGLE = np.dtype(np.float32)
+_HEADER = 1024
 _READ_MODES = (0, 1, 2, 6, 12)
 _LARGEST_VALUE, _PER_VALUE = 8, 12
 """Bytes of a value in a file, and memory to read one: as it is, a copy, and single precision."""
@@ -34,25 +39,32 @@ def mrc_mode(dtype: np.dtype) -> int:
     return _MODES[dtype.name]
 
 
-def smallest_type(counts: NDArray[Any], integer: bool) -> NDArray[Any]:
-    """Counts in the smallest type that holds them exactly enough: 16 bits for whole numbers.
+def smallest_type(planes: Iterable[NDArray[Any]], integer: bool) -> np.dtype:
+    """The smallest type that holds counts exactly enough: 16 bits for whole numbers.
 
     Args:
-        counts: values, any shape.
+        planes: values, some at a time, each of any shape.
         integer: whether they are whole numbers.
 
     Returns:
         int16 or uint16 where whole numbers fit, else float32.
     """
-    if integer and counts.min() >= -32768 and counts.max() <= 32767:
-        return np.rint(counts).astype(np.int16)
-    if integer and counts.min() >= 0 and counts.max() <= 65535:
-        return np.rint(counts).astype(np.uint16)
-    return counts.astype(np.float32)
+    if integer:
+        low, high = np.array([(plane.min(), plane.max()) for plane in planes]).T
+        for whole in (np.int16, np.uint16):
+            if low.min() >= np.iinfo(whole).min and high.max() <= np.iinfo(whole).max:
+                return np.dtype(whole)
+    return np.dtype(np.float32)
 
 
-def write_mrc(path: Path, array: ArrayLike, pixel_size: float, volume: bool = False) -> None:
-    """Write images or a volume as MRC2014.
+def as_type(counts: NDArray[Any], dtype: np.dtype) -> NDArray[Any]:
+    """Counts as a type of `smallest_type`, rounded to whole numbers where it is one of these."""
+    return (np.rint(counts) if dtype.kind in "iu" else counts).astype(dtype, copy=False)
+
+
+def write_mrc(path: Path, array: ArrayLike, pixel_size: float, volume: bool = False,
+              dtype: np.dtype | None = None) -> None:
+    """Write images or a volume as MRC2014, plane by plane.
 
     Args:
         path: file to write.
@@ -60,28 +72,103 @@ def write_mrc(path: Path, array: ArrayLike, pixel_size: float, volume: bool = Fa
             int16, uint16 or int8, which is kept.
         pixel_size: spacing of pixels or voxels along every axis [A], positive.
         volume: mark the file as a volume (ISPG 1) instead of a stack of images (ISPG 0).
+        dtype: one of these types to write instead, of `smallest_type`.
 
     Raises:
         ValueError: if the type or shape is another, or a value or the pixel size is not finite;
             no file is left then.
     """
     data = np.asarray(array)
-    mrc_mode(data.dtype)
     if data.ndim == 2 and not volume:
         data = data[np.newaxis]
     if data.ndim != 3 or data.size == 0:
         raise ValueError(f"{path}: shape {data.shape} must be 3 dimensions, none empty")
+    write_planes(path, data, pixel_size, volume, data.dtype if dtype is None else dtype)
+
+
+def write_planes(path: Path, planes: Iterable[NDArray[Any]], pixel_size: float,
+                 volume: bool = False, dtype: np.dtype = _SINGLE) -> None:
+    """Write images or planes that come one after the other; as `write_mrc`.
+
+    Args:
+        path: file to write.
+        planes: at least one, each (ny, nx), of one shape.
+        pixel_size: as there.
+        volume: as there.
+        dtype: as there.
+
+    Raises:
+        ValueError: as there.
+    """
+    mrc_mode(dtype)
     if not (np.isfinite(pixel_size) and pixel_size > 0):
         raise ValueError(f"pixel_size={pixel_size}: must be positive [A]")
-    if not np.all(np.isfinite(data)):
-        raise ValueError(f"{path}: {np.sum(~np.isfinite(data))} values are not finite")
+    all_planes = iter(planes)
+    first = next(all_planes)
+    header = _header(path, first.shape, pixel_size, volume, dtype)
+    known, wrong = _Statistics(), 0
+    try:
+        with open(path, "r+b") as file:
+            file.seek(_HEADER)
+            for plane in chain([first], all_planes):
+                stored = np.ascontiguousarray(as_type(plane, dtype), dtype.newbyteorder("="))
+                if bad := int(np.sum(~np.isfinite(stored))):
+                    wrong += bad
+                elif not wrong:
+                    known.add(stored)
+                    file.write(stored.data)
+            if wrong:
+                raise ValueError(f"{path}: {wrong} values are not finite")
+            known.describe(header, pixel_size, volume)
+            file.seek(0)
+            file.write(header.tobytes())
+    except BaseException:
+        Path(path).unlink(missing_ok=True)
+        raise
+
+
+def _header(path: Path, shape: tuple[int, ...], pixel_size: float, volume: bool,
+            dtype: np.dtype) -> np.recarray:
+    """Of a file with one plane, which is made."""
     with mrcfile.new(path, overwrite=True) as mrc:
-        mrc.set_data(data)
+        mrc.set_data(np.zeros((1, *shape), dtype.newbyteorder("=")))
         if not volume:
             mrc.set_image_stack()
         mrc.voxel_size = pixel_size
         # In place of mrcfile's own label, which holds the time of day.
         mrc.header.label[0] = f"tem_taichi {__version__}"
+        return mrc.header.copy()
+
+
+@dataclass
+class _Statistics:
+    """Of planes that come one after the other, in double precision (Chan et al. 1979)."""
+
+    planes: int = 0
+    size: int = 0
+    least: float = np.inf
+    most: float = -np.inf
+    mean: float = 0.0
+    squares: float = 0.0
+    """Sum of the squared deviations from the mean."""
+
+    def add(self, plane: NDArray[Any]) -> None:
+        mean, variance = (float(of(plane, dtype=np.float64)) for of in (np.mean, np.var))
+        size, away = self.size + plane.size, mean - self.mean
+        self.squares += variance * plane.size + away**2 * self.size * plane.size / size
+        self.mean += away * plane.size / size
+        self.size, self.planes = size, self.planes + 1
+        self.least = min(self.least, float(plane.min()))
+        self.most = max(self.most, float(plane.max()))
+
+    def describe(self, header: np.recarray, pixel_size: float, volume: bool) -> None:
+        """Put them into a file's header."""
+        header.nz = self.planes
+        if volume:
+            header.mz = self.planes
+            header.cella.z = pixel_size * self.planes
+        header.dmin, header.dmax, header.dmean = self.least, self.most, self.mean
+        header.rms = (self.squares / self.size) ** 0.5
 
 
 def read_volume(path: Path, voxel_size: float | None = None) -> tuple[NDArray[np.float32], float]:

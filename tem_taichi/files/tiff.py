@@ -11,40 +11,49 @@ import numpy as np
 import tifffile
 from numpy.typing import ArrayLike, NDArray
 
-from tem_taichi.files.mrc import mrc_mode
+from tem_taichi.files.mrc import as_type, mrc_mode
 from tem_taichi.files.tiff_check import check_whole, contiguous_images
 
 _PER_CENTIMETRE = 1e8
 """[A]"""
 
+_CLASSIC = 2**32 - 2**25
+"""Bytes of pixels beyond which a file must be a BigTIFF, with room for the rest; as tifffile's."""
+
 _LARGEST_PIXEL = 1000.0
 """[A]; a resolution that says more is meant for printers."""
 
 
-def write_tiff(path: Path, images: ArrayLike, pixel_size: float) -> None:
-    """Write images, or the frames of a movie, one page each.
+def write_tiff(path: Path, images: ArrayLike, pixel_size: float,
+               dtype: np.dtype | None = None) -> None:
+    """Write images, or the frames of a movie, one page each, page by page.
 
     Args:
         path: file to write.
         images: (n, ny, nx) or (ny, nx), of type float32, int16, uint16 or int8, which is kept;
             uint8 too.
         pixel_size: [A], kept as the resolution in pixels per centimetre.
+        dtype: one of these types to write instead, of `mrc.smallest_type`.
 
     Raises:
         ValueError: if type or shape is another, or a value or the pixel size is not finite.
     """
     data = np.asarray(images)
-    if data.dtype != np.uint8:
-        mrc_mode(data.dtype)
+    kept = np.dtype(data.dtype if dtype is None else dtype).newbyteorder("=")
+    if kept != np.uint8:
+        mrc_mode(kept)
     if data.ndim not in (2, 3) or data.size == 0:
         raise ValueError(f"{path}: shape {data.shape} must be (n, ny, nx), none empty")
     if not (np.isfinite(pixel_size) and pixel_size > 0):
         raise ValueError(f"pixel_size={pixel_size}: must be positive [A]")
-    if not np.all(np.isfinite(data)):
-        raise ValueError(f"{path}: {np.sum(~np.isfinite(data))} values are not finite")
-    tifffile.imwrite(path, data[..., ::-1, :], photometric="minisblack", metadata=None,
-                     software="tem_taichi", resolutionunit="CENTIMETER",
-                     resolution=(_PER_CENTIMETRE / pixel_size,) * 2)
+    pages = data.reshape(-1, *data.shape[-2:])
+    if wrong := sum(int(np.sum(~np.isfinite(page))) for page in pages):
+        raise ValueError(f"{path}: {wrong} values are not finite")
+    tifffile.imwrite(
+        path, (np.ascontiguousarray(as_type(page, kept)[::-1]) for page in pages),
+        shape=pages.shape, dtype=kept, bigtiff=pages.size * kept.itemsize > _CLASSIC,
+        photometric="minisblack", metadata=None, software="tem_taichi",
+        resolutionunit="CENTIMETER", resolution=(_PER_CENTIMETRE / pixel_size,) * 2)
 
 
 def read_tiff(path: Path, finite: bool = True) -> tuple[NDArray[np.float32], float | None]:

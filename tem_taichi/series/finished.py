@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
 
 import tem_taichi
@@ -48,8 +49,13 @@ def write_run(folder: Path, scene: Scene, series: TiltSeries) -> None:
         "particles": len(particles),
         "particles_in_field": int(in_field(series).sum()),
         "pixel_size_A": series.pixel_size,
-        "mean_counts": float(clean.numpy().astype(np.float32).mean()),
+        "mean_counts": mean_counts(clean),
     })
+
+
+def mean_counts(stack: torch.Tensor) -> float:
+    """Mean of images (n, ny, nx), one at a time."""
+    return float(np.mean([image.numpy().mean(dtype=np.float64) for image in stack]))
 
 
 def files_read(scene: Scene) -> list[str]:

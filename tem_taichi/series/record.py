@@ -100,9 +100,9 @@ class TiltSeries:
         halves = () if self.halves is None else self.halves
         return {"": self.images, **dict(zip(("_EVN", "_ODD"), halves, strict=False))}
 
-    def stored(self, stack: torch.Tensor) -> NDArray[Any]:
-        """Counts of this series in the smallest type that holds them."""
-        return smallest_type(stack.numpy(), self.integer)
+    def stored_type(self, stack: torch.Tensor) -> np.dtype:
+        """The smallest type that holds counts of this series, (n, ny, nx)."""
+        return smallest_type((image.numpy() for image in stack), self.integer)
 
     def known(self, program: str, *names: str) -> list[Any]:
         """What a program's files can't do without.
