@@ -190,4 +190,4 @@ def test_more_than_a_classic_file_holds_is_a_bigtiff(tmp_path, monkeypatch):
         write_tiff(tmp_path / "a.tif", data, 2.0)
         with tifffile.TiffFile(tmp_path / "a.tif") as file:
             assert file.is_bigtiff == big
-        np.testing.assert_array_equal(read_tiff(tmp_path / "a.tif")[0], data)
+        np.testing.assert_array_equal(read_images(tmp_path / "a.tif")[0], data)
