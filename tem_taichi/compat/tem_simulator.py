@@ -16,15 +16,23 @@ pixel (`tem_simulator_particle.pass_offset`). Left out: the difference between i
 a particle, and the blur of particles by the carbon film, which only takes electrons here.
 """
 
+import itertools
 import math
 from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
 import torch
+from scipy.fft import next_fast_len
 
 from tem_taichi.checks import check
-from tem_taichi.compat.tem_simulator_particle import VoxelParticle, ice_density, project
+from tem_taichi.compat.tem_simulator_particle import (
+    Contrast,
+    VoxelParticle,
+    contrast_of,
+    ice_density,
+    project,
+)
 from tem_taichi.device import as_tensor, current, number
 from tem_taichi.grid import squared_frequencies
 from tem_taichi.instrument.multislice import fresnel_propagator
@@ -45,7 +53,7 @@ _WATER = ((1, 2), (8, 1))
 _CARBON = ((6, 1),)
 
 _MARGIN = 32
-"""Pixels around the image, so that neither waves nor the MTF wrap around its edges."""
+"""Pixels around the image at the least, so that neither waves nor the MTF wrap around its edges."""
 
 _SERIES_ERROR = 1e-6
 """Of the contrast, at which the series in the ice's uneven thickness stops."""
@@ -145,17 +153,27 @@ def simulate_compat(
     """
     if (particle is None) != (poses is None):
         raise ValueError("particle and poses: must be given together")
-    ny, nx = setup.shape
-    wide = replace(setup, shape=(ny + 2 * _MARGIN, nx + 2 * _MARGIN))
+    (ny, nx), (my, mx) = setup.shape, (_margin(n) for n in setup.shape)
+    wide = replace(setup, shape=(ny + 2 * my, nx + 2 * mx))
+    # What all tilts have in common.
+    contrast = None if particle is None else contrast_of(particle)
+    transfer = _transfer(wide)
+    taken = ice_density(setup.voltage) * (1 - _kept(_WATER, wide, 0.0))
     images = []
     for tilt in setup.tilts:
         rotation = tilt_rotation(tilt, setup.axis_angle)
-        scattered = None if particle is None or poses is None else _scattered(
-            particle, poses, wide, rotation)
-        images.append(_through_ice(hole, wide, rotation, scattered))
+        scattered = None if contrast is None or poses is None else _scattered(
+            contrast, poses, wide, rotation, transfer)
+        images.append(_through_ice(hole, wide, rotation, taken, scattered))
     counts = expected_counts(torch.stack(images), pixel_size=setup.pixel_size, dose=setup.dose,
                              detector=setup.detector)
-    return counts[:, _MARGIN:_MARGIN + ny, _MARGIN:_MARGIN + nx]
+    return counts[:, my:my + ny, mx:mx + nx]
+
+
+def _margin(pixels: int) -> int:
+    """Pixels on either side of so many, at least _MARGIN, that make a number of small factors."""
+    return next(margin for margin in itertools.count(_MARGIN)
+                if next_fast_len(pixels + 2 * margin) == pixels + 2 * margin)
 
 
 def euler_rotations(angles: torch.Tensor) -> torch.Tensor:
@@ -183,11 +201,11 @@ def path_lengths(
     device = current()
     y, x = ((torch.arange(n, dtype=device.dtype, device=device.torch_device) - (n - 1) / 2)
             * setup.pixel_size for n in setup.shape)
-    along = rotation[2].detach()  # the beam's direction in the specimen
+    (ax, ay, az), along = rotation.detach()[:2].T, rotation[2].detach()  # the beam's direction
     # Rays in the specimen's frame from where they cross z = 0, about the hole's centre.
-    start = y[:, None, None] * rotation[1].detach() + x[None, :, None] * rotation[0].detach()
-    start = start - start[..., 2:] / along[2] * along
-    u, v = start[..., 0] - hole.centre_x, start[..., 1] - hole.centre_y
+    height = (y[:, None] * az[1] + x * az[0]) / along[2]
+    u = y[:, None] * ax[1] + x * ax[0] - height * along[0] - hole.centre_x
+    v = y[:, None] * ay[1] + x * ay[0] - height * along[1] - hole.centre_y
     radius = hole.diameter / 2
     bend = (hole.edge_thickness - hole.centre_thickness) / radius**2
     across, skew = float(along[0] ** 2 + along[1] ** 2), u * along[0] + v * along[1]
@@ -211,74 +229,85 @@ def path_lengths(
 
 
 def _scattered(
-    particle: VoxelParticle, poses: Poses, setup: Setup, rotation: torch.Tensor
+    particle: Contrast, poses: Poses, setup: Setup, rotation: torch.Tensor,
+    transfer: torch.Tensor,
 ) -> torch.Tensor:
-    """Spectrum of what particles change of the intensity, without the ice, complex (ny, nx)."""
+    """Spectrum of what particles change of the intensity, without the ice, of its rfft2."""
     rotations = rotation @ euler_rotations(as_tensor(poses.angles))
     positions = as_tensor(poses.positions) @ rotation.T
     planes = torch.round(positions[:, 2].detach() / setup.slice_distance)
     sigma = interaction_constant(setup.voltage)
-    device = current()
-    wave = torch.ones(setup.shape, dtype=device.complex_dtype, device=device.torch_device)
-    background, z = torch.zeros_like(wave), 0.0
+    wave: torch.Tensor | None = None
+    background: torch.Tensor | float = 0.0
+    z = 0.0
     for plane in torch.unique(planes).tolist():  # ascending: along the beam
         distance, z = plane * setup.slice_distance - z, plane * setup.slice_distance
-        wave = _propagated(wave, setup, distance)
+        if wave is not None:  # else it is still 1 everywhere
+            wave = _filtered(wave, _step(setup, distance))
         here = torch.nonzero(planes == plane).flatten().tolist()
         phase, decay = sigma * torch.stack([
             project(particle, rotations[i], positions[i], setup.shape, setup.pixel_size)
             for i in here]).sum(0)
-        lost = (1 - torch.exp(-2 * decay)) * (wave.real**2 + wave.imag**2)
-        kept = _kept(_CARBON, setup, z)
-        background = background + kept * torch.fft.fft2(lost)
-        wave = wave * torch.polar(torch.exp(-decay), phase)
+        lost = 1 - torch.exp(-2 * decay)
+        if wave is not None:
+            lost = lost * (wave.real**2 + wave.imag**2)
+        background = background + _kept(_CARBON, setup, z) * torch.fft.rfft2(lost)
+        passed = torch.polar(torch.exp(-decay), phase)
+        wave = passed if wave is None else wave * passed
+    if wave is None:
+        return torch.fft.rfft2(torch.zeros(setup.shape).to(rotation))
+    wave = _filtered(wave, transfer * _step(setup, -z) if z else transfer)
+    return torch.fft.rfft2(wave.real**2 + wave.imag**2 - 1) + background
+
+
+def _transfer(setup: Setup) -> torch.Tensor:
+    """What the lens makes of a wave's spectrum, complex (ny, nx)."""
     chi = aberration_phase(setup.shape, setup.pixel_size, setup.voltage, setup.optics)
     resolved = squared_frequencies(setup.shape) < 0.25  # a round limit at Nyquist
-    transfer = torch.polar(resolved * envelope(setup.shape, setup.pixel_size, setup.voltage,
-                                               setup.optics), -chi)
-    wave = torch.fft.ifft2(torch.fft.fft2(_propagated(wave, setup, -z)) * transfer)
-    return torch.fft.fft2(wave.real**2 + wave.imag**2 - 1) + background
+    return torch.polar(resolved * envelope(setup.shape, setup.pixel_size, setup.voltage,
+                                           setup.optics), -chi)
 
 
-def _propagated(wave: torch.Tensor, setup: Setup, distance: float) -> torch.Tensor:
-    if distance == 0:
-        return wave
-    step = fresnel_propagator(setup.shape, setup.pixel_size, wavelength(setup.voltage),
-                              distance)
-    return torch.fft.ifft2(torch.fft.fft2(wave) * step)
+def _step(setup: Setup, distance: float) -> torch.Tensor:
+    """What a way through free space [A] makes of a wave's spectrum, complex (ny, nx)."""
+    return fresnel_propagator(setup.shape, setup.pixel_size, wavelength(setup.voltage), distance)
+
+
+def _filtered(wave: torch.Tensor, transfer: torch.Tensor) -> torch.Tensor:
+    return torch.fft.ifft2(torch.fft.fft2(wave) * transfer)
 
 
 def _through_ice(
-    hole: Hole, setup: Setup, rotation: torch.Tensor, scattered: torch.Tensor | None
+    hole: Hole, setup: Setup, rotation: torch.Tensor, taken: torch.Tensor,
+    scattered: torch.Tensor | None,
 ) -> torch.Tensor:
     """Intensity behind ice and film, (ny, nx).
 
-    exp(-L mu(q)) with L(x, y) about its mean: a series, each term of which is a filter.
+    exp(-L taken(q)) with L(x, y) about its mean: a series, each term of which is a filter.
     """
     ice, film = path_lengths(hole, setup, rotation)
     water = ice_density(setup.voltage)
     carbon = _CARBON_DENSITY * molecular_cross_section(dict(_CARBON), setup.voltage)
     blank = torch.exp(-film * carbon * (1 - _table(_CARBON, setup)[1][0]))
-    mu = water * (1 - _kept(_WATER, setup, 0.0))
+    out = torch.exp(-ice * taken[0, 0])
     if scattered is None:
-        return blank * torch.exp(-ice * mu[0, 0])
+        return blank * out
     mean = ice.mean()
     spread = float((ice - mean).abs().max()) * water
-    term = scattered * torch.exp(-mean * mu)
+    term = scattered * torch.exp(-mean * taken)
     factor, bound, order = torch.ones_like(ice), 1.0, 0
-    out = torch.exp(-ice * mu[0, 0])
     while bound > _SERIES_ERROR:
-        out = out + factor * torch.fft.ifft2(term).real
+        out = out + factor * torch.fft.irfft2(term, s=setup.shape)
         order += 1
-        term, factor = term * mu, factor * (mean - ice) / order
+        term, factor = term * taken, factor * (mean - ice) / order
         bound *= spread / order
     return blank * out
 
 
 def _kept(composition: tuple, setup: Setup, z: float) -> torch.Tensor:
-    """C of an object at z over the frequencies of the image, (ny, nx)."""
+    """C of an object at z over the frequencies of the image's rfft2, (ny, nx // 2 + 1)."""
     distance = abs(z + number(setup.optics.defocus))
-    q = 2 * math.pi * squared_frequencies(setup.shape, setup.pixel_size).sqrt()
+    q = 2 * math.pi * squared_frequencies(setup.shape, setup.pixel_size, half=True).sqrt()
     x, values = _table(composition, setup)
     return curves.interpolate(q * distance, as_tensor(x), as_tensor(values))
 

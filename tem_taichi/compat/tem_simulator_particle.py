@@ -7,8 +7,10 @@ exp(-b |k|^2 / 4), which overrides most B-factors; solvent is a floor of the pot
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from tem_taichi.device import as_tensor
 from tem_taichi.grid import check_pixel_size, frequencies
@@ -32,8 +34,8 @@ _MARGIN = 5.0
 _PADDING = 10
 """Voxels beyond the map in which atoms may still end, before it is cut out."""
 
-_NOTHING = 1e-6
-"""Of the largest contrast: voxels below it are solvent."""
+_NOTHING = 1e-5
+"""Share of a layer that the rounding of a right angle makes in single precision."""
 
 _STEP = 1.02
 """Ratio of the widths that count as the same."""
@@ -149,8 +151,38 @@ def _splat(shape: tuple[int, ...], at: torch.Tensor, weights: torch.Tensor) -> t
     return out.reshape(shape)
 
 
+@dataclass(frozen=True)
+class Contrast:
+    """What a particle adds to the solvent, for many projections; see `contrast_of`.
+
+    Attributes:
+        maps: real and imaginary potential [V], (2, nz, ny, nx).
+        voxel_size: [A].
+        layers: the maps as layers across one of their axes, (n, 2, rows, columns), by the axes
+            of layers, rows and columns; made when first needed.
+    """
+
+    maps: torch.Tensor
+    voxel_size: float
+    layers: dict[tuple[int, int, int], torch.Tensor]
+
+    def across(self, beam: int, other: int, main: int) -> torch.Tensor:
+        """The layers across the axis `beam`, with rows along `other` and columns along `main`."""
+        axes = (beam, other, main)
+        if axes not in self.layers:
+            first, second, third = (3 - axis for axis in axes)  # x, y, z are the last to the first
+            self.layers[axes] = self.maps.permute(first, 0, second, third).contiguous()
+        return self.layers[axes]
+
+
+def contrast_of(particle: VoxelParticle) -> Contrast:
+    """The maps less the solvent, which is their mean over the map's faces."""
+    maps = torch.stack([particle.potential, particle.absorption])
+    return Contrast(maps - _face_means(maps)[:, None, None, None], particle.voxel_size, {})
+
+
 def project(
-    particle: VoxelParticle, rotation: torch.Tensor, position: torch.Tensor,
+    particle: VoxelParticle | Contrast, rotation: torch.Tensor, position: torch.Tensor,
     shape: tuple[int, int], pixel_size: float,
 ) -> torch.Tensor:
     """What a particle adds to the solvent's potential, projected and averaged over pixels.
@@ -163,7 +195,7 @@ def project(
     as in the reference (`pass_offset`). The mean over the map's faces counts as the solvent.
 
     Args:
-        particle: maps.
+        particle: maps, or `contrast_of` them, which is faster for many projections.
         rotation: particle to image frame, (3, 3).
         position: of the particle's origin in the image's frame [A], (3,).
         shape: (ny, nx), with the origin in its middle, between pixels where even.
@@ -172,23 +204,25 @@ def project(
     Returns:
         Real and imaginary potential [V A], shape (2, ny, nx); what falls outside is left out.
     """
+    contrast = contrast_of(particle) if isinstance(particle, VoxelParticle) else particle
     first, main, other = _passes(rotation)
     second = 1 - first
-    voxel = particle.voxel_size / pixel_size
-    lattice = _sheared(particle, rotation, main, other) * (particle.voxel_size * voxel**2)
+    voxel = contrast.voxel_size / pixel_size
+    lattice = _sheared(contrast, rotation, main, other) * (contrast.voxel_size * voxel**2)
     middle = position[:2] / pixel_size + as_tensor(shape[::-1]) / 2
-    rows, columns = (torch.arange(n, dtype=lattice.dtype, device=lattice.device) - (n - 1) / 2
-                     for n in lattice.shape[1:])
+    rows, columns = lattice.shape[1:]
+    row = torch.arange(rows, dtype=lattice.dtype, device=lattice.device) - rows / 2
     scale = rotation[first, main] * voxel
-    centre = (middle[first] + columns * scale
-              + (rows[:, None] - 0.5) * (rotation[first, other] * voxel))
-    rows_first = _spread(lattice, centre, scale.abs(), shape[1 - first])
+    begin = middle[first] + row * (rotation[first, other] * voxel) - columns / 2 * scale
+    lattice, start = _spread(lattice, begin, scale)
     slope = rotation[second, main] / rotation[first, main]
     scale = (rotation[second, other] - slope * rotation[first, other]) * voxel
-    pixels = torch.arange(shape[1 - first], dtype=lattice.dtype, device=lattice.device)
-    centre = middle[second] + rows * scale + slope * (pixels[:, None] - middle[first])
-    image = _spread(rows_first.transpose(1, 2), centre, scale.abs(), shape[1 - second])
-    return image if first == 1 else image.transpose(1, 2)
+    pixels = start + torch.arange(lattice.shape[2], dtype=lattice.dtype, device=lattice.device)
+    begin = middle[second] + slope * (pixels - middle[first]) - rows / 2 * scale
+    image, across = _spread(lattice.transpose(1, 2), begin, scale)
+    if first == 0:
+        image, start, across = image.transpose(1, 2), across, start
+    return _placed(image, start, across, shape)
 
 
 def pass_offset(rotation: torch.Tensor, voxel_size: float, pixel_size: float) -> torch.Tensor:
@@ -220,57 +254,102 @@ def _passes(rotation: torch.Tensor) -> tuple[int, int, int]:
     return first, kept[column], kept[1 - column]
 
 
+class _Shear(torch.autograd.Function):
+    """Layers added up, each shifted by its own whole cells and shared among four of them."""
+
+    @staticmethod
+    def forward(ctx: Any, layers: torch.Tensor, shares: torch.Tensor, starts: list[list[int]],
+                sizes: tuple[int, int]) -> torch.Tensor:
+        ctx.save_for_backward(layers, shares)
+        ctx.starts = starts
+        out = layers.new_zeros((2, *sizes))
+        for layer, share, start in zip(layers, shares.tolist(), starts, strict=True):
+            for i, part in enumerate(share):
+                if part > _NOTHING:
+                    _window(out, start, layer, i).add_(layer, alpha=part)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple:
+        layers, shares = ctx.saved_tensors
+        of_layers, of_shares = torch.zeros_like(layers), torch.zeros_like(shares)
+        for n, start in enumerate(ctx.starts):
+            for i in range(4):
+                window = _window(grads[0], start, layers[n], i)
+                of_layers[n].add_(window * shares[n, i])
+                of_shares[n, i] = (window * layers[n]).sum()
+        return of_layers, of_shares, None, None
+
+
+def _window(out: torch.Tensor, start: list[int], layer: torch.Tensor, i: int) -> torch.Tensor:
+    """One of the four parts of a lattice that a layer is shared among; rows first."""
+    (y, x), (ny, nx) = start, layer.shape[1:]
+    y, x = y + i // 2, x + i % 2
+    return out[:, y:y + ny, x:x + nx]
+
+
 def _sheared(
-    particle: VoxelParticle, rotation: torch.Tensor, main: int, other: int
+    contrast: Contrast, rotation: torch.Tensor, main: int, other: int
 ) -> torch.Tensor:
     """Contrast summed along the beam over a lattice (2, rows along `other`, along `main`) [V].
 
     A lattice is as long as the map and the whole voxels by which the beam moves along the axis on
     its way through; where these are odd, it lies between the map's voxels.
     """
-    maps = torch.stack([particle.potential, particle.absorption])
-    contrast = maps - _face_means(maps)[:, None, None, None]
-    size = contrast.detach().abs()
-    grid = torch.nonzero((size > _NOTHING * size.amax()).any(0))
-    values = contrast[:, grid[:, 0], grid[:, 1], grid[:, 2]]
-    lengths = particle.potential.shape[::-1]
-    at = (grid - as_tensor([(n - 1) / 2 for n in particle.potential.shape])).flip(1)
     beam = 3 - main - other
+    layers = contrast.across(beam, other, main)
+    height = (torch.arange(len(layers), dtype=layers.dtype, device=layers.device)
+              - (len(layers) - 1) / 2)
     sizes, starts, shares = [], [], []
-    for axis in (other, main):
-        slope = rotation[2, axis] / rotation[2, beam]
-        sizes.append(lengths[axis] + int(lengths[beam] * abs(float(slope.detach()))) + 2)
-        index = at[:, axis] - slope * at[:, beam] + (sizes[-1] - 1) / 2
-        starts.append(torch.floor(index.detach()).long())
-        shares.append((1 + starts[-1] - index, index - starts[-1]))
-    out = torch.zeros((2, sizes[0] * sizes[1]), dtype=values.dtype, device=values.device)
-    for i, j in itertools.product(range(2), repeat=2):
-        cell = (starts[0] + i) * sizes[1] + starts[1] + j
-        out = out.index_add(1, cell, values * (shares[0][i] * shares[1][j]))
-    return out.reshape(2, *sizes)
+    for axis, length in zip((other, main), layers.shape[2:], strict=True):
+        slope = (rotation[2, axis] / rotation[2, beam]).to(layers)
+        sizes.append(length + int(len(layers) * abs(float(slope.detach()))) + 2)
+        index = (sizes[-1] - length) / 2 - slope * height
+        starts.append(torch.floor(index.detach()))
+        part = index - starts[-1]
+        shares.append(torch.stack([1 - part, part], dim=1))
+    four = (shares[0][:, :, None] * shares[1][:, None, :]).flatten(1)
+    return _Shear.apply(layers, four, torch.stack(starts, dim=1).long().tolist(), tuple(sizes))
 
 
 def _spread(
-    values: torch.Tensor, centre: torch.Tensor, width: torch.Tensor, size: int
+    values: torch.Tensor, begin: torch.Tensor, width: torch.Tensor
+) -> tuple[torch.Tensor, int]:
+    """Rows of adjoining boxes averaged over unit cells.
+
+    Args:
+        values: what each box holds, (k, m, n).
+        begin: edge of the first box of each row, (m,).
+        width: from one box to the next; negative = boxes follow each other downwards.
+
+    Returns:
+        What each cell holds, (k, m, cells), and the number of the first cell.
+    """
+    ends = torch.stack([begin.detach(), begin.detach() + width.detach() * values.shape[2]])
+    first, last = math.floor(float(ends.min())), math.ceil(float(ends.max()))
+    edges = torch.arange(first, last + 1, dtype=values.dtype, device=values.device)
+    at = ((edges - begin[:, None]) / width).clamp(0, values.shape[2])  # in boxes
+    box = at.detach().long().clamp(max=values.shape[2] - 1)
+    before = torch.cumsum(values, dim=2) - values
+    box = box.expand(len(values), -1, -1)
+    # What lies between an edge and the beginning of the row.
+    whole = torch.gather(before, 2, box) + torch.gather(values, 2, box) * (at - box)
+    return torch.diff(whole, dim=2) * torch.sign(width.detach()), first
+
+
+def _placed(
+    image: torch.Tensor, row: int, column: int, shape: tuple[int, int]
 ) -> torch.Tensor:
-    """Boxes about `centre` (m, n) of a width, with sums (k, m, n), over m rows of unit cells."""
-    left = centre - width / 2
-    start = torch.floor(left.detach())
-    left, start = left - start, start.long()
-    row = torch.arange(len(centre), device=values.device)[:, None] * size
-    out = torch.zeros((len(values), len(centre) * size), dtype=values.dtype,
-                      device=values.device)
-    for i in range(math.ceil(float(width.detach())) + 1):
-        cell = start + i
-        overlap = ((left + width - i).clamp(max=1) - (left - i).clamp(min=0)).clamp(min=0)
-        share = overlap / width * ((cell >= 0) & (cell < size))
-        out = out.index_add(1, (row + cell.clamp(0, size - 1)).flatten(),
-                            (values * share).flatten(1))
-    return out.reshape(len(values), len(centre), size)
+    """An image within a larger one (..., ny, nx), its first pixel at a row and column of it."""
+    (ny, nx), (my, mx) = shape, image.shape[-2:]
+    return torch.nn.functional.pad(image, (column, nx - column - mx, row, ny - row - my))
 
 
 def _face_means(maps: torch.Tensor) -> torch.Tensor:
     """Mean over the outermost voxels of each of several maps (n, nz, ny, nx)."""
     inner = maps[:, 1:-1, 1:-1, 1:-1]
     count = maps[0].numel() - inner[0].numel()
-    return (maps.sum((1, 2, 3)) - inner.sum((1, 2, 3))) / count
+    # In single precision the two sums of millions would hide the difference.
+    whole, within = (part.sum((1, 2, 3), dtype=torch.float64) for part in (maps, inner))
+    return ((whole - within) / count).to(maps)
