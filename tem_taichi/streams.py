@@ -62,6 +62,22 @@ class Key:
         counter = np.array([0, 0, part % 2**64, kind], dtype=np.uint64)
         return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
+    def words(self, part: int = 0, kind: int = 0) -> tuple[int, int, int, int, int]:
+        """The same for `kernels.random`: two words of Philox 4x32's key and three of its counter.
+
+        No two keys, parts and kinds have the same ones; a fourth word counts within them.
+
+        Args:
+            part: as in `generator`, from -2^31 to 2^31 - 1.
+            kind: 0 to 2^24 - 1.
+
+        Returns:
+            Low and high word of the seed; part, number, and the stream with the kind.
+        """
+        whole("part", part, -(2**31), 2**31 - 1)
+        stream = (_FIRST[self.name] >> 32) + (kind << 8)
+        return self.seed % ROOM, self.seed >> 32, part % ROOM, self.number, stream
+
     def torch_generator(self, device: torch.device) -> torch.Generator:
         """The same for torch, on a device, whose numbers depend on its kind."""
         seed = int(self.generator().integers(2**63))

@@ -8,15 +8,17 @@ at 2.9 A; that of vitreous ice is at 3.7 A.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
 import torch
 
+from tem_taichi.bridge import differentiable, launch
 from tem_taichi.checks import check, one_of, whole
 from tem_taichi.device import as_tensor, current, number
 from tem_taichi.grid import BAND_LIMIT, check_pixel_size
+from tem_taichi.kernels.random import noise_pair
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL, Value
 from tem_taichi.specimen.potential import peng_table
 from tem_taichi.streams import ROOM, Key
@@ -185,36 +187,55 @@ def mean_potential(material: str = "ice") -> float:
 
 
 @lru_cache(maxsize=8)
-def _amplitude(
-    shape: tuple[int, int], pixel_size: float, material: str, dtype: torch.dtype,
-    device: torch.device,
-) -> torch.Tensor:
-    """Root of the power of each coefficient of the rfft2 for a thickness of 1 A, in the band."""
-    edge = BAND_LIMIT / 2 + 1e-9
-    table = np.linspace(0, edge, 4096)  # linear in between: to 1e-4 where S is sharpest
-    power = MATERIALS[material](torch.from_numpy(table / pixel_size)).numpy()
-    k = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1]))
-    root = np.interp(k, table, np.sqrt(power * shape[0] * shape[1]) / pixel_size, right=0.0)
-    root[0, 0] = 0.0
-    return torch.from_numpy(root).to(device, dtype)
+def _amplitudes(material: str, pixel_size: float) -> np.ndarray:
+    """Root of the power for a thickness of 1 A, at even steps of k from 0 to the band's end."""
+    # Linear in between: to 1e-4 where S is sharpest.
+    k = torch.linspace(0, BAND_LIMIT / 2 / pixel_size, 4096, dtype=torch.float64)
+    return np.sqrt(MATERIALS[material](k).numpy()) / pixel_size
 
 
-def _white_spectrum(
-    shape: tuple[int, int], rng: np.random.Generator
-) -> torch.Tensor:
-    """Complex normal numbers of unit variance at the frequencies of the band.
+def _draw(words, amplitudes, out):  # type: ignore[no-untyped-def]
+    launch(noise_pair, *words, amplitudes, BAND_LIMIT / 2, out)
 
-    Returns:
-        Half a Hermitian spectrum, shape (ny, nx // 2 + 1), zero outside the band.
+
+def ice_fields(
+    shape: tuple[int, int],
+    pixel_size: float,
+    indices: Sequence[int],
+    seed: int,
+    stream: int,
+    material: str = "ice",
+) -> Iterator[torch.Tensor]:
+    """The fields of `ice_slice` for a thickness of 1 A, one after another.
+
+    One complex transform makes two, those of an even index and of the next, as its real and its
+    imaginary part: it takes as long as that of a real one.
+
+    Args:
+        shape: (ny, nx).
+        pixel_size: [A].
+        indices: of slices, in increasing order.
+        seed: of the specimen.
+        stream: which of its independent fields.
+        material: "ice" or "carbon".
+
+    Yields:
+        Tensors (ny, nx) [V A / sqrt(A)], every second number of a larger array. Where gradients
+        are off a later one overwrites it.
     """
-    ny, nx = (n // 3 for n in shape)  # the band ends at a third of the sampling frequency
-    drawn = torch.from_numpy(rng.standard_normal((2 * ny + 1, nx + 1, 2), dtype=np.float32))
-    drawn = torch.view_as_complex(drawn * math.sqrt(0.5)).to(current().complex_dtype)
-    out = torch.zeros((shape[0], shape[1] // 2 + 1), dtype=drawn.dtype)
-    out[:ny + 1, :nx + 1] = drawn[:ny + 1]
-    out[shape[0] - ny:, :nx + 1] = drawn[ny + 1:]
-    out[shape[0] - ny:, 0] = out[1:ny + 1, 0].conj().flip(0)
-    return out.to(current().torch_device)
+    device, key = current(), Key(seed, "ice", stream)
+    check(max(shape) < 3 << 15, "shape", list(shape), "below 98304 pixels along a side")
+    table = as_tensor(_amplitudes(material, pixel_size) / math.sqrt(math.prod(shape)))
+    pair, wave = None, torch.empty(0)
+    for index in indices:
+        if index // 2 != pair:
+            if pair is None or torch.is_grad_enabled():
+                wave = torch.empty(shape, dtype=device.complex_dtype, device=device.torch_device)
+            pair = index // 2
+            differentiable(_draw, torch.view_as_real(wave),
+                           key.words(pair, list(MATERIALS).index(material)), table)
+            torch.fft.ifft2(wave, norm="forward", out=wave)
+        yield wave.imag if index % 2 else wave.real
 
 
 def ice_slice(
@@ -247,7 +268,8 @@ def ice_slice(
 
     Returns:
         Tensor (ny, nx) [V A], band-limited to 2/3 Nyquist, periodic, of mean zero; the same for
-        the same arguments. Differentiable in slice_thickness and strength.
+        the same arguments, and on finer pixels over the same field the same with more detail.
+        Differentiable in slice_thickness and strength.
 
     Raises:
         ValueError: for values out of range.
@@ -257,9 +279,5 @@ def ice_slice(
     whole("stream", stream, 0, ROOM - 1)
     check(number(slice_thickness) >= 0, "slice_thickness", number(slice_thickness),
           "not negative [A]")
-    spectrum = _white_spectrum(shape, Key(seed, "ice", stream).generator(
-        index, list(MATERIALS).index(material)))
-    device = current()
-    spectrum *= _amplitude(tuple(shape), pixel_size, material, device.dtype, device.torch_device)
-    factor = as_tensor(strength) * as_tensor(slice_thickness).sqrt()
-    return torch.fft.irfft2(spectrum, s=shape) * factor
+    field = next(ice_fields(shape, pixel_size, [index], seed, stream, material))
+    return field * (as_tensor(strength) * as_tensor(slice_thickness).sqrt())
