@@ -5,6 +5,7 @@ kernels and brings its adjoint. It takes tensors and plain arguments and writes 
 Called under a Taichi tape it is recorded there; `differentiable` makes it a torch function.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -53,13 +54,39 @@ class _Stage(torch.autograd.Function):
 
 
 def launch(kernel: Callable, *arguments: Any) -> None:
-    """Run a kernel on torch tensors; on a GPU Taichi's and torch's streams wait for each other."""
-    on_gpu = any(isinstance(a, torch.Tensor) and a.is_cuda for a in arguments)
-    if on_gpu:
-        torch.cuda.synchronize()
-    kernel(*arguments)
-    if on_gpu:
+    """Run a kernel on torch tensors, in the order of torch's current stream and without copies.
+
+    Taichi launches on the null stream of the first CUDA device and waits for nothing (see
+    tests/fake_cuda.c). That is torch's default stream. With another one in use, events order the
+    two on the device; the processor waits only if TEM_TAICHI_SYNCHRONIZE is 1 in the environment,
+    or if torch's default stream is not the null stream.
+
+    Args:
+        kernel: of Taichi.
+        *arguments: tensors, contiguous and all on the device in use, and plain numbers.
+
+    Raises:
+        ValueError: if tensors are on different devices: Taichi would copy them to and fro.
+    """
+    devices = {a.device for a in arguments if isinstance(a, torch.Tensor)}
+    if len(devices) > 1:
+        raise ValueError(f"tensors on {', '.join(sorted(map(str, devices)))}: must be on one "
+                         "device")
+    device = devices.pop() if devices else None
+    if device is None or device.type != "cuda":
+        kernel(*arguments)
+        return
+    null, stream = torch.cuda.default_stream(device), torch.cuda.current_stream(device)
+    if os.environ.get("TEM_TAICHI_SYNCHRONIZE") == "1" or null.cuda_stream != 0:
+        torch.cuda.synchronize(device)
+        kernel(*arguments)
         ti.sync()
+    elif stream == null:
+        kernel(*arguments)
+    else:
+        null.wait_stream(stream)
+        kernel(*arguments)
+        stream.wait_stream(null)
 
 
 def differentiable(stage: Callable, out: torch.Tensor, *inputs: Any) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import taichi as ti
@@ -58,8 +60,9 @@ def init(arch: str = "auto", dtype: str = "float32") -> Device:
         raise ValueError("arch='gpu': torch finds no CUDA device; use 'cpu' or 'auto'")
     torch_dtype, ti_dtype = _DTYPES[dtype]
     on_gpu = cuda and arch != "cpu"
-    wanted = Device("gpu" if on_gpu else "cpu", torch.device("cuda" if on_gpu else "cpu"),
-                    torch_dtype)
+    # Taichi knows only the first CUDA device; CUDA_VISIBLE_DEVICES says which that is.
+    place = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
+    wanted = Device("gpu" if on_gpu else "cpu", place, torch_dtype)
     if not on_gpu:
         warn_if_too_late(torch.get_num_threads())
     _check_process()
@@ -76,8 +79,10 @@ def _start(on_gpu: bool, ti_dtype: object) -> None:
     misc.print = lambda *_, **__: None
     try:
         # Warnings are of its cache of kernels, which runs side by side lock for a moment.
+        # On a GPU fast_math makes sin and cos of float32 the hardware's, which are off by 5e-7
+        # within half a turn and by more beyond.
         ti.init(arch=ti.cuda if on_gpu else ti.cpu, default_fp=ti_dtype, offline_cache=True,
-                log_level=ti.ERROR)
+                fast_math=not on_gpu, log_level=ti.ERROR)
     finally:
         del misc.print
     # Taichi starts its runtime with the first kernel, and only the thread that called ti.init may
@@ -101,6 +106,30 @@ def current() -> Device:
     """
     _check_process()
     return _current or init()
+
+
+_many_threads: bool | None = None
+"""What `kernels_for_a_gpu` says; not of one thread, since torch's backward has its own."""
+
+
+def many_threads() -> bool:
+    """Whether stages take the kernels that are made for thousands of threads: on a GPU."""
+    return current().arch == "gpu" if _many_threads is None else _many_threads
+
+
+@contextmanager
+def kernels_for_a_gpu(taken: bool = True) -> Iterator[None]:
+    """Take the kernels made for a GPU, or for a CPU, wherever they run: to test and compare them.
+
+    Args:
+        taken: whether those for a GPU.
+    """
+    global _many_threads
+    before, _many_threads = _many_threads, taken
+    try:
+        yield
+    finally:
+        _many_threads = before
 
 
 def as_tensor(value: object) -> torch.Tensor:

@@ -39,6 +39,10 @@ BELOW = {
 PROGRAMS = {"simulate", "fit", "cli", "__init__"}
 
 
+STAGES = {"splatting", "ice", "passes"}
+"""Modules that call kernels."""
+
+
 def imports(file: Path) -> set[str]:
     """Modules that a file imports anywhere, `from package import module` as package.module."""
     found = set()
@@ -69,7 +73,7 @@ def test_direction_of_dependencies():
         if "hydra" in {name.split(".")[0] for name in names}:
             assert here == "scene", file
         if any(name.startswith("tem_taichi.kernels") for name in names):
-            assert file.stem in {"splatting", "ice"}, file
+            assert file.stem in STAGES, file
         if here not in PROGRAMS:
             known = {room_of(name) for name in names if name.startswith("tem_taichi.")}
             allowed = BELOW.get(here, {"ground"}) | {here, "kernels", "conf"}

@@ -14,7 +14,8 @@ from tem_taichi.arguments import (
 )
 from tem_taichi.bridge import differentiable
 from tem_taichi.device import as_tensor, current
-from tem_taichi.grid import pixel_length, squared_frequencies
+from tem_taichi.grid import frequencies, pixel_length
+from tem_taichi.instrument.passes import Slice, Wanted, Way, room, transmit, transmit_adjoint
 from tem_taichi.physics import interaction_constant, wavelength
 
 _KEPT = 16
@@ -44,97 +45,78 @@ def fresnel_propagator(
     """
     check_number("wavelength", wavelength, "A", above=0.0, high=1.0)
     check_number("distance", distance, "A")
-    squared = squared_frequencies(shape, pixel_length(pixel_size))
-    angle = -math.pi * wavelength * distance * squared
-    return torch.polar(torch.ones_like(angle), angle)
+    rows, columns = _fresnel_factors(shape, pixel_length(pixel_size), wavelength, distance)
+    return rows[:, None] * columns
 
 
-def _fft(wave: torch.Tensor) -> torch.Tensor:
-    return torch.fft.fft2(wave, out=wave)
+def _fresnel_factors(
+    shape: tuple[int, int],
+    pixel_size: float | torch.Tensor,
+    wavelength: float | torch.Tensor,
+    distance: float | torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same as factors of ky and kx, complex (ny,) and (nx,), without checks."""
+    def factor(n: int) -> torch.Tensor:
+        angle = -math.pi * wavelength * distance * frequencies(n, pixel_size) ** 2
+        return torch.polar(torch.ones_like(angle), angle)
+
+    return factor(shape[0]), factor(shape[1])
 
 
-def _ifft(wave: torch.Tensor) -> torch.Tensor:
-    return torch.fft.ifft2(wave, out=wave)
-
-
-def _transmission(potential, absorbing, phase, decay, out):  # type: ignore[no-untyped-def]
-    """Write exp((i phase - decay) potential - phase absorbing) to out; absorbing may be None."""
-    # torch's vectorised cos and sin are several times faster on a CPU than a scalar Taichi kernel,
-    # and than its own polar form by a half.
-    angle = potential * phase
-    real, imaginary = torch.cos(angle), angle.sin_()
-    lost = None if absorbing is None else absorbing * -phase
-    if bool(decay):
-        lost = potential * -decay if lost is None else lost.sub_(potential * decay)
-    if lost is not None:
-        left = lost.exp_()
-        real *= left
-        imaginary *= left
-    return torch.complex(real, imaginary, out=out)
-
-
-def _slice(absorption, n):  # type: ignore[no-untyped-def]
-    """One slice of it; None where there are none."""
-    return absorption[n] if len(absorption) else None
+def _slice(slices, absorption, phase, decay, n):  # type: ignore[no-untyped-def]
+    return Slice(slices[n], absorption[n] if len(absorption) else None, phase, decay)
 
 
 @ti.ad.grad_replaced
-def _interact(slices, absorption, incident, propagator, phase, decay, every, kept, out):  # type: ignore[no-untyped-def]
+def _interact(slices, absorption, incident, rows, columns, phase, decay, every, kept, out):  # type: ignore[no-untyped-def]
     """Multislice; keeps the wave before every `every`-th slice in `kept`, if it has any."""
     out.copy_(incident)
-    transmission = torch.empty_like(propagator)
-    for n, potential in enumerate(slices):
+    way, place = Way(rows, columns), room(1, out)[0]
+    for n in range(len(slices)):
         if len(kept) and n % every == 0:
             kept[n // every].copy_(out)
-        _transmission(potential, _slice(absorption, n), phase, decay, transmission)
-        _ifft(_fft(out.mul_(transmission)).mul_(propagator))
+        transmit(out, _slice(slices, absorption, phase, decay, n), place)
+        way.propagate(out)
 
 
 @ti.ad.grad_for(_interact)
 def _interact_adjoint(  # type: ignore[no-untyped-def]
-    slices, absorption, incident, propagator, phase, decay, every, kept, out
+    slices, absorption, incident, rows, columns, phase, decay, every, kept, out
 ):
     """Adjoint of `_interact`: waves between the kept ones are computed again."""
     grad = out.grad.clone()
     behind = torch.empty((every, *out.shape), dtype=out.dtype, device=out.device)
-    transmissions = torch.empty((every, *out.shape), dtype=out.dtype, device=out.device)
-    conjugate = propagator.conj().resolve_conj()
+    places, way = room(every, out), Way(rows, columns)
+    # Of the propagator and of single numbers one value a pixel, summed at the end.
+    of_factors = None if rows.grad is None and columns.grad is None else torch.zeros_like(grad)
+    of_phase, of_decay = (None if number.grad is None else torch.zeros_like(grad.real)
+                          for number in (phase, decay))
     for block in reversed(range(len(kept))):
         start = block * every
-        here = slices[start:start + every]
-        for n, potential in enumerate(here):
-            _transmission(potential, _slice(absorption, start + n), phase, decay,
-                          transmissions[n])
-            if n == 0:
-                behind[n].copy_(kept[block])
-            else:
-                _ifft(_fft(behind[n].copy_(behind[n - 1])).mul_(propagator))
-            behind[n].mul_(transmissions[n])  # the wave right behind the slice
-        for n in reversed(range(len(here))):
-            _fft(grad)
-            if propagator.grad is not None:
-                propagator.grad.addcmul_(torch.fft.fft2(behind[n]).conj(), grad,
-                                         value=1 / out.numel())
-            _ifft(grad.mul_(conjugate))
-            # Conjugates are written in place: as a lazy view each would be a new array in every
-            # product. With t = exp(e), grad_e = conj(wave t) grad.
-            exponent = behind[n].conj_physical_().mul_(grad)
-            absorbing = _slice(absorption, start + n)
-            if slices.grad is not None:
-                slices.grad[start + n].add_(exponent.imag, alpha=float(phase))
-                if bool(decay):
-                    slices.grad[start + n].sub_(exponent.real, alpha=float(decay))
-            if absorption.grad is not None and absorbing is not None:
-                absorption.grad[start + n].sub_(exponent.real, alpha=float(phase))
-            if phase.grad is not None:
-                phase.grad += (exponent.imag * here[n]).sum()
-                if absorbing is not None:
-                    phase.grad -= (exponent.real * absorbing).sum()
-            if decay.grad is not None:
-                decay.grad -= (exponent.real * here[n]).sum()
-            grad.mul_(transmissions[n].conj_physical_())
+        here = [_slice(slices, absorption, phase, decay, n)
+                for n in range(start, min(start + every, len(slices)))]
+        for n, one in enumerate(here):
+            behind[n].copy_(behind[n - 1] if n else kept[block])
+            if n:
+                way.propagate(behind[n])
+            transmit(behind[n], one, places[n])
+        for n, one in reversed(list(enumerate(here))):
+            way.adjoint(grad, behind[n], of_factors)
+            transmit_adjoint(behind[n], one, places[n], grad, Wanted(
+                None if slices.grad is None else slices.grad[start + n],
+                None if absorption.grad is None or one.absorbing is None
+                else absorption.grad[start + n], of_phase, of_decay))
     if incident.grad is not None:
         incident.grad += grad
+    if of_factors is not None:
+        of_factors /= out.numel()
+        if rows.grad is not None:
+            rows.grad += of_factors @ columns.conj()
+        if columns.grad is not None:
+            columns.grad += rows.conj() @ of_factors
+    for number, found in ((phase, of_phase), (decay, of_decay)):
+        if found is not None:
+            number.grad += found.sum()
 
 
 def _band_limited(slices, absorption, incident, propagator, phase, decay, band):  # type: ignore[no-untyped-def]
@@ -218,11 +200,12 @@ def multislice(
         lost = decay * slices.sum(0) + sigma * absorption.sum(0)
         angle = torch.complex(real, lost)
         return incident * (1 + 1j * angle if mode == "weak_phase" else torch.exp(1j * angle))
-    propagator = fresnel_propagator(shape, pixel_size, as_tensor(wavelength(voltage)),
-                                    as_tensor(slice_thickness))
+    rows, columns = _fresnel_factors(shape, pixel_size, as_tensor(wavelength(voltage)),
+                                     as_tensor(slice_thickness))
     if band is not None:
-        return _band_limited(slices, absorption, incident, propagator, phase, decay, band)
-    return _passed(slices, absorption, incident, propagator, phase, decay)
+        return _band_limited(slices, absorption, incident, rows[:, None] * columns, phase, decay,
+                             band)
+    return _passed(slices, absorption, incident, rows, columns, phase, decay)
 
 
 def _checked_slices(slices: torch.Tensor) -> torch.Tensor:
@@ -246,14 +229,14 @@ def _checked_incident(
 
 def _passed(
     slices: torch.Tensor, absorption: torch.Tensor, incident: torch.Tensor,
-    propagator: torch.Tensor, phase: torch.Tensor, decay: torch.Tensor,
+    rows: torch.Tensor, columns: torch.Tensor, phase: torch.Tensor, decay: torch.Tensor,
 ) -> torch.Tensor:
     """The stage, with room for the waves that its adjoint begins from."""
     needs_grad = torch.is_grad_enabled() and any(
-        t.requires_grad for t in (slices, absorption, incident, propagator, phase, decay))
+        t.requires_grad for t in (slices, absorption, incident, rows, columns, phase, decay))
     every = 1 if len(slices) <= _KEPT else math.isqrt(len(slices))
     n_kept = -(-len(slices) // every) if needs_grad else 0
     kept = torch.empty((n_kept, *incident.shape), dtype=incident.dtype, device=slices.device)
     return differentiable(_interact, torch.empty_like(incident), slices.contiguous(),
-                          absorption.contiguous(), incident, propagator, phase, decay,
-                          every, kept)
+                          absorption.contiguous(), incident.contiguous(), rows, columns,
+                          phase, decay, every, kept)

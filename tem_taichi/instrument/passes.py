@@ -1,0 +1,166 @@
+"""A wave through one slice and on to the next, in place, and the adjoint of both.
+
+Between two transforms each is one pass through memory by a kernel where threads are many. A CPU
+has torch's vectorised cos and sin instead, several times faster there than a scalar kernel.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tem_taichi.bridge import launch
+from tem_taichi.device import many_threads
+from tem_taichi.kernels import wave as kernels
+
+
+class Slice(NamedTuple):
+    """What a slice does to a wave: exp((i phase - decay) potential - phase absorbing)."""
+
+    potential: Tensor
+    """[V A], (ny, nx)."""
+    absorbing: Tensor | None
+    """Imaginary potential [V A], (ny, nx)."""
+    phase: Tensor
+    """[rad/(V A)], (1,)."""
+    decay: Tensor
+    """[1/(V A)], (1,)."""
+
+    def transmission(self, out: Tensor) -> Tensor:
+        """The exponential, written to out (ny, nx) by torch."""
+        # Not torch's own polar form, which takes half as long again.
+        angle = self.potential * self.phase
+        real, imaginary = torch.cos(angle), angle.sin_()
+        lost = None if self.absorbing is None else self.absorbing * -self.phase
+        if bool(self.decay):
+            lost = (self.potential * -self.decay if lost is None
+                    else lost.sub_(self.potential * self.decay))
+        if lost is not None:
+            left = lost.exp_()
+            real *= left
+            imaginary *= left
+        return torch.complex(real, imaginary, out=out)
+
+
+class Wanted(NamedTuple):
+    """Where gradients of a slice are added, each (ny, nx) or None."""
+
+    potential: Tensor | None
+    absorbing: Tensor | None
+    phase: Tensor | None
+    """One number a pixel, to be summed."""
+    decay: Tensor | None
+    """The same."""
+
+
+def room(n: int, wave: Tensor) -> list[Tensor | None]:
+    """Where `transmit` keeps n transmissions for its adjoint; kernels make them again."""
+    if many_threads():
+        return [None] * n
+    return list(torch.empty((n, *wave.shape), dtype=wave.dtype, device=wave.device))
+
+
+def transmit(wave: Tensor, here: Slice, kept: Tensor | None) -> None:
+    """Take a wave (ny, nx) through a slice, in place.
+
+    Args:
+        wave: before the slice, then behind it.
+        here: the slice.
+        kept: where its transmission is written; None = nowhere, by a kernel.
+    """
+    if kept is not None:
+        wave.mul_(here.transmission(kept))
+        return
+    launch(kernels.transmit, _pixels(wave), *_numbers(here), _pixels(wave))
+
+
+def transmit_adjoint(
+    behind: Tensor, here: Slice, kept: Tensor | None, grad: Tensor, wanted: Wanted
+) -> None:
+    """From the gradient of the wave behind a slice to that before it, in place.
+
+    Args:
+        behind: the wave behind the slice (ny, nx), overwritten.
+        here: the slice.
+        kept: its transmission as `transmit` kept it, overwritten.
+        grad: (ny, nx).
+        wanted: where the gradients of the slice are added.
+    """
+    if kept is None:
+        unused = here.potential.view(-1)
+        places = [(0, unused) if place is None else (1, place.view(-1)) for place in wanted]
+        launch(kernels.transmit_adjoint, _pixels(behind), *_numbers(here), _pixels(grad),
+               *(part for place in places for part in place))
+        return
+    # Conjugates are written in place: as a lazy view each would be a new array in every product.
+    # With t = exp(e), grad_e = conj(wave t) grad.
+    exponent = behind.conj_physical_().mul_(grad)
+    if wanted.potential is not None:
+        wanted.potential.add_(exponent.imag, alpha=float(here.phase))
+        if bool(here.decay):
+            wanted.potential.sub_(exponent.real, alpha=float(here.decay))
+    if wanted.absorbing is not None:
+        wanted.absorbing.sub_(exponent.real, alpha=float(here.phase))
+    if wanted.phase is not None:
+        wanted.phase.addcmul_(exponent.imag, here.potential)
+        if here.absorbing is not None:
+            wanted.phase.addcmul_(exponent.real, here.absorbing, value=-1)
+    if wanted.decay is not None:
+        wanted.decay.addcmul_(exponent.real, here.potential, value=-1)
+    grad.mul_(kept.conj_physical_())
+
+
+class Way:
+    """From one slice to the next: F^-1[rows(ky) columns(kx) F psi], in place."""
+
+    def __init__(self, rows: Tensor, columns: Tensor) -> None:
+        """Take the factors of the propagator, complex (ny,) and (nx,)."""
+        self._fused = many_threads()
+        # A GPU's library scales in a pass of its own, so that the factors do it there.
+        self._norm = "forward" if self._fused else "backward"
+        if self._fused:
+            rows = rows / (len(rows) * len(columns))
+            self._rows, self._columns = (torch.view_as_real(f).contiguous()
+                                         for f in (rows, columns))
+        else:
+            self._array = rows[:, None] * columns
+            self._conjugate = self._array.conj().resolve_conj()
+
+    def propagate(self, wave: Tensor) -> None:
+        """Take a wave (ny, nx) along, in place."""
+        torch.fft.fft2(wave, out=wave)
+        if self._fused:
+            launch(kernels.propagate, torch.view_as_real(wave), self._rows, self._columns)
+        else:
+            wave.mul_(self._array)
+        torch.fft.ifft2(wave, norm=self._norm, out=wave)
+
+    def adjoint(self, grad: Tensor, sent: Tensor, wanted: Tensor | None) -> None:
+        """From the gradient of the wave that arrives to that of the one sent, in place.
+
+        Args:
+            grad: (ny, nx).
+            sent: the wave that was sent (ny, nx).
+            wanted: where the gradient of the propagator, times the pixels, is added (ny, nx).
+        """
+        torch.fft.fft2(grad, out=grad)
+        spectrum = grad if wanted is None else torch.fft.fft2(sent)
+        if self._fused:
+            launch(kernels.propagate_adjoint, torch.view_as_real(grad), self._rows,
+                   self._columns, int(wanted is not None), torch.view_as_real(spectrum),
+                   torch.view_as_real(grad if wanted is None else wanted))
+        else:
+            if wanted is not None:
+                wanted.addcmul_(spectrum.conj_physical_(), grad)
+            grad.mul_(self._conjugate)
+        torch.fft.ifft2(grad, norm=self._norm, out=grad)
+
+
+def _pixels(wave: Tensor) -> Tensor:
+    return torch.view_as_real(wave).view(-1, 2)
+
+
+def _numbers(here: Slice) -> tuple[Tensor, Tensor, int, Tensor, Tensor]:
+    absorbing = here.potential if here.absorbing is None else here.absorbing
+    return (here.potential.view(-1), absorbing.view(-1), int(here.absorbing is not None),
+            here.phase, here.decay)
