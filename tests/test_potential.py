@@ -12,9 +12,9 @@ from tem_taichi import read_structure, slice_potential
 from tem_taichi.device import as_tensor, current
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL
 from tem_taichi.specimen.atoms import Atoms
+from tem_taichi.specimen.depth import depth_weights
 from tem_taichi.specimen.potential import (
     Gaussians,
-    depth_weights,
     narrow,
     peng_table,
     render,
@@ -139,15 +139,15 @@ def test_periodic_and_clip():
     assert float(slice_potential(outside, **box, clip=True).abs().max()) == 0
 
 
-def test_smooth_depth_shares_an_atom_between_two_slices():
-    z = torch.linspace(0, 5, 101)
-    index, share = depth_weights(z, 5, "smooth")
-    assert share is not None
-    mean = index + 0.5 + share
-    assert bool(((share >= 0) & (share <= 1)).all())
-    inner = (z >= 0.5) & (z <= 4.5)
-    # the largest distance of 3 f^2 - 2 f^3 from f is 0.0962
-    assert float((mean - z)[inner].abs().max()) < 0.097
+def test_smooth_depth_shares_an_atom_between_two_slices(double):
+    z = torch.linspace(0, 5, 101, dtype=torch.float64)
+    layers, weights = depth_weights(z, 5, "smooth")
+    assert layers.shape == weights.shape == (2, 101)
+    assert bool((weights >= 0).all()) and torch.allclose(weights.sum(0), torch.ones_like(z))
+    inner = (z >= 0.5) & (z <= 4.5)  # the mean depth is its own, but for the outermost halves
+    assert torch.allclose(((layers + 0.5) * weights).sum(0)[inner], z[inner], rtol=1e-14)
+    # One for each slice, so that no thread adds twice to what it owns.
+    assert bool((layers[1] == layers[0] + 1).all())
     atoms = make_atoms([[0.0, 0.0, 2.0]], numbers=6)
     both = slice_potential(atoms, (32, 32), 1.0, 10.0, 40.0, depth="smooth")
     whole = slice_potential(atoms, (32, 32), 1.0, 10.0, 40.0)

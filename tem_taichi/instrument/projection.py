@@ -22,7 +22,7 @@ class Projection(TEM):
 
     def view(self, specimen: Specimen, exposure: Exposure) -> View:
         """One slice that holds everything."""
-        view = replace(self._gaze(exposure), depth="nearest")
+        view = replace(self._gaze(exposure), depth="nearest", propagates=False)
         low, high = specimen.depth_range(view)
         return replace(view, entrance=low, slice_thickness=max(high - low, 1.0))
 

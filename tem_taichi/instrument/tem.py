@@ -30,7 +30,7 @@ from tem_taichi.instrument.optics import Optics, defocus_per_energy, form_image
 from tem_taichi.physics import Value
 from tem_taichi.recompute import recomputed, tensors_in, with_tensors
 from tem_taichi.rotations import tilt_rotation
-from tem_taichi.specimen.potential import DEPTHS, depth_for
+from tem_taichi.specimen.depth import DEPTHS, depth_for
 from tem_taichi.specimen.view import Specimen, View
 from tem_taichi.timing import Stages
 
@@ -134,7 +134,7 @@ class TEM:
             torch.stack([as_tensor(exposure.shift_x), as_tensor(exposure.shift_y)]),
             self.wave_shape, self.wave_pixel, self.slice_thickness, voltage=self.voltage,
             amplitude_contrast=self.amplitude_contrast, exposure=damage, stream=exposure.stream,
-            depth=depth)
+            depth=depth, propagates=True)
 
     def exit_wave(
         self, specimen: Specimen, exposure: Exposure, only: Sequence[int] | None = None

@@ -26,21 +26,8 @@ from tem_taichi.arguments import (
 from tem_taichi.device import as_tensor, current, number, present
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL, Value
 from tem_taichi.specimen.atoms import Atoms, displaced_volumes
+from tem_taichi.specimen.depth import depth_for, depth_weights
 from tem_taichi.specimen.splatting import narrow, splat
-
-DEPTHS = ("nearest", "smooth")
-
-
-def depth_for(depth: str | None, *moving: object) -> str:
-    """The depth asked for; by default "smooth" where a gradient in z is asked for.
-
-    Args:
-        depth: of `depth_weights`, or None.
-        *moving: what moves scatterers in z. Whether one of them requires a gradient decides, also
-            under torch.no_grad, where only leaf tensors do.
-    """
-    wanted = any(isinstance(value, torch.Tensor) and value.requires_grad for value in moving)
-    return depth or ("smooth" if wanted else "nearest")
 
 
 @cache
@@ -55,37 +42,6 @@ def peng_table() -> torch.Tensor:
     """Scattering factors f(k) = sum_g a_g exp(-b_g |k|^2), shape (99, 2, 5): a [A], b [A^2]."""
     a, b = (as_tensor(part) for part in _peng_table())
     return torch.stack([a, b], dim=1).contiguous()
-
-
-def depth_weights(
-    z: torch.Tensor, n_slices: int, depth: str
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Slice of each scatterer, and the part of it that belongs to the next slice.
-
-    "nearest" puts a scatterer wholly into the slice that holds it: the potential then has no
-    gradient in z. "smooth" shares it between the two slices whose centres enclose it, by
-    3 f^2 - 2 f^3 of the fraction f of the way: differentiable, at the price of a doubled splat
-    and of depths that are off by less than a tenth of a slice.
-
-    Args:
-        z: depth in slices from the entrance plane, shape (n,), within [0, n_slices].
-        n_slices: number of slices.
-        depth: "nearest" or "smooth".
-
-    Returns:
-        slice index (n,), and the share (n,) of the next slice or None.
-
-    Raises:
-        ValueError: for another depth.
-    """
-    if depth not in DEPTHS:
-        raise ValueError(f"depth={depth!r}: must be {' or '.join(map(repr, DEPTHS))}")
-    if depth == "nearest" or n_slices == 1:  # a single slice has nothing to share
-        return z.detach().floor().long().clamp(0, n_slices - 1), None
-    from_centre = z - 0.5
-    index = from_centre.detach().floor().long().clamp(0, max(n_slices - 2, 0))
-    part = (from_centre - index).clamp(0, 1)
-    return index, part**2 * (3 - 2 * part)
 
 
 @dataclass(frozen=True)
@@ -177,11 +133,7 @@ def render(
     Returns:
         out, added to; scatterers of other slices add nothing.
     """
-    index, share = depth_weights(pixels[:, 2], n_slices or len(out), depth)
-    layers = [(index, None if share is None else 1 - share)]
-    if share is not None:
-        layers.append((index + 1, share))
-    for layer, part in layers:
+    for layer, part in zip(*depth_weights(pixels[:, 2], n_slices or len(out), depth), strict=True):
         local = layer - first_slice
         here = torch.nonzero((local >= 0) & (local < len(out))).flatten()
         everything = len(here) == len(local)
@@ -189,9 +141,7 @@ def render(
         for group in groups:
             if not everything:
                 group = group.take(here)
-            weight = group.weight
-            if part is not None:
-                weight = weight * (part if everything else part[here])
+            weight = group.weight * (part if everything else part[here])
             table = group.table.clone()
             table[:, 1] /= pixel_size**2
             out = splat(out, x, y, local if everything else local[here], weight,

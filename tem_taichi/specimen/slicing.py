@@ -9,12 +9,13 @@ from tem_taichi.physics import SCATTERING_TO_POTENTIAL
 from tem_taichi.recompute import tensors_in
 from tem_taichi.specimen.absorption import imaginary_potential
 from tem_taichi.specimen.damage import damping
+from tem_taichi.specimen.depth import compensation, depth_for, spare
 from tem_taichi.specimen.ice import ice_slice, mean_potential
 from tem_taichi.specimen.ice_shape import depth_range, fill
 from tem_taichi.specimen.kinds import Kind
 from tem_taichi.specimen.layer import Ice
 from tem_taichi.specimen.poses import Poses
-from tem_taichi.specimen.potential import depth_for, render
+from tem_taichi.specimen.potential import render
 from tem_taichi.specimen.splatting import narrow
 from tem_taichi.specimen.view import View
 
@@ -49,17 +50,17 @@ def extent(
 ) -> tuple[float, float]:
     """Least and largest z [A] of all scatterers, and of ice with a structure; (0, 0) if none.
 
-    Where slices share their atoms, the outermost ones too need a slice on either side.
+    Where slices share their atoms, the outermost atoms too need a slice on either side.
     """
     ends = [depths(kind, pose, view.rotation)
             for kind, pose in zip(kinds, poses, strict=True)
             if len(pose.positions)]
-    bounds = [(float(low.min()), float(high.max())) for low, high in ends]
+    more = spare(depth_of(kinds, poses, view), view.slice_thickness)
+    bounds = [(float(low.min()) - more, float(high.max()) + more) for low, high in ends]
     if ice.structured:
         bounds.append(depth_range(ice.layer, view.rotation, *view.field))
-    spare = view.slice_thickness / 2 if depth_of(kinds, poses, view) == "smooth" else 0.0
-    return (min((low for low, _ in bounds), default=0.0) - spare,
-            max((high for _, high in bounds), default=0.0) + spare)
+    return (min((low for low, _ in bounds), default=0.0),
+            max((high for _, high in bounds), default=0.0))
 
 
 def depth_of(kinds: tuple[Kind, ...], poses: tuple[Poses, ...], view: View) -> str:
@@ -97,8 +98,7 @@ def slices(
         ["absorbing"] if absorption is not None else [])
     layers = _splatted(kinds, poses, view, first, count, names)
     scale = SCATTERING_TO_POTENTIAL / view.pixel_size**2
-    left = (damping(view.shape, view.pixel_size, view.exposure, view.voltage)
-            if present(view.exposure) and layers else None)
+    left = _factor(view, depth_of(kinds, poses, view)) if layers else None
     device = current()
     potential = absorbing = taken = None
     if layers:
@@ -120,6 +120,18 @@ def slices(
     if absorbing is None and contrast is not None:
         absorbing = torch.zeros_like(potential)
     return potential if absorbing is None else torch.complex(potential, absorbing)
+
+
+def _factor(view: View, depth: str) -> torch.Tensor | None:
+    """On the spectrum of particles: what damage leaves, and what sharing them takes from waves."""
+    factor = None
+    if view.propagates and view.n_slices > 1:
+        factor = compensation(depth, view.shape, view.pixel_size, view.slice_thickness,
+                              view.voltage)
+    if present(view.exposure):
+        left = damping(view.shape, view.pixel_size, view.exposure, view.voltage)
+        factor = left if factor is None else factor * left
+    return factor
 
 
 def _splatted(

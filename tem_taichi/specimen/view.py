@@ -35,7 +35,9 @@ class View:
     stream: int = 0
     """Number of the image's random structures."""
     depth: str | None = "nearest"
-    """How atoms are shared by slices, see `potential.depth_for`."""
+    """How atoms are shared by slices, see `depth.depth_for`."""
+    propagates: bool = False
+    """Whether waves propagate from slice to slice, see `depth.compensation`."""
 
     @property
     def field(self) -> tuple[float, float]:
