@@ -59,6 +59,9 @@ _MODULES = {
 
 # Taichi greets on standard output when imported; a program that prints results should not.
 os.environ.setdefault("ENABLE_TAICHI_HEADER_PRINT", "False")
+# Large arrays in pages of 2 MB: their first use, and so every fresh result, takes half of the time.
+# torch reads this when it makes its first array.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 set_waiting()
 
 # In a bare checkout kernels/ and conf/ stand beside this package, not inside it; an installed

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -58,3 +59,16 @@ def test_one_warning_where_torch_came_first():
             "tem_taichi.init('cpu'); tem_taichi.init('cpu', 'float64')")
     assert python(code)[1].count("torch was imported before tem_taichi") == 1
     assert "before tem_taichi" not in python(code, OMP_WAIT_POLICY="passive")[1]
+
+
+HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(not HUGE.exists() or "[madvise]" not in HUGE.read_text(),
+                    reason="huge pages are given to who asks for them")
+def test_large_arrays_are_in_large_pages():
+    code = ("import {first}, torch\na = torch.ones(1 << 25)\n"
+            "text = open('/proc/self/smaps_rollup').read()\n"
+            "print(text.split('AnonHugePages:')[1].split()[0])")
+    assert int(python(code.format(first="tem_taichi"))[0][0]) > 100_000  # of 134 MB [kB]
+    assert python(code.format(first="tem_taichi"), THP_MEM_ALLOC_ENABLE="0")[0][0] == "0"
