@@ -7,10 +7,12 @@ Lengths are in pixels here. Atom i adds to slice s the value
 whose Fourier transform is weight_i sum_g a_g exp(-beta_g |k|^2), k in cycles/pixel. The table
 holds a_g and b_g per species; b_i is the atom's own broadening. Slices are periodic.
 
-The atoms come sorted by (slice, row), so that every thread owns a band of rows and finds the
-atoms that reach it as one range: no atomic adds, hence fast and the same sum in every run.
-Gaussians on consecutive pixels follow from one another by two multiplications, from the
-centre outward, where they can only decay.
+There are two schedules of one sum, neither with atomic adds, hence fast and the same sum in every
+run. For few cores the atoms come sorted by (slice, row), so that every thread owns a band of rows
+and finds the atoms that reach it as one range; Gaussians on consecutive pixels follow from one
+another by two multiplications, from the centre outward, where they can only decay. For thousands
+of threads they come sorted by (slice, row of cells, cell), and every thread owns a pixel; the
+threads of a tile go through the same few ranges of atoms side by side.
 """
 
 from collections.abc import Callable
@@ -20,14 +22,45 @@ from typing import NamedTuple
 import taichi as ti
 
 BAND = 32  # rows owned by one thread
+TILE = 8  # pixels a side of a tile, whose threads are one block
+CELL = 4  # pixels a side of the cells by which tiles find their atoms
 PI = 3.141592653589793
 
 
 class SplatKernels(NamedTuple):
-    """The kernel and its adjoint for one number of Gaussians a species."""
+    """The kernels and their adjoint for one number of Gaussians a species."""
 
     splat: Callable
+    splat_tiles: Callable
     adjoint: Callable
+
+
+@ti.func
+def cells(first, count, period):
+    """Cells that hold the pixels first, first + 1, ... of a circle, each cell once.
+
+    Returns:
+        First and end of some, and the end of others that begin at 0; no more than all.
+    """
+    begin = first % period
+    end = begin + count
+    found = ti.Vector([0, (period + CELL - 1) // CELL, 0])
+    if count < period:
+        found = ti.Vector([begin // CELL, (ti.min(end, period) + CELL - 1) // CELL, 0])
+        if end > period:
+            found[2] = ti.min((end - period + CELL - 1) // CELL, begin // CELL)
+    return found
+
+
+@ti.func
+def nearest(offset, low, period):
+    """Least of offset, give or take periods, that is not below low; |offset| < period."""
+    above = offset - low
+    if above < 0:
+        above += period
+    if above >= period:
+        above %= period
+    return low + above
 
 
 @cache
@@ -82,17 +115,18 @@ def splat_kernels(gaussians: int) -> SplatKernels:
         radius: ti.types.ndarray(ndim=1),
         row_start: ti.types.ndarray(ndim=1),
         table: ti.types.ndarray(ndim=3),
-        reach: int,
+        largest: ti.types.ndarray(ndim=1),
         n_bands: int,
         slices: ti.types.ndarray(ndim=3),
     ):
-        """Add to slices (n_slices, ny, nx)."""
+        """Add to slices (n_slices, ny, nx); `largest` holds the largest radius."""
         ti.loop_config(block_dim=1)
         for s, band in ti.ndrange(slices.shape[0], n_bands):
             ny = slices.shape[1]
             nx = slices.shape[2]
             first = band * BAND
             last = ti.min(first + BAND, ny)
+            reach = largest[0]
             # The period may fit several times into the reach of a wide atom.
             periods = (reach + ny - 1) // ny
             for wrap in range(-periods, periods + 1):
@@ -137,6 +171,67 @@ def splat_kernels(gaussians: int) -> SplatKernels:
                                 gauss_y *= next_y
                                 next_y *= ratio
                                 row += step
+
+    @ti.kernel
+    def splat_tiles(
+        x: ti.types.ndarray(ndim=1),
+        y: ti.types.ndarray(ndim=1),
+        amplitude: ti.types.ndarray(ndim=2),
+        rate: ti.types.ndarray(ndim=2),
+        radius: ti.types.ndarray(ndim=1),
+        cell_start: ti.types.ndarray(ndim=1),
+        largest: ti.types.ndarray(ndim=1),
+        slices: ti.types.ndarray(ndim=3),
+    ):
+        """The same with one thread a pixel, of amplitude exp(-rate r^2) for each Gaussian.
+
+        x and y are within half a pixel of the grid, and the atoms sorted by cells of CELL^2 pixels:
+        by slice, row and column of cells.
+        """
+        ti.loop_config(block_dim=TILE * TILE)
+        for place in range(slices.shape[0] * ((slices.shape[1] + TILE - 1) // TILE)
+                           * ((slices.shape[2] + TILE - 1) // TILE) * TILE * TILE):
+            ny = slices.shape[1]
+            nx = slices.shape[2]
+            tile_rows = (ny + TILE - 1) // TILE
+            tile_columns = (nx + TILE - 1) // TILE
+            tile = place // (TILE * TILE)
+            s = tile // (tile_columns * tile_rows)
+            first_row = tile // tile_columns % tile_rows * TILE
+            first_column = tile % tile_columns * TILE
+            row = first_row + place // TILE % TILE
+            column = first_column + place % TILE
+            if row < ny and column < nx:
+                cells_y = cells(first_row - largest[0], TILE + 2 * largest[0], ny)
+                cells_x = cells(first_column - largest[0], TILE + 2 * largest[0] + 1, nx)
+                cell_rows = (ny + CELL - 1) // CELL
+                cell_columns = (nx + CELL - 1) // CELL
+                total = 0.0
+                for part in range(4):
+                    top = ti.select(part < 2, cells_y[0], 0)
+                    bottom = ti.select(part < 2, cells_y[1], cells_y[2])
+                    left = ti.select(part % 2 == 0, cells_x[0], 0)
+                    right = ti.select(part % 2 == 0, cells_x[1], cells_x[2])
+                    if left < right:
+                        for cell_row in range(top, bottom):
+                            at = (s * cell_rows + cell_row) * cell_columns
+                            for i in range(cell_start[at + left], cell_start[at + right]):
+                                r = radius[i]
+                                centre_y = ti.floor(y[i] + 0.5)
+                                step_y = nearest(row - int(centre_y), -r, ny)
+                                while step_y <= r:
+                                    dy = step_y + (centre_y - y[i])
+                                    centre_x = ti.floor(x[i] + 0.5)
+                                    step_x = nearest(column - int(centre_x), -r - 1, nx)
+                                    while step_x <= r:
+                                        dx = step_x + (centre_x - x[i])
+                                        for g in ti.static(range(gaussians)):
+                                            total += amplitude[i, g] * ti.exp(
+                                                -rate[i, g] * (dx * dx + dy * dy))
+                                        step_x += nx
+                                    step_y += ny
+                if total != 0.0:
+                    slices[s, row, column] = slices[s, row, column] + total
 
     @ti.kernel
     def adjoint(
@@ -228,4 +323,4 @@ def splat_kernels(gaussians: int) -> SplatKernels:
                 weight[i] * (amplitude * rate * (rate * m_rr - m_00)).sum() / (PI * PI)
             )
 
-    return SplatKernels(splat, adjoint)
+    return SplatKernels(splat, splat_tiles, adjoint)

@@ -9,6 +9,8 @@ from taichi_twins import weighted_sum
 
 from tem_taichi import form_image, multislice, read_structure, slice_potential
 from tem_taichi.device import as_tensor, init, kernels_for_a_gpu, many_threads
+from tem_taichi.specimen.potential import peng_table
+from tem_taichi.specimen.splatting import splat
 
 GPU = pytest.param("gpu", marks=[
     pytest.mark.gpu,
@@ -136,3 +138,61 @@ def test_each_device_takes_its_kernels(arch):
     with kernels_for_a_gpu(arch == "cpu"):
         assert many_threads() == (arch == "cpu")
     assert many_threads() == (arch == "gpu")
+
+
+def atoms_anywhere(n, shape, n_slices, reach, seed):
+    """Arguments of `splat`: atoms on the grid and off it, some wider than the grid."""
+    rng = np.random.default_rng(seed)
+    table = peng_table().clone()
+    table[:, 1] /= 1.3**2
+    values = [rng.uniform(-1, 2, n) * shape[1], rng.uniform(-1, 2, n) * shape[0]]
+    below = np.nextafter(np.float32(-0.5), np.float32(-1))  # the last pixel, but not when rounded
+    values[0][:4] = below, 0.5, shape[1] - 0.5, -0.5
+    values[1][:4] = shape[0] - 0.5, -0.5, below, below
+    values += [rng.standard_normal(n), rng.uniform(0, reach, n)]
+    x, y, weight, broadening = (as_tensor(v).requires_grad_() for v in values)
+    whole = [torch.as_tensor(w, device=x.device) for w in (
+        rng.integers(0, n_slices, n), rng.choice([1, 6, 8, 79], n))]
+    out = as_tensor(rng.standard_normal((n_slices, *shape)))
+    return out, (x, y, whole[0], weight, broadening, whole[1], table)
+
+
+def splatted(*case):
+    """Slices, and the gradients of a weighted sum of them."""
+    out, values = atoms_anywhere(*case)
+    result = splat(out, *values)
+    weights = torch.linspace(-1, 1, result.numel()).to(result).reshape(result.shape)
+    grads = torch.autograd.grad((result * weights).sum(), [v for v in values if v.requires_grad])
+    return [t.detach().cpu().numpy() for t in (result, *grads)]
+
+
+# Cells and tiles of 4 and 8 pixels, cut by edges; stencils that wrap once, and several times.
+@pytest.mark.parametrize(("shape", "reach"), [
+    ((40, 56), 20.0), ((41, 59), 20.0), ((17, 33), 200.0), ((3, 5), 50.0), ((8, 8), 4000.0),
+    ((30, 6), 900.0)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("float64", 1e-13)])
+def test_tiles_add_up_to_what_bands_do(arch, shape, reach, dtype, tolerance):
+    """Rounding, in recurrences over tens of pixels and sums of tens of atoms. In single precision
+    one on the line between two pixels has either as its centre: the rims of its stencil differ."""
+    for expected, found in zip(*on_both(arch, lambda: splatted(60, shape, 3, reach, 4), dtype),
+                               strict=True):
+        assert relative(found, expected) < tolerance
+
+
+def test_tiles_give_the_same_bits_each_time(arch):
+    init(arch)
+    with kernels_for_a_gpu():
+        first, again = (splatted(300, (40, 56), 2, 20.0, 1) for _ in range(2))
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+
+
+def test_a_splat_of_one_tile_takes_every_atom_once(arch):
+    """The sum over all pixels of one broad atom is its weight times the sum of its a_g."""
+    init(arch, "float64")
+    with kernels_for_a_gpu():
+        table = as_tensor([[[2.0], [0.0]]])
+        for x in (0.0, 3.3, 7.4, 11.0):
+            out = splat(as_tensor(np.zeros((1, 12, 12))), as_tensor([x]), as_tensor([5.0]),
+                        torch.tensor([0], device=table.device), as_tensor([1.5]),
+                        as_tensor([30.0]), torch.tensor([0], device=table.device), table)
+            assert float(out.sum()) == pytest.approx(3.0, rel=1e-3)  # what the stencil leaves out

@@ -11,8 +11,9 @@ import taichi as ti
 import torch
 
 from tem_taichi.bridge import differentiable, launch
+from tem_taichi.device import many_threads
 from tem_taichi.grid import BAND_LIMIT, squared_frequencies
-from tem_taichi.kernels.potential import BAND, splat_kernels
+from tem_taichi.kernels.potential import BAND, CELL, splat_kernels
 
 _WIDENING = 17.0
 """Common broadening [pixel^2]: aliases stay below exp(-17 / 3) of the signal at the band edge."""
@@ -23,17 +24,44 @@ _TAIL = 2e-4
 
 @ti.ad.grad_replaced
 def _splat(x, y, weight, broadening, kind, radius, slice_index, table, out):  # type: ignore[no-untyped-def]
+    if many_threads():
+        _splat_tiles(x, y, weight, broadening, kind, radius, slice_index, table, out)
+        return
     ny = out.shape[1]
-    row = torch.floor(y + 0.5).long().remainder(ny)
-    key, order = torch.sort(slice_index.long() * ny + row, stable=True)
-    edges = torch.arange(out.shape[0] * ny + 1, device=key.device)
-    row_start = torch.searchsorted(key, edges).int()
-    # The row may have wrapped; the kernel expects y beside it.
-    y = y - ny * torch.floor((torch.floor(y + 0.5)) / ny)
-    reach = int(radius.max())
+    y = _wrapped(y, ny)
+    order, row_start = _sorted(slice_index.long() * ny + torch.floor(y + 0.5).long(),
+                               len(out) * ny)
     launch(splat_kernels(table.shape[2]).splat,
            *(t[order] for t in (x, y, weight, broadening, kind, radius)),
-           row_start, table, reach, -(-ny // BAND), out)
+           row_start, table, radius.amax(0, keepdim=True), -(-ny // BAND), out)
+
+
+def _splat_tiles(x, y, weight, broadening, kind, radius, slice_index, table, out):  # type: ignore[no-untyped-def]
+    n_slices, ny, nx = out.shape
+    x, y = _wrapped(x, nx), _wrapped(y, ny)
+    rows, columns = -(-ny // CELL), -(-nx // CELL)
+    cell_y, cell_x = (torch.floor(c + 0.5).long().div(CELL, rounding_mode="floor")
+                      for c in (y, x))
+    order, cell_start = _sorted((slice_index.long() * rows + cell_y) * columns + cell_x,
+                                n_slices * rows * columns)
+    a, b = table[kind[order]].unbind(1)
+    rate = math.pi**2 / (b + broadening[order, None])
+    launch(splat_kernels(table.shape[2]).splat_tiles, x[order], y[order],
+           weight[order, None] * a * rate / math.pi, rate, radius[order], cell_start,
+           radius.amax(0, keepdim=True), out)
+
+
+def _wrapped(x: torch.Tensor, period: int) -> torch.Tensor:
+    """Coordinates put back by whole periods, so that the nearest pixel is on the grid."""
+    x = x - period * torch.floor(torch.floor(x + 0.5) / period)
+    return torch.where(x + 0.5 < period, x, x - period)  # which rounding may have made just that
+
+
+def _sorted(key: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """An order of rising keys below n, and where each begins, (n + 1,)."""
+    key, order = torch.sort(key, stable=True)
+    edges = torch.arange(n + 1, device=key.device)
+    return order, torch.searchsorted(key, edges).int()
 
 
 @ti.ad.grad_for(_splat)
