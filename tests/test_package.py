@@ -39,7 +39,7 @@ BELOW = {
 PROGRAMS = {"simulate", "fit", "cli", "__init__"}
 
 
-STAGES = {"splatting", "ice", "passes"}
+STAGES = {"splatting", "gridding", "ice", "passes"}
 """Modules that call kernels."""
 
 

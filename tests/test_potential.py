@@ -20,7 +20,7 @@ from tem_taichi.specimen.potential import (
     render,
     splat,
 )
-from tem_taichi.specimen.splatting import _TAIL, _WIDENING
+from tem_taichi.specimen.splatting import _TAIL, WIDENING
 
 ELEMENTS = (1, 6, 7, 8, 15, 16, 26, 79)
 
@@ -93,7 +93,7 @@ def test_splat_is_its_twin(double):
         x, y, index, weight, broadening, kind)), torch.as_tensor(table))
     expected = np.zeros(shape)
     for i in range(n):
-        a, b = table[kind[i], 0], table[kind[i], 1] + _WIDENING + broadening[i]
+        a, b = table[kind[i], 0], table[kind[i], 1] + WIDENING + broadening[i]
         share = np.log(np.clip(np.abs(a) / np.abs(a).sum() / _TAIL, 1, None))
         radius = max(1, math.ceil(np.sqrt((b * share).max()) / np.pi - 0.5))
         cx, cy = math.floor(x[i] + 0.5), math.floor(y[i] + 0.5)

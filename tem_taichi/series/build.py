@@ -54,7 +54,7 @@ def load_kind(name: str, particle: ParticleSettings, ratios: Ratios | None = Non
     distance = particle.helix.axis_distance if particle.helix else None
     keeps_axis = particle.helix is not None and distance is None
     try:
-        kind = _made(name, particle.source, keeps_axis, ratios)
+        kind = replace(_made(name, particle.source, keeps_axis, ratios), render=particle.render)
     except (ValueError, OSError) as error:
         raise ValueError(f"specimen.particles.{name}.{particle.made_from}: {error}") from error
     if distance is None:

@@ -1,13 +1,27 @@
 """Kinds of particles: sums of Gaussians about a centre of their own."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from scipy.spatial import ConvexHull, QhullError
 
 from tem_taichi.arguments import check_array, to_field
+from tem_taichi.checks import one_of
+from tem_taichi.device import as_tensor
+from tem_taichi.recompute import tensors_in
 from tem_taichi.specimen.absorption import Ratios, absorption_ratios
 from tem_taichi.specimen.atoms import Atoms
 from tem_taichi.specimen.potential import Gaussians, atom_gaussians, solvent_gaussians
+
+T = TypeVar("T")
+
+RENDERS = ("atoms", "volume")
+
+_FEW = 2000
+"""Scatterers of which the outermost are not worth looking for."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +37,14 @@ class Kind:
     """The same for each volt of the solvent that it displaces, where it displaces any."""
     absorbing: Gaussians | None = None
     """What it adds to the imaginary potential for each volt of that of ice."""
+    render: str | None = None
+    """Whether copies are drawn as atoms or volume; None = by `choice.drawn_as_volume`."""
+    made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What `once` keeps."""
 
     def __post_init__(self) -> None:
+        if self.render is not None:
+            one_of("render", self.render, RENDERS)
         positions = to_field("positions", self.positions)
         object.__setattr__(self, "positions", positions)
         check_array("positions", positions, ("n", 3), "A")
@@ -39,7 +59,45 @@ class Kind:
     @property
     def radius(self) -> float:
         """Of the sphere about the centre that holds all scatterers [A]."""
-        return float(torch.linalg.vector_norm(self.positions.detach(), dim=1).max())
+        return self.once("radius", lambda: float(
+            torch.linalg.vector_norm(self.positions.detach(), dim=1).max()))
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether a gradient is asked for in one of its own tensors."""
+        return any(tensor.requires_grad for tensor in tensors_in(self))
+
+    def once(self, key: Any, make: Callable[[], T]) -> T:
+        """Something that is made of its tensors, kept until one of them changes.
+
+        Args:
+            key: what it is.
+            make: makes it, without a gradient.
+        """
+        tensors = tensors_in(self)
+        stamp = [(t.data_ptr(), t.shape, t.dtype, 0 if t.is_inference() else t._version)
+                 for t in tensors]
+        found = self.made.get(key)
+        if found is None or found[0] != stamp:
+            # Kept with the tensors, so that no other takes their place in memory.
+            found = self.made[key] = (stamp, make(), tensors)
+        return found[1]
+
+    @property
+    def outermost(self) -> torch.Tensor:
+        """Positions that hold all others between them [A], (m, 3); without a gradient."""
+        if len(self.positions) < _FEW or self.has_gradient:
+            return self.positions.detach()
+        return self.once("outermost", lambda: _corners(self.positions.detach()))
+
+
+def _corners(positions: torch.Tensor) -> torch.Tensor:
+    """Corners of the convex hull of points (n, 3); all points where they lie in a plane."""
+    points = positions.double().cpu().numpy()
+    try:
+        return positions[as_tensor(np.sort(ConvexHull(points).vertices)).long()]
+    except QhullError:
+        return positions
 
 
 def kind_of(atoms: Atoms, name: str = "atoms", ratios: Ratios | None = None) -> Kind:

@@ -8,6 +8,8 @@ from tem_taichi.device import as_tensor, current, present
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL
 from tem_taichi.recompute import tensors_in
 from tem_taichi.specimen.absorption import imaginary_potential
+from tem_taichi.specimen.choice import drawn_as_volume
+from tem_taichi.specimen.copies import add_copies
 from tem_taichi.specimen.damage import damping
 from tem_taichi.specimen.depth import compensation, depth_for, spare
 from tem_taichi.specimen.ice import ice_slice, mean_potential
@@ -18,6 +20,7 @@ from tem_taichi.specimen.poses import Poses
 from tem_taichi.specimen.potential import render
 from tem_taichi.specimen.splatting import narrow
 from tem_taichi.specimen.view import View
+from tem_taichi.specimen.volumes import Volume, volume_for
 
 BATCH = 1_000_000
 """Scatterers rendered at once: bounds the memory of crowded scenes."""
@@ -38,9 +41,9 @@ def depths(
     rows = axis @ as_tensor(pose.rotations).detach()  # (copies, 3)
     if len(centres) == 0:
         return centres, centres
-    at_once = max(1, BATCH // len(kind.positions))
+    ends = kind.outermost
     reach = [(z.amin(1), z.amax(1)) for z in
-             (part @ kind.positions.detach().T for part in rows.split(at_once))]
+             (part @ ends.T for part in rows.split(max(1, BATCH // len(ends))))]
     low, high = (torch.cat(bound) for bound in zip(*reach, strict=True))
     return centres + low, centres + high
 
@@ -142,17 +145,61 @@ def _splatted(
     depth = depth_of(kinds, poses, view)
     device = current()
     layers: dict[str, torch.Tensor] = {}
+
+    def begin() -> None:
+        for name in names:
+            if name not in layers:
+                layers[name] = torch.zeros((count, *view.shape), dtype=device.dtype,
+                                           device=device.torch_device)
+
     for kind, pose in zip(kinds, poses, strict=True):
+        if drawn_as_volume(kind, len(pose.positions), view):
+            volume = volume_for(kind, view.pixel_size, names)
+            rotations, pixels = _seen(volume, pose, view, first, count)
+            if len(pixels):
+                begin()
+                drawn = add_copies(
+                    [layers[name] for name in volume.names], volume, rotations, pixels,
+                    view, first_slice=first, depth=depth)
+                layers |= dict(zip(volume.names, drawn, strict=True))
+            continue
         for template, pixels in _in_slices(kind, pose, view, first, count):
+            if len(pixels):
+                begin()
             for name in names if len(pixels) else ():
-                if name not in layers:
-                    layers[name] = torch.zeros((count, *view.shape), dtype=device.dtype,
-                                               device=device.torch_device)
                 if getattr(kind, name) is not None:
                     layers[name] = render(
                         layers[name], [getattr(kind, name).take(template)], pixels,
                         view.pixel_size, first_slice=first, n_slices=view.n_slices, depth=depth)
     return layers
+
+
+def _seen(
+    volume: Volume, pose: Poses, view: View, first: int, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotations, and pixels of the volume's centre, of copies in some slices and the field."""
+    rotations = view.rotation @ as_tensor(pose.rotations)
+    centres = as_tensor(pose.positions) @ view.rotation.T + rotations @ volume.centre
+    pixels = torch.cat([centres[:, :2] + view.shift, centres[:, 2:]], dim=1) / _scale(view)
+    pixels = pixels + _origin(view)
+    reach = volume.radius / view.slice_thickness + 3  # slices, as far as `add_copies` goes
+    half, depth = volume.patch // 2, pixels[:, 2]
+    seen = (depth > first - reach) & (depth < first + count + reach)
+    for axis, n in enumerate((view.shape[1], view.shape[0])):
+        seen = seen & (pixels[:, axis] > -half) & (pixels[:, axis] < n + half)
+    copies = torch.nonzero(seen).flatten()
+    return rotations[copies], pixels[copies]
+
+
+def _scale(view: View) -> torch.Tensor:
+    """Sizes of a pixel and a slice [A], (3,)."""
+    return as_tensor([view.pixel_size, view.pixel_size, view.slice_thickness])
+
+
+def _origin(view: View) -> torch.Tensor:
+    """Pixel and slice where the specimen's centre is, (3,)."""
+    ny, nx = view.shape
+    return as_tensor([nx // 2, ny // 2, -view.entrance / view.slice_thickness])
 
 
 def _structure(
@@ -205,8 +252,7 @@ def _in_slices(
     low = view.entrance + (first - 1) * view.slice_thickness
     high = view.entrance + (first + count + 1) * view.slice_thickness
     half_x, half_y = nx * view.pixel_size / 2, ny * view.pixel_size / 2
-    scale = as_tensor([view.pixel_size, view.pixel_size, view.slice_thickness])
-    origin = as_tensor([nx // 2, ny // 2, -view.entrance / view.slice_thickness])
+    scale, origin = _scale(view), _origin(view)
     centres = as_tensor(pose.positions) @ view.rotation.T
     centres = torch.cat([centres[:, :2] + view.shift, centres[:, 2:]], dim=1)
     r = kind.radius

@@ -15,7 +15,7 @@ from tem_taichi.device import many_threads
 from tem_taichi.grid import BAND_LIMIT, squared_frequencies
 from tem_taichi.kernels.potential import BAND, CELL, splat_kernels
 
-_WIDENING = 17.0
+WIDENING = 17.0
 """Common broadening [pixel^2]: aliases stay below exp(-17 / 3) of the signal at the band edge."""
 
 _TAIL = 2e-4
@@ -99,13 +99,36 @@ def splat(
     if len(x) == 0:
         return out
     table = table.clone()
-    table[:, 1] += _WIDENING
-    amount = table[:, 0].abs()
-    share = (amount / amount.sum(1, keepdim=True).clamp_min(1e-30) / _TAIL).clamp_min(1).log()
+    table[:, 1] += WIDENING
+    share = _shares(table)
     wide = ((table[kind, 1] + broadening.detach()[:, None]) * share[kind]).amax(1).sqrt()
     radius = torch.ceil(wide / math.pi - 0.5).clamp_min(1).int()
     return differentiable(_splat, out, x.contiguous(), y.contiguous(), weight.contiguous(),
                           broadening.contiguous(), kind.int(), radius, slice_index.int(), table)
+
+
+def _shares(table: torch.Tensor) -> torch.Tensor:
+    """Logarithm of each Gaussian's share of its species over the tail that may be left out."""
+    amount = table[:, 0].abs()
+    return (amount / amount.sum(1, keepdim=True).clamp_min(1e-30) / _TAIL).clamp_min(1).log()
+
+
+def reach(
+    table: torch.Tensor, kind: torch.Tensor, broadening: torch.Tensor, pixel_size: float
+) -> int:
+    """Pixels from the farthest-reaching scatterer's centre within which `splat` adds something.
+
+    Args:
+        table: a_g and b_g [A^2] of exp(-b_g |k|^2), shape (kinds, 2, n_gaussians).
+        kind: row of the table, shape (n,).
+        broadening: b [A^2] of each, shape (n,).
+        pixel_size: [A].
+    """
+    widest = torch.zeros(len(table), dtype=broadening.dtype, device=broadening.device)
+    widest = widest.scatter_reduce(0, kind.long(), broadening.detach(), "amax")
+    present = torch.zeros_like(widest).index_fill_(0, torch.unique(kind).long(), 1.0)
+    b = (table[:, 1] + widest[:, None]) / pixel_size**2 + WIDENING
+    return math.ceil(float(((b * _shares(table)).amax(1) * present).max().sqrt()) / math.pi)
 
 
 class _Filter(torch.autograd.Function):
@@ -138,7 +161,7 @@ def narrow(
         Band-limited slices in the same memory.
     """
     squared = squared_frequencies((splatted.shape[-2], splatted.shape[-1]), half=True)
-    factor = scale * torch.exp(_WIDENING * squared) * (squared <= (BAND_LIMIT / 2) ** 2)
+    factor = scale * torch.exp(WIDENING * squared) * (squared <= (BAND_LIMIT / 2) ** 2)
     if damping is not None:
         factor = factor * damping
     if factor.requires_grad:

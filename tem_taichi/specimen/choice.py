@@ -1,0 +1,57 @@
+"""Whether copies of a kind are drawn atom by atom, or as a volume."""
+
+import math
+
+from tem_taichi.machine import memory_limit
+from tem_taichi.specimen.copies import n_planes
+from tem_taichi.specimen.kinds import Kind
+from tem_taichi.specimen.view import View
+from tem_taichi.specimen.volumes import Box, box_for
+
+PER_SCATTERER = 4e-7
+"""Seconds that a core takes to draw a scatterer in one slice."""
+PER_COEFFICIENT = 1e-7
+"""Seconds that a core takes for a coefficient of a plane of a volume, transform included."""
+
+GAIN = 4.0
+"""How much faster a volume must be, which is not quite the same as its atoms."""
+ENOUGH = 2_000_000
+"""Scatterers of all copies below which no volume is made: atoms take about a second."""
+SHARE = 0.1
+"""Of the memory that a volume may take."""
+
+
+def drawn_as_volume(kind: Kind, copies: int, view: View) -> bool:
+    """Whether the copies of a kind are drawn as a volume in a view.
+
+    Never where a gradient is asked for in the kind's own tensors, which a volume has not; else as
+    `Kind.render` says; else where all of these hold: the copies have at least 2,000,000 scatterers
+    together; a volume is at least four times faster, by the number of scatterers against that of
+    the frequencies of its planes; and its spectra take at most a tenth of the memory.
+
+    Args:
+        kind: of particle.
+        copies: how many.
+        view: its pixels and slices.
+    """
+    if kind.has_gradient:
+        return False
+    if kind.render is not None:
+        return kind.render == "volume"
+    n = len(kind.positions)
+    if n * copies < ENOUGH:
+        return False
+    box = box_for(kind, view.pixel_size)
+    return (n * PER_SCATTERER > GAIN * seconds_of(box, view)
+            and memory_of(box, kind) < min(SHARE * memory_limit(), 8e9))
+
+
+def seconds_of(box: Box, view: View) -> float:
+    """Seconds that a core takes for a copy of a volume and one channel."""
+    planes = 1 + 2 * n_planes(2 * box.radius, view)
+    return planes * math.pi / 8 * box.patch**2 * PER_COEFFICIENT
+
+
+def memory_of(box: Box, kind: Kind) -> float:
+    """Bytes of the spectra of a kind in single precision."""
+    return box.bytes * (1 + (kind.displaced is not None) + (kind.absorbing is not None))

@@ -1,0 +1,235 @@
+"""Copies of volumes: their projections, added to slices or as images of their own."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from tem_taichi.device import as_tensor, number
+from tem_taichi.grid import BAND_LIMIT
+from tem_taichi.physics import SCATTERING_TO_POTENTIAL, wavelength
+from tem_taichi.specimen.gridding import add, sample
+from tem_taichi.specimen.depth import depth_weights
+from tem_taichi.specimen.splatting import WIDENING, narrow
+from tem_taichi.specimen.view import View
+from tem_taichi.specimen.volumes import RADIUS, Volume
+
+_AT_ONCE = 1 << 19
+"""Coefficients in work at once: some megabytes, which stay in the cache."""
+
+_PER_SLICE = 24
+"""Depths within a slice at which the share of a slice is taken."""
+
+_FLAT = 0.077
+"""sqrt(20 / 3) times the root mean square of k^2 in units of the highest: 1 % of a ball, whose
+depths are L / sqrt(20) about the mean."""
+
+_EDGE = 4
+"""Pixels by which patches reach over the edge of the field, where they fade out."""
+
+
+def n_planes(diameter: float, view: View) -> int:
+    """Planes to each side of the central one that slices need; 0 where particles may lie flat.
+
+    They may where nothing propagates; else where slices are thicker than the particle, and the
+    phase pi lambda k^2 L of its own diameter L is below _FLAT at the end of the band: over a disk
+    of frequencies with equal signal, a ball's waves are then off by less than 1 % rms.
+
+    Args:
+        diameter: of the particle [A].
+        view: its pixels and slices.
+    """
+    if view.n_slices == 1 or not view.propagates:
+        return 0
+    thickness, highest = view.slice_thickness, BAND_LIMIT / 2 / view.pixel_size
+    phase = math.pi * number(wavelength(view.voltage)) * highest**2 * diameter
+    if diameter <= thickness and phase < _FLAT:
+        return 0
+    period = diameter + 2 * thickness
+    return math.ceil(min(period / thickness, 0.4 * period / view.pixel_size))
+
+
+def add_copies(
+    layers: Sequence[torch.Tensor],
+    volume: Volume,
+    rotations: torch.Tensor,
+    pixels: torch.Tensor,
+    view: View,
+    *,
+    first_slice: int,
+    depth: str,
+) -> list[torch.Tensor]:
+    """Add copies of a volume to the slices that `narrow` then finishes.
+
+    A particle that `n_planes` lets lie flat is where its centre is; another one is cut by the
+    weights with which slices share their scatterers, from planes on both sides of the central one.
+
+    Args:
+        layers: one for each channel of the volume, (count, ny, nx) each, added to.
+        volume: of the kind.
+        rotations: of the copies' coordinates to the image's, (n, 3, 3).
+        pixels: column, row and depth of the volume's centre, in pixels, pixels and slices, (n, 3).
+        view: its pixels and slices.
+        first_slice: number of the first slice of the layers among them.
+        depth: see `depth_weights`.
+
+    Returns:
+        The layers; differentiable in rotations and pixels.
+    """
+    count, ny, nx = layers[0].shape
+    each_side = n_planes(2 * volume.radius, view)
+    windows = _window(nx, layers[0]), _window(ny, layers[0])
+    layers = list(layers)
+    per_copy = (2 * each_side + 1) * volume.patch**2 * len(volume.names)
+    for part in torch.arange(len(pixels)).split(max(1, _AT_ONCE // per_copy)):
+        turned, placed = rotations[part], pixels[part]
+        if each_side:
+            patches, source, index, weight = _slabs(volume, turned, placed, view.slice_thickness,
+                                                    each_side, depth)
+            index = index.clamp(0, view.n_slices - 1)
+        else:
+            patches = projections(volume, turned, placed[:, :2])
+            shared, shares = depth_weights(placed[:, 2], view.n_slices, depth)
+            index, weight = shared.flatten(), shares.flatten()
+            source = torch.arange(len(part), device=index.device).repeat(len(shared))
+        here = torch.nonzero((index >= first_slice) & (index < first_slice + count)).flatten()
+        source, index, weight = source[here], index[here] - first_slice, weight[here]
+        per_patch = len(patches) // len(part)
+        corner = (_nearest(placed[:, :2]) - volume.patch // 2)[source // per_patch]
+        layers = [add(layer, patches[:, n], weight, source, index, corner, windows)
+                  for n, layer in enumerate(layers)]
+    return layers
+
+
+def project(
+    volume: Volume, rotations: torch.Tensor, shifts: torch.Tensor, shape: tuple[int, int],
+    damping: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Projected potential of a particle at many poses, as of particle images.
+
+    Args:
+        volume: of the kind; its first channel is taken.
+        rotations: of the particle's coordinates to the image's, (n, 3, 3); from RELION's angles
+            `rotations.euler_to_matrix`.
+        shifts: of the particle's centre from pixel n // 2 towards +x and +y [A], (n, 2).
+        shape: (ny, nx) of an image; what does not fit is cut.
+        damping: factor of each coefficient of the rfft2, (ny, nx // 2 + 1).
+
+    Returns:
+        Images (n, ny, nx) [V A], zero beyond 2/3 of the Nyquist frequency; differentiable in
+        rotations and shifts.
+    """
+    rotations, shifts = as_tensor(rotations), as_tensor(shifts)
+    ny, nx = shape
+    offset = torch.einsum("nij,j->ni", rotations, volume.centre)[:, :2]
+    pixels = (shifts + offset) / volume.pixel_size + as_tensor([nx // 2, ny // 2])
+    out = torch.zeros((len(pixels), ny, nx), dtype=volume.spectra.dtype,
+                      device=volume.spectra.device)
+    windows = _window(nx, out), _window(ny, out)
+    for part in torch.arange(len(pixels)).split(max(1, _AT_ONCE // volume.patch**2)):
+        patches = projections(volume, rotations[part], pixels[part])[:, 0]
+        own = torch.arange(len(part))
+        out = add(out, patches, torch.ones_like(pixels[part, 0]), own, part,
+                  _nearest(pixels[part]) - volume.patch // 2, windows)
+    return narrow(out, SCATTERING_TO_POTENTIAL / volume.pixel_size**2, damping)
+
+
+def projections(
+    volume: Volume, rotations: torch.Tensor, pixels: torch.Tensor
+) -> torch.Tensor:
+    """Patches of whole copies with pixel P // 2 at the one that is nearest to their centre.
+
+    Args:
+        volume: of the kind.
+        rotations: (n, 3, 3).
+        pixels: column and row of the centre, (n, 2).
+
+    Returns:
+        (n, channels, P, P).
+    """
+    planes = _planes(volume, rotations, pixels, as_tensor([0.0]))[:, :, 0]
+    return torch.fft.irfft2(planes, s=(volume.patch, volume.patch))
+
+
+def _planes(
+    volume: Volume, rotations: torch.Tensor, pixels: torch.Tensor, depths: torch.Tensor
+) -> torch.Tensor:
+    """Planes of the spectra at depths [1 / patch], (n, channels, planes, P, P // 2 + 1)."""
+    frames = rotations * as_tensor(volume.samples) / volume.patch
+    places = pixels - _nearest(pixels) + volume.patch // 2
+    return sample(volume.spectra, frames, places, depths, volume.patch, RADIUS)
+
+
+def _slabs(
+    volume: Volume, rotations: torch.Tensor, pixels: torch.Tensor, slice_thickness: float,
+    each_side: int, depth: str,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Patches of copies cut by the weights of slices, (n * slices, channels, P, P).
+
+    A weight is a series over a period so long that its images miss the particle. Coefficients of
+    higher frequencies than one in a slice are left out: in waves that pass through the slices,
+    whose frequencies along the beam are far below, they cancel.
+
+    Returns:
+        Patches, and number of the patch, slice and weight of each.
+    """
+    thickness, pixel = slice_thickness, volume.pixel_size
+    period = 2 * volume.radius / thickness + 2  # [slices]
+    reach = math.ceil(volume.radius / thickness + 1)
+    j = torch.arange(-each_side, each_side + 1)
+    frequency = as_tensor(j / (period * thickness))  # [1/A]
+    planes = _planes(volume, rotations, pixels[:, :2], frequency * pixel * volume.patch)
+    below = pixels[:, 2].detach().floor()
+    shares = _share_series(pixels[:, 2] - below, period, reach, j, depth)
+    # The Gaussians were widened along the beam too, which slices are not.
+    shares = shares * torch.exp(WIDENING * (frequency * pixel) ** 2)
+    n, channels, count, size, _ = planes.shape
+    cut = shares[:, None].to(planes.dtype) @ planes.reshape(n, channels, count, -1)
+    slices = shares.shape[1]
+    cut = cut.reshape(n, channels, slices, size, -1).transpose(1, 2).flatten(0, 1)
+    index = below.long()[:, None] + torch.arange(-reach, reach + 1, device=below.device)
+    patches = torch.fft.irfft2(cut, s=(size, size))
+    source = torch.arange(n * slices, device=below.device)
+    return patches, source, index.flatten(), torch.ones_like(source, dtype=pixels.dtype)
+
+
+def _share_series(
+    z: torch.Tensor, period: float, reach: int, j: torch.Tensor, depth: str
+) -> torch.Tensor:
+    """Coefficients of the weight of each slice about copies at depths z, (n, slices, planes).
+
+    Args:
+        z: depth of the copies' centres in the slice that holds them, 0 to 1, (n,).
+        period: of the series [slices].
+        reach: slices to each side of that one.
+        j: numbers of the coefficients.
+        depth: see `depth_weights`.
+    """
+    count = _PER_SLICE * math.ceil(period)
+    step = period / count
+    at = as_tensor((torch.arange(count) - count // 2) * step)
+    total = torch.zeros((len(z), 2 * reach + 1, count), dtype=z.dtype, device=z.device)
+    slices = torch.arange(-reach, reach + 1, device=z.device)[:, None]
+    spare = 2 * math.ceil(period) + reach + 2  # so that no depth is beyond the ends of a stack
+    for image in (-1, 0, 1):
+        depths = z[:, None] + at + image * period + spare
+        for index, share in zip(*depth_weights(depths.flatten(), 2 * spare + 1, depth),
+                                strict=True):
+            here = index.reshape(depths.shape)[:, None] - spare == slices
+            total = total + here * share.reshape(depths.shape)[:, None]
+    angle = 2 * math.pi * as_tensor(j)[None, :] * at[:, None] / period
+    # A weight exp(2 pi i j z / L) takes the plane at -j / L.
+    return torch.complex(total @ torch.cos(angle), total @ torch.sin(angle)) / count
+
+
+def _nearest(pixels: torch.Tensor) -> torch.Tensor:
+    return (pixels.detach() + 0.5).floor().long()
+
+
+def _window(n: int, like: torch.Tensor) -> torch.Tensor:
+    """What is left of the widened scatterers of a field of n pixels around its edges."""
+    at = torch.arange(-_EDGE, n + _EDGE, dtype=like.dtype, device=like.device)
+    width = math.sqrt(WIDENING) / math.pi  # of exp(-WIDENING k^2): sigma sqrt(2)
+    return 0.5 * (torch.erf((at + 0.5) / width) - torch.erf((at - n + 0.5) / width))
+
+

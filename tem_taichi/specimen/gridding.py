@@ -1,0 +1,142 @@
+"""Stages between places off a grid and values on it: spread points, sample planes, add patches."""
+
+import taichi as ti
+import torch
+
+from tem_taichi.bridge import differentiable, launch
+from tem_taichi.kernels.volumes import (
+    BAND,
+    add_patches,
+    add_patches_adjoint,
+    sampling_kernels,
+    spread_kernel,
+)
+from tem_taichi.specimen.taps import Spreading, least_aliases
+
+SPREADING = least_aliases(6, 1.5, 6)
+"""Puts scatterers on a grid that is as fine as the wave's, whose band is 2/3 of it."""
+SAMPLING = least_aliases(4, 2.0, 4)
+"""Reads spectra of twofold padded volumes."""
+
+
+def spread(places: torch.Tensor, amount: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+    """Points on a grid, each as the kernel SPREADING; without a gradient.
+
+    Args:
+        places: x, y, z of each [voxel], (n, 3), at least half the kernel's width inside.
+        amount: of each, (n,).
+        shape: (nz, ny, nx).
+
+    Returns:
+        Volume of that shape.
+    """
+    nz, ny, _ = shape
+    cell = places.floor().long()
+    order = torch.argsort(cell[:, 2] * ny + cell[:, 1], stable=True)
+    first = cell[order, 2] - (SPREADING.width // 2 - 1)
+    start = torch.searchsorted(first, torch.arange(nz + 1, device=first.device)).int()
+    volume = torch.zeros(shape, dtype=places.dtype, device=places.device)
+    launch(spread_kernel(SPREADING.taps), places[order].contiguous(), amount[order].contiguous(),
+           start, volume)
+    return volume
+
+
+@ti.ad.grad_replaced
+def _sample(frames, places, spectra, depths, square, out):  # type: ignore[no-untyped-def]
+    channels, *shape, _ = spectra.shape
+    launch(sampling_kernels(SAMPLING.taps, channels).sample, frames, places, spectra.reshape(-1),
+           depths, *shape, square, out)
+
+
+@ti.ad.grad_for(_sample)
+def _sample_adjoint(frames, places, spectra, depths, square, out):  # type: ignore[no-untyped-def]
+    channels, *shape, _ = spectra.shape
+    copies, _, planes, size = out.shape[:4]
+    rows = torch.empty((copies, planes, size, 11), dtype=out.dtype, device=out.device)
+    launch(sampling_kernels(SAMPLING.taps, channels).adjoint, frames, places, spectra.reshape(-1),
+           depths, *shape, square, out.grad, rows)
+    total = rows.sum((1, 2))
+    if frames.grad is not None:
+        frames.grad += total[:, :9].reshape(frames.shape)
+    if places.grad is not None:
+        places.grad += total[:, 9:]
+
+
+def sample(
+    spectra: torch.Tensor, frames: torch.Tensor, places: torch.Tensor, depths: torch.Tensor,
+    size: int, radius: float = 0.5,
+) -> torch.Tensor:
+    """Planes of spectra, turned and shifted; differentiable in frames and places.
+
+    Args:
+        spectra: as `volumes.padded_spectrum` makes them, (channels, nz, ny, nx, 2).
+        frames: what one step of the patch's frequency along its x, y and z is in samples of the
+            spectra, (copies, 3, 3).
+        places: shift of each copy along x and y [pixel], (copies, 2).
+        depths: steps along z at which planes are taken, (planes,).
+        size: P of the patch, even.
+        radius: beyond which frequencies are zero [cycles/pixel].
+
+    Returns:
+        Complex (copies, channels, planes, P, P // 2 + 1), coefficients of an irfft2.
+    """
+    shape = (len(frames), len(spectra), len(depths), size, size // 2 + 1, 2)
+    out = torch.empty(shape, dtype=spectra.dtype, device=spectra.device)
+    out = differentiable(_sample, out, frames.contiguous(), places.contiguous(), spectra, depths,
+                         (radius * size) ** 2)
+    return torch.view_as_complex(out)
+
+
+@ti.ad.grad_replaced
+def _add(patches, weight, source, index, corner, window_x, window_y, out):  # type: ignore[no-untyped-def]
+    count, ny = out.shape[:2]
+    margin = (len(window_y) - ny) // 2
+    lead = patches.shape[1] + margin
+    rows = ny + 2 * lead
+    key, order = torch.sort(index.long() * rows + (corner[:, 1] + lead).clamp(0, rows - 1),
+                            stable=True)
+    start = torch.searchsorted(key, torch.arange(count * rows + 1, device=key.device)).int()
+    launch(add_patches, patches, *(t[order].contiguous() for t in (weight, source, corner)),
+           start, window_x, window_y, margin, -(-ny // BAND), out)
+
+
+@ti.ad.grad_for(_add)
+def _add_adjoint(patches, weight, source, index, corner, window_x, window_y, out):  # type: ignore[no-untyped-def]
+    order = torch.argsort(source, stable=True)
+    first = torch.searchsorted(source[order].contiguous(),
+                               torch.arange(len(patches) + 1, device=source.device)).int()
+    by_weight = torch.zeros_like(weight)
+    by_patch = torch.zeros_like(patches) if patches.grad is None else patches.grad
+    launch(add_patches_adjoint, patches, weight[order], first, index[order].contiguous(),
+           corner[order].contiguous(), window_x, window_y, (len(window_y) - out.shape[1]) // 2,
+           out.grad, by_patch, by_weight)
+    if weight.grad is not None:
+        weight.grad[order] += by_weight
+
+
+def add(
+    out: torch.Tensor, patches: torch.Tensor, weight: torch.Tensor, source: torch.Tensor,
+    index: torch.Tensor, corner: torch.Tensor, windows: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """Add patches to slices; differentiable in patches and weights.
+
+    Args:
+        out: slices (n_slices, ny, nx), added to; periodic.
+        patches: (n, P, P).
+        weight: factor of each addition, (m,).
+        source: number of its patch, integers (m,).
+        index: of its slice, integers (m,).
+        corner: column and row of the patch's first pixel, integers (m, 2); any value.
+        windows: factors of columns and rows from as far before the first to as far behind the
+            last, by which patches are cut.
+
+    Returns:
+        out.
+    """
+    if not len(weight):
+        return out
+    return differentiable(_add, out, patches.contiguous(), weight.contiguous(), source.int(),
+                          index.int(), corner.int().contiguous(), *windows)
+
+
+__all__ = ["SAMPLING", "SPREADING", "Spreading", "add", "sample", "spread"]

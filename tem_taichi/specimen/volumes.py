@@ -1,0 +1,271 @@
+"""Kinds of particles as volumes: the spectrum of all their scatterers on a grid, made once.
+
+A volume holds the same widened Gaussians that `splatting.splat` adds for each scatterer, so that
+its projections, added to the same slices, are finished by the same `narrow`. A copy's projection
+is a central plane of the spectrum: its cost knows the size of the particle in pixels, not the
+number of its scatterers.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.fft import next_fast_len
+
+from tem_taichi.device import as_tensor, current
+from tem_taichi.specimen.gridding import SAMPLING, SPREADING, spread
+from tem_taichi.specimen.kinds import Kind
+from tem_taichi.specimen.potential import Gaussians
+from tem_taichi.specimen.splatting import WIDENING, reach
+
+PADDING = 2
+"""How often a volume fits into the box of its spectrum, for which SAMPLING is made."""
+
+RADIUS = 0.5
+"""Frequencies that a volume holds [cycles/pixel]: up to where its Gaussians have 1 % left, beyond
+the band of 1/3, so that patches end where particles do."""
+
+_NODES = 48
+"""Frequencies at which scattering factors are compared."""
+
+_FACTORS = 1e-4
+"""Error of scattering factors relative to the largest value of each."""
+
+_AT_ONCE = 1 << 18
+"""Scatterers in work at once."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Spectra of a kind of particle at one pixel size."""
+
+    spectra: torch.Tensor
+    """Of each channel, (channels, nz, ny, nx, 2), with x >= 0 and a rim for the interpolation; of
+    what `splatting.splat` would add to slices of this pixel size."""
+    names: tuple[str, ...]
+    """Fields of `Kind` that the channels are."""
+    samples: tuple[int, int, int]
+    """Of the box along x, y and z whose transform the spectra are."""
+    centre: torch.Tensor
+    """Of the box in the coordinates of the kind [A], (3,)."""
+    radius: float
+    """Of the sphere about that centre that holds all scatterers [A]."""
+    patch: int
+    """Side of a copy's projection [pixel], even."""
+    pixel_size: float
+    """[A]"""
+
+
+@dataclass(frozen=True)
+class Box:
+    """How large a kind's volume is at a pixel size."""
+
+    centre: torch.Tensor
+    """Middle of the scatterers [A], (3,)."""
+    radius: float
+    """Of the sphere about it that holds them [A]."""
+    voxels: tuple[int, int, int]
+    """Along x, y and z."""
+    patch: int
+    """Side of a projection [pixel], even."""
+
+    @property
+    def bytes(self) -> float:
+        """Memory of the spectrum of one channel in single precision."""
+        return 4.0 * PADDING**3 * math.prod(self.voxels)
+
+
+def box_of(kind: Kind, pixel_size: float) -> Box:
+    """How large the volume of a kind is.
+
+    Args:
+        kind: of particle.
+        pixel_size: [A].
+    """
+    positions = kind.positions.detach()
+    low, high = positions.amin(0), positions.amax(0)
+    centre = (low + high) / 2
+    radius = float(torch.linalg.vector_norm(positions - centre, dim=1).max())
+    # As far as the stencils of `splat` reach, and the taps that spread them.
+    tail = max([SPREADING.width // 2] + [
+        reach(part.table, part.kind, part.broadening, pixel_size)
+        for part in (kind.group, kind.displaced, kind.absorbing) if part is not None])
+    x, y, z = (_even(float(side) / pixel_size + 2 * tail + 2) for side in high - low)
+    return Box(centre, radius, (x, y, z), _even(2 * (radius / pixel_size + tail) + 2))
+
+
+def box_for(kind: Kind, pixel_size: float) -> Box:
+    """`box_of`, kept with the kind."""
+    return kind.once(("box", pixel_size), lambda: box_of(kind, pixel_size))
+
+
+def _even(n: float) -> int:
+    """The least even number of small factors that is not below n."""
+    return 2 * next_fast_len(math.ceil(n / 2))
+
+
+@torch.no_grad()
+def volume_of(
+    kind: Kind, pixel_size: float, names: tuple[str, ...] = ("group",)
+) -> Volume:
+    """The volume of a kind, which has no gradient in the kind's own tensors.
+
+    Args:
+        kind: of particle.
+        pixel_size: of the slices [A].
+        names: fields of the kind, such as group and displaced; all that it has of them.
+    """
+    box = box_for(kind, pixel_size)
+    names = tuple(name for name in names if getattr(kind, name) is not None)
+    sizes = torch.tensor(box.voxels, device=kind.positions.device)
+    places = (kind.positions.detach() - box.centre) / pixel_size + sizes // 2
+    found = [padded_spectrum(_widened(getattr(kind, name), places, box, pixel_size))
+             for name in names]
+    x, y, z = (PADDING * n for n in box.voxels)
+    return Volume(torch.stack(found), names, samples=(x, y, z), centre=box.centre,
+                  radius=box.radius, patch=box.patch, pixel_size=pixel_size)
+
+
+def volume_for(kind: Kind, pixel_size: float, names: Sequence[str]) -> Volume:
+    """`volume_of`, kept with the kind."""
+    names = tuple(names)
+    return kind.once(("volume", pixel_size, names, current()),
+                     lambda: volume_of(kind, pixel_size, names))
+
+
+def _widened(
+    group: Gaussians, places: torch.Tensor, box: Box, pixel_size: float
+) -> torch.Tensor:
+    """Widened Gaussians of scatterers at places [voxel] on a grid (nz, ny, nx)."""
+    nx, ny, nz = box.voxels
+    amounts, curves = scattering_curves(group, pixel_size)
+    kz, ky, kx = (_frequencies(n, places, half) for n, half in ((nz, False), (ny, False),
+                                                                (nx, True)))
+    squared = kz[:, None, None]**2 + ky[:, None]**2 + kx**2
+    total = torch.zeros_like(squared, dtype=current().complex_dtype)
+    for amount, curve in zip(amounts, curves, strict=True):
+        part = torch.fft.rfftn(spread(places, amount, (nz, ny, nx)))
+        total += part.mul_(_looked_up(curve, squared / RADIUS**2))
+        del part
+    total *= torch.exp(-WIDENING * squared)
+    for axis, (n, half) in enumerate(((nz, False), (ny, False), (nx, True))):
+        k = np.fft.rfftfreq(n) if half else np.fft.fftfreq(n)
+        total /= as_tensor(SPREADING.transform(k)).reshape([-1 if i == axis else 1
+                                                            for i in range(3)])
+    return torch.fft.irfftn(total, s=(nz, ny, nx))
+
+
+def _frequencies(n: int, like: torch.Tensor, half: bool) -> torch.Tensor:
+    make = torch.fft.rfftfreq if half else torch.fft.fftfreq
+    return make(n, dtype=like.dtype, device=like.device)
+
+
+def scattering_curves(
+    group: Gaussians, pixel_size: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scattering factors of many as sums of few curves.
+
+    F_j(s) = sum_m amount_mj curve_m(s), s = |k|^2 from 0 to RADIUS^2, by the singular vectors of
+    the factors themselves, to _FACTORS of F_j's largest value.
+
+    Args:
+        group: of scatterers.
+        pixel_size: [A].
+
+    Returns:
+        Amounts (m, n), and curves (m, 4097) at equal steps of s.
+    """
+    angle = (torch.arange(_NODES, dtype=torch.float64) + 0.5) * (math.pi / _NODES)
+    s = RADIUS**2 / 2 * (1 - torch.cos(angle))  # [1/pixel^2]
+    table = group.table.double().cpu()
+    by_row = (table[:, :1, :].mT * torch.exp(
+        -table[:, 1, :, None] * s / pixel_size**2)).sum(1)  # (rows, nodes)
+    kind, broadening = group.kind.cpu(), group.broadening.detach().double().cpu() / pixel_size**2
+    # Rows by the extremes of their own broadening and some between.
+    probes = []
+    for row in torch.unique(kind):
+        own = broadening[kind == row]
+        between = torch.linspace(float(own.min()), float(own.max()), 24, dtype=torch.float64)
+        probes.append(by_row[row] * torch.exp(-between[:, None] * s))
+    probe = torch.cat(probes)
+    probe = probe / probe.abs().amax(1, keepdim=True).clamp_min(1e-30)
+    # Beyond the band only what the widening leaves of it counts.
+    importance = torch.exp(-WIDENING * (s - 1 / 9).clamp_min(0))
+    _, _, vectors = torch.linalg.svd(probe * importance, full_matrices=False)
+    for m in range(1, len(vectors) + 1):
+        basis = vectors[:m]
+        left = probe * importance - (probe * importance @ basis.T) @ basis
+        if float(left.abs().max()) < _FACTORS or m == len(vectors):
+            break
+    onto = (basis * importance).T  # (nodes, m)
+    amounts = torch.empty((m, len(kind)), dtype=current().dtype)
+    weight = group.weight.detach().cpu()
+    for part in torch.arange(len(kind)).split(_AT_ONCE):
+        factors = by_row[kind[part]].float() * torch.exp(
+            -broadening[part, None].float() * s.float())
+        amounts[:, part] = ((factors.double() @ onto).T * weight[part]).to(amounts)
+    curves = basis / importance
+    fine = torch.linspace(-1, 1, 4097, dtype=torch.float64)
+    series = np.polynomial.chebyshev.chebfit(2 * s.numpy() / RADIUS**2 - 1, curves.T.numpy(),
+                                             _NODES - 1)
+    values = np.polynomial.chebyshev.chebval(fine.numpy(), series)
+    return amounts.to(current().torch_device), as_tensor(values.reshape(m, -1))
+
+
+def _looked_up(curve: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """Values of a curve given at equal steps from 0 to 1; the last one beyond."""
+    at = at.clamp(0, 1) * (len(curve) - 1)
+    index = at.long().clamp(max=len(curve) - 2)
+    return torch.lerp(curve[index], curve[index + 1], at - index)
+
+
+def padded_spectrum(volume: torch.Tensor) -> torch.Tensor:
+    """Transform of a volume in a box of twice its sides, to be sampled by `gridding.sample`.
+
+    Args:
+        volume: (nz, ny, nx), even, its middle at n // 2.
+
+    Returns:
+        Real and imaginary part (nz', ny', nx', 2) at x from -rim, y and z from -n' // 2; divided
+        by the transform of the sampling kernel.
+    """
+    rim = SAMPLING.width // 2 + 1
+    for axis, n in enumerate(volume.shape):
+        at = (np.arange(n) - n // 2) / (PADDING * n)
+        volume = volume / as_tensor(SAMPLING.transform(at)).reshape(
+            [-1 if i == axis else 1 for i in range(3)])
+    shape = [PADDING * n for n in volume.shape]
+    # The middle goes to index 0, from where transforms count.
+    rolled = volume.new_zeros((volume.shape[0], volume.shape[1], shape[2]))
+    half = volume.shape[2] // 2
+    rolled[..., :half], rolled[..., -half:] = volume[..., half:], volume[..., :half]
+    spectrum = torch.fft.rfft(rolled, dim=2)
+    del rolled
+    for axis in (1, 0):
+        spectrum = _transformed(spectrum, axis, shape[axis])
+    nz, ny, nx = shape
+    z, y = (torch.arange(-n // 2 - rim, n // 2 + rim, device=volume.device) % n for n in (nz, ny))
+    before = SAMPLING.width // 2 - 1
+    x = torch.arange(-before, nx // 2 + rim + 1, device=volume.device)
+    out = torch.empty((len(z), len(y), len(x)), dtype=spectrum.dtype, device=volume.device)
+    inside = slice(before, before + nx // 2 + 1)
+    out[:, :, inside] = spectrum[z[:, None], y[None, :]]
+    for column in itertools.chain(range(before), range(inside.stop, len(x))):
+        # F(-k) = conj(F(k)), and F has the period of the box's samples.
+        mirror = int(-x[column]) % nx
+        out[:, :, column] = spectrum[(-z)[:, None] % nz, (-y)[None, :] % ny, mirror].conj()
+    return torch.view_as_real(out)
+
+
+def _transformed(spectrum: torch.Tensor, axis: int, n: int) -> torch.Tensor:
+    """Transform along an axis, whose middle is at n // 2, in n samples."""
+    half = spectrum.shape[axis] // 2
+    wide = list(spectrum.shape)
+    wide[axis] = n
+    padded = spectrum.new_zeros(wide)
+    padded.narrow(axis, 0, half).copy_(spectrum.narrow(axis, half, half))
+    padded.narrow(axis, n - half, half).copy_(spectrum.narrow(axis, 0, half))
+    return torch.fft.fft(padded, dim=axis)
