@@ -8,8 +8,8 @@ import torch
 from tem_taichi.device import as_tensor, number
 from tem_taichi.grid import BAND_LIMIT
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL, wavelength
-from tem_taichi.specimen.gridding import add, sample
 from tem_taichi.specimen.depth import depth_weights
+from tem_taichi.specimen.gridding import add, sample
 from tem_taichi.specimen.splatting import WIDENING, narrow
 from tem_taichi.specimen.view import View
 from tem_taichi.specimen.volumes import RADIUS, Volume
@@ -20,9 +20,9 @@ _AT_ONCE = 1 << 19
 _PER_SLICE = 24
 """Depths within a slice at which the share of a slice is taken."""
 
-_FLAT = 0.077
-"""sqrt(20 / 3) times the root mean square of k^2 in units of the highest: 1 % of a ball, whose
-depths are L / sqrt(20) about the mean."""
+_FLAT = 0.01 * math.sqrt(60)
+"""For 1 %: depths in a ball are L / sqrt(20) about the mean, and k^2 over a disk 1 / sqrt(3) of the
+largest."""
 
 _EDGE = 4
 """Pixels by which patches reach over the edge of the field, where they fade out."""
@@ -31,7 +31,7 @@ _EDGE = 4
 def n_planes(diameter: float, view: View) -> int:
     """Planes to each side of the central one that slices need; 0 where particles may lie flat.
 
-    They may where nothing propagates; else where slices are thicker than the particle, and the
+    They may where there is one slice; else where slices are thicker than the particle, and the
     phase pi lambda k^2 L of its own diameter L is below _FLAT at the end of the band: over a disk
     of frequencies with equal signal, a ball's waves are then off by less than 1 % rms.
 
@@ -39,7 +39,7 @@ def n_planes(diameter: float, view: View) -> int:
         diameter: of the particle [A].
         view: its pixels and slices.
     """
-    if view.n_slices == 1 or not view.propagates:
+    if view.n_slices == 1:
         return 0
     thickness, highest = view.slice_thickness, BAND_LIMIT / 2 / view.pixel_size
     phase = math.pi * number(wavelength(view.voltage)) * highest**2 * diameter
