@@ -85,11 +85,26 @@ def images(
     for exposure in experiment.exposures:
         with torch.no_grad():  # not around the yield, or it would hold in the caller's loop
             intensity = experiment.instrument.intensity(experiment.specimen, exposure)
-            law, dose = experiment.noise, exposure.dose
-            with stages("detector"):
-                image = Image(law.sample(intensity, dose, Key(seed, "noise", exposure.stream)),
-                              law.expected(intensity, dose), exposure)
+            image = recorded(experiment.noise, intensity, exposure, seed, stages)
         yield image
+
+
+def recorded(law: NoiseLaw, intensity: torch.Tensor, exposure: Exposure, seed: int,
+             stages: Stages = nullcontext, mean: torch.Tensor | None = None) -> Image:
+    """An intensity as it is recorded once.
+
+    Args:
+        law: of the noise.
+        intensity: of an instrument.
+        exposure: its dose and the number of its noise.
+        seed: of the noise.
+        stages: as in `images`.
+        mean: what `law.expected` gave of this intensity and dose, if it is at hand.
+    """
+    dose = exposure.dose
+    with stages("detector"):
+        counts = law.sample(intensity, dose, Key(seed, "noise", exposure.stream))
+        return Image(counts, law.expected(intensity, dose) if mean is None else mean, exposure)
 
 
 def expected(experiment: Experiment, number: int) -> torch.Tensor:

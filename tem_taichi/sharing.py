@@ -63,6 +63,10 @@ class Sharing:
         if torch.get_num_threads() not in self.counts:
             self.counts.append(torch.get_num_threads())
 
+    def may_take(self, threads: int) -> bool:
+        """Whether this run might have come to a number of threads by itself."""
+        return threads == self._most if self._fixed else 1 <= threads <= self._most
+
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
                  trace: TracebackType | None) -> None:
         if torch.get_num_threads() != self._most:

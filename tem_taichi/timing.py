@@ -37,9 +37,10 @@ class Timer:
         try:
             yield
         finally:
-            self._add(name, time.perf_counter() - start)
+            self.add(name, time.perf_counter() - start)
 
-    def _add(self, name: str, seconds: float) -> None:
+    def add(self, name: str, seconds: float) -> None:
+        """Count what a stage took, measured elsewhere."""
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
     @property
@@ -47,6 +48,6 @@ class Timer:
         """Of each stage so far; waits for a GPU to finish them."""
         for name, begin, end in self._on_device:
             end.synchronize()
-            self._add(name, begin.elapsed_time(end) / 1e3)
+            self.add(name, begin.elapsed_time(end) / 1e3)
         self._on_device.clear()
         return self._seconds

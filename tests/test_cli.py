@@ -250,14 +250,14 @@ def test_interrupted_sweep_goes_on(here, capsys, monkeypatch):
     def stopped(scene, *read):
         seen.append(scene.dose)
         if len(seen) == 2:
-            raise KeyboardInterrupt("what was being computed is not written, 1 of 3 images")
+            raise KeyboardInterrupt("1 of 3 images are finished and kept")
         run(scene, *read)
 
     monkeypatch.setattr(cli_run, "run", stopped)
     assert main(words) == 130
     assert capsys.readouterr().err == (
-        "interrupted: what was being computed is not written, 1 of 3 images; 1 of 3 runs are "
-        "finished and kept, the same command goes on with the others\n")
+        "interrupted: 1 of 3 runs are finished and kept; of the next, 1 of 3 images are finished "
+        "and kept\n")
     first = next(Path("out").iterdir())
     made = files(first)
     assert main(words) == 0
@@ -416,9 +416,15 @@ def test_interruption_leaves_everything_as_it_was(here, capsys, monkeypatch, whe
     before = files(here)
     assert main(words) == 130
     said = capsys.readouterr().err
-    assert said.startswith("interrupted: what was being computed is not written")
-    assert ("0 of 3 images" in said) == (where == "tem_taichi.instrument.tem.TEM.exit_wave")
-    assert files(here) == before
+    computed = where != "tem_taichi.instrument.tem.TEM.exit_wave"
+    assert said == ("interrupted: 3 of 3 images are finished and kept, the same command goes on "
+                    "from there\n" if computed else
+                    "interrupted: what was being computed is not written, 0 of 3 images\n")
+    after = files(here)
+    kept = {name for name in after if ".b.unfinished" in name}
+    assert bool(kept) == computed
+    expected = before | ({"a": None} if computed else {})
+    assert {name: after[name] for name in after.keys() - kept} == expected
 
 
 def test_overwrite_keeps_inputs_and_notes(here, capsys):
@@ -489,9 +495,10 @@ def test_ctrl_c_and_what_schedulers_send(here, number):
         run.send_signal(number)
         _, err = run.communicate(timeout=60)
     assert run.returncode == 128 + number
-    assert re.fullmatch("interrupted: what was being computed is not written, [2-9] of 61 images\n",
-                        err)
-    assert set(files(here)) == {"p.pdb", "scene.yaml"}
+    assert re.fullmatch("interrupted: [2-9] of 61 images are finished and kept, the same command "
+                        "goes on from there\n", err)
+    assert {name.split("/")[0] for name in files(here)} == {"p.pdb", "scene.yaml",
+                                                            ".out.unfinished"}
 
 
 @pytest.mark.slow

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 from tem_taichi.cli.run import check_output, prepare
+from tem_taichi.files.unfinished import unfinished_folder
 from tem_taichi.machine import duration, size
 from tem_taichi.scene.settings import Scene, doubts
 from tem_taichi.series.cost import check_time
 from tem_taichi.series.plan import Plan
+from tem_taichi.series.simulate import images_there
 from tem_taichi.series.trial import foreseen_time
 from tem_taichi.specimen.particles import ParticlesInIce
 
@@ -19,7 +21,11 @@ def check(scenes: Sequence[Scene], read: Sequence[str], swept: bool) -> None:
     """
     seconds = 0.0
     for scene in scenes:
-        seconds += _describe(scene, *prepare(scene, read, may_exist=True))
+        planned, specimen = prepare(scene, read, may_exist=True)
+        seconds += _describe(scene, planned, specimen)
+        if kept := images_there(scene, planned, unfinished_folder(scene.output)):
+            print(f"{kept} of {len(planned.exposures)} images are there already, of an interrupted "
+                  "run")
         try:
             check_output(scene, read)
             print(f"would write {scene.output}")

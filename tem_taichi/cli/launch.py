@@ -9,7 +9,7 @@ from io import TextIOBase
 from pathlib import Path
 from typing import TextIO
 
-from tem_taichi.cli.run import run, unfinished
+from tem_taichi.cli.run import left_to_run, run
 from tem_taichi.scene.launcher import Launcher, launch
 from tem_taichi.scene.settings import Scene
 
@@ -24,7 +24,7 @@ def launch_sweep(launcher: Launcher, scenes: Sequence[Scene], read: Sequence[str
         ValueError: if one of them cannot run, before any does; or, once all others are done, if
             some failed.
     """
-    left = unfinished(scenes, read)
+    left = left_to_run(scenes, read)
     if not left:
         return
     job = _Job(tuple(left), tuple(map(os.path.abspath, read)), os.getcwd())
@@ -32,8 +32,8 @@ def launch_sweep(launcher: Launcher, scenes: Sequence[Scene], read: Sequence[str
     try:
         failed = [said for said in launch(launcher, job, len(left), folder) if said]
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt("what was being computed is not written; the same command goes on "
-                                "with what is not finished") from error
+        raise KeyboardInterrupt("finished runs and images are kept, the same command goes on with "
+                                "the others") from error
     if failed:
         raise ValueError(f"{failed[0]} ({len(failed)} of {len(scenes)} runs failed, the others are "
                          "finished and kept)")

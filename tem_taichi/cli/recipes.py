@@ -9,7 +9,7 @@ from tem_taichi.cli.progress import progress
 from tem_taichi.files.folder import check_new_folder, new_folder, said_of_output
 from tem_taichi.files.io import write_json
 from tem_taichi.files.manifest import METADATA, PROGRAM
-from tem_taichi.files.unfinished import remove_parts, unfinished_folder
+from tem_taichi.files.unfinished import remove_parts, unfinished
 from tem_taichi.files.workplace import clear_leftovers
 from tem_taichi.recipes.input import files_of
 from tem_taichi.recipes.load import defaults, find_recipe, name_of, read_recipe
@@ -40,21 +40,23 @@ def do_recipe(words: Sequence[str]) -> None:
     with said_of_output(recipe.output):
         clear_leftovers(recipe.output)
         check_new_folder(recipe.output, command, recipe.overwrite, inputs)
-    with progress(f"fitting {name}") as report:
-        try:
-            result = module.RECIPE[1](recipe, report)
-        except ValueError as error:
-            raise ValueError(_with_key(str(error), vars(recipe))) from error
-    if not isinstance(result, Result):
-        raise ValueError(f"recipe={name}: its function gave {type(result).__name__}, must give "
-                         "a Result")
-    with new_folder(recipe.output, command, recipe.overwrite, inputs) as folder:
-        write_result(folder, result)
-        write_json(folder / METADATA, {"program": PROGRAM, "recipe": name, "versions": versions(),
-                                       "threads": {"torch": torch.get_num_threads(), **waiting()},
-                                       "settings": to_plain(recipe)})
-        files = sorted(file.name for file in folder.iterdir())
-    remove_parts(unfinished_folder(recipe.output))
+    with unfinished(recipe.output) as parts:
+        with progress(f"fitting {name}") as report:
+            try:
+                result = module.RECIPE[1](recipe, report)
+            except ValueError as error:
+                raise ValueError(_with_key(str(error), vars(recipe))) from error
+        if not isinstance(result, Result):
+            raise ValueError(f"recipe={name}: its function gave {type(result).__name__}, must "
+                             "give a Result")
+        with new_folder(recipe.output, command, recipe.overwrite, inputs) as folder:
+            write_result(folder, result)
+            write_json(folder / METADATA, {
+                "program": PROGRAM, "recipe": name, "versions": versions(),
+                "threads": {"torch": torch.get_num_threads(), **waiting()},
+                "settings": to_plain(recipe)})
+            files = sorted(file.name for file in folder.iterdir())
+        remove_parts(parts)
     for line in result.lines():
         print(line)
     print(f"wrote {recipe.output}/: " + ", ".join(files))

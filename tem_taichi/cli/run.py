@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,19 +10,22 @@ from tem_taichi.cli.output import write_result
 from tem_taichi.cli.progress import progress
 from tem_taichi.device import init
 from tem_taichi.files.folder import check_new_folder, new_folder, said_of_output
+from tem_taichi.files.unfinished import remove_parts, unfinished
 from tem_taichi.files.workplace import clear_leftovers, output_folder
 from tem_taichi.scene.settings import Scene, doubts
 from tem_taichi.series.build import build_specimen
 from tem_taichi.series.cost import DAY, check_memory, check_time, least_time
 from tem_taichi.series.finished import files_read, is_finished, mean_counts
 from tem_taichi.series.plan import Plan, plan
-from tem_taichi.series.record import in_field
+from tem_taichi.series.record import TiltSeries, in_field
 from tem_taichi.series.simulate import simulate
 from tem_taichi.series.trial import foreseen_time
 from tem_taichi.specimen.particles import ParticlesInIce
 
 COMMAND = "simulate"
 """What wrote an output, in its metadata."""
+NOTHING = "what was being computed is not written"
+"""Said where a run is stopped."""
 _NEAR = 20.0
 """What a run takes over the least it may take, at most; then it may be more than a day."""
 
@@ -74,32 +77,54 @@ def _tidy(output: str) -> None:
 
 
 def run(scene: Scene, read: Sequence[str] = ()) -> None:
-    """Simulate a scene with a progress bar and write its output folder; as `prepare`."""
+    """Simulate a scene with a progress bar and write its output folder; as `prepare`.
+
+    Images that an interrupted run of the same scene has finished are kept and not made again.
+    """
     _tidy(scene.output)
-    grids, specimen = prepare(scene, read)
-    for doubt in doubts(scene):
-        print(f"warning: {doubt}", file=sys.stderr)
-    total, done = len(grids.tilts), 0
+    check_output(scene, read)
+    with unfinished(scene.output) as parts:
+        grids, specimen = prepare(scene, read)
+        for doubt in doubts(scene):
+            print(f"warning: {doubt}", file=sys.stderr)
+        total, done = len(grids.tilts), 0
 
-    def count(images: int, _: int) -> None:
-        nonlocal done
-        done = images
-        report(done, total)
+        def count(images: int, _: int) -> None:
+            nonlocal done
+            done = images
+            report(done, total)
 
-    with progress(f"simulating {scene.name}", total) as report, warnings.catch_warnings():
+        try:
+            with progress(f"simulating {scene.name}", total) as report:
+                series = _simulated(scene, count, specimen, parts)
+            with new_folder(scene.output, COMMAND, scene.overwrite, _inputs(scene, read)) as place:
+                files = write_result(place, scene, series, output_folder(scene.output))
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(
+                f"{done} of {total} images are finished and kept, the same command goes on from "
+                "there" if done else f"{NOTHING}, 0 of {total} images") from error
+        except OSError as error:
+            raise OSError(f"{error}; {done} of {total} images are finished and kept") from error
+        _summarise(scene, series)
+        del series  # whose images are maps of what goes now
+        remove_parts(parts)
+    print(f"wrote {scene.output}/: " + ", ".join(files))
+
+
+def _simulated(scene: Scene, count: Callable[[int, int], None], specimen: ParticlesInIce,
+               parts: Path) -> TiltSeries:
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"detector\.(voltage|gain)")  # said above
         try:
-            series = simulate(scene, count, specimen)
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt("what was being computed is not written, "
-                                    f"{done} of {total} images") from error
+            return simulate(scene, count, specimen, parts)
         except RuntimeError as error:  # torch's own kinds, for the CPU and for GPUs
             if "memory" not in str(error):
                 raise
             raise MemoryError(f"shape={list(scene.shape)}: needs more memory than there is; lower "
                               "it, interaction.margin or interaction.oversampling") from error
-    with new_folder(scene.output, COMMAND, scene.overwrite, _inputs(scene, read)) as place:
-        files = write_result(place, scene, series, output_folder(scene.output))
+
+
+def _summarise(scene: Scene, series: TiltSeries) -> None:
     particles, clean = series.known("the run", "particles", "noise_free")
     kinds = particles["kind"].value_counts(sort=False)
     print(f"{len(series.images)} images of "
@@ -110,10 +135,9 @@ def run(scene: Scene, read: Sequence[str] = ()) -> None:
     if beyond := int((~in_field(series)).sum()):
         print(f"{beyond} of {len(particles)} particles are centred outside the field: "
               f"marked in {scene.name}_particles.star (temInField), not in other programs' lists")
-    print(f"wrote {scene.output}/: " + ", ".join(files))
 
 
-def unfinished(scenes: Sequence[Scene], read: Sequence[str]) -> list[Scene]:
+def left_to_run(scenes: Sequence[Scene], read: Sequence[str]) -> list[Scene]:
     """The scenes of a sweep whose output is not there yet, each checked; `read` as in `prepare`.
 
     Raises:
@@ -131,12 +155,11 @@ def unfinished(scenes: Sequence[Scene], read: Sequence[str]) -> list[Scene]:
 
 
 def sweep(scenes: Sequence[Scene], read: Sequence[str]) -> None:
-    """Run all scenes whose output is not there yet, one after the other; as `unfinished`."""
-    left = unfinished(scenes, read)
+    """Run all scenes whose output is not there yet, one after the other; as `left_to_run`."""
+    left = left_to_run(scenes, read)
     for done, scene in enumerate(left, len(scenes) - len(left)):
         try:
             run(scene, read)
         except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(
-                f"{error}; {done} of {len(scenes)} runs are finished and kept, the same "
-                "command goes on with the others") from error
+            raise KeyboardInterrupt(f"{done} of {len(scenes)} runs are finished and kept; of the "
+                                    f"next, {error or NOTHING}") from error

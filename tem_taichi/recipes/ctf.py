@@ -282,7 +282,7 @@ def _fitted_row(recipe: CtfRecipe, search: CtfSearch, image: NDArray, pixel_size
     key = part_key(image, [*lens, recipe.spectrum, recipe.average, pixel_size,
                            tilt, *vars(search).values()])
     row, picture = load_part(kept, key, ROW), picture_of(kept, key)
-    if row is None:
+    if row is None or not picture.is_file():
         if tilt is not None:
             fit = fit_tilted_micrograph(image, pixel_size, tilt, *lens, search)
         else:

@@ -15,15 +15,19 @@ import tem_taichi
 from tem_taichi.device import current
 from tem_taichi.files.io import write_json
 from tem_taichi.files.manifest import METADATA, PROGRAM, is_whole
+from tem_taichi.files.unfinished import key_of
 from tem_taichi.files.workplace import output_folder
 from tem_taichi.scene.settings import Scene, doubts
 from tem_taichi.scene.show import to_yaml
+from tem_taichi.scene.typed import to_plain
 from tem_taichi.series.record import TiltSeries, in_field
 from tem_taichi.versions import versions
 from tem_taichi.waiting import waiting
 
 _NO_MATTER = ("output", "overwrite", "force")
 """Keys that say where and whether a scene runs, not what comes out."""
+_OF_FILES = ("name", "formats", "stack")
+"""Keys that say what is written of the images, not what they are."""
 
 
 def write_run(folder: Path, scene: Scene, series: TiltSeries) -> None:
@@ -77,6 +81,19 @@ def digests(scene: Scene) -> dict[str, str]:
                     digest.update(piece)
             found[name] = digest.hexdigest()
     return found
+
+
+def key_of_images(scene: Scene) -> str:
+    """Name of a scene's images, see `unfinished.key_of`: the same where they have the same bytes.
+
+    But for the number of threads, see `sharing`.
+    """
+    settings = to_plain(scene)
+    device = current().torch_device
+    return key_of([
+        {key: settings[key] for key in sorted(settings) if key not in (*_NO_MATTER, *_OF_FILES)},
+        digests(scene), versions(), current().arch, torch.backends.cpu.get_cpu_capability(),
+        torch.cuda.get_device_name(device) if device.type == "cuda" else ""])
 
 
 def is_finished(scene: Scene) -> bool:

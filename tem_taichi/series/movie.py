@@ -4,15 +4,52 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+import torch
 
+from tem_taichi.experiment import Image, Instrument, NoiseLaw, recorded
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.scene.settings import Scene
 from tem_taichi.specimen.particles import ParticlesInIce
 from tem_taichi.streams import Key
+from tem_taichi.timing import Stages
 
 _SETTLING = 4.0
 """Exposure [e-/A^2] within which all but 1/e of the motion is over: most of what beams move lies
 in the first few (Zheng et al. 2017, Nat. Methods 14, 331)."""
+
+
+def movie_images(scene: Scene, specimen: ParticlesInIce, instrument: Instrument, law: NoiseLaw,
+                 exposure: Exposure, stages: Stages) -> Iterator[Image]:
+    """Record the frames of an image one by one; only one is in memory.
+
+    Where all have the same intensity it is computed once, and each has noise of its own.
+
+    Args:
+        scene: movie and seed.
+        specimen: before any exposure.
+        instrument: that sees it.
+        law: of the noise.
+        exposure: of the whole image.
+        stages: as in `experiment.images`.
+    """
+    intensity = mean = None
+    for moved, frame in frames_of(scene, specimen, exposure):
+        with torch.no_grad():
+            if intensity is None or not still(scene, specimen):
+                intensity, mean = instrument.intensity(moved, frame), None
+            image = recorded(law, intensity, frame, scene.seed, stages, mean)
+        mean = image.expected
+        yield image
+
+
+def still(scene: Scene, specimen: ParticlesInIce) -> bool:
+    """Whether all frames of an image have the same intensity: nothing moves or is damaged.
+
+    The molecules of granular ice move from frame to frame.
+    """
+    movie = scene.movie
+    return not (movie.motion or any(movie.drift) or scene.specimen.damage
+                or specimen.ice.structured)
 
 
 def frames_of(

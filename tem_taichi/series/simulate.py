@@ -1,17 +1,23 @@
 """From a scene to the tilt series that its detector records."""
 
+import math
 import warnings
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from tem_taichi.device import current, init
-from tem_taichi.experiment import images
+from tem_taichi.experiment import Image
+from tem_taichi.files.records import Records
+from tem_taichi.machine import check_memory
 from tem_taichi.scene.settings import Scene, doubts
 from tem_taichi.series.build import build_specimen
-from tem_taichi.series.movie import frames_of
-from tem_taichi.series.plan import plan
+from tem_taichi.series.finished import key_of_images
+from tem_taichi.series.movie import movie_images
+from tem_taichi.series.plan import Plan, plan
 from tem_taichi.series.record import TiltSeries, recorded
 from tem_taichi.sharing import Sharing
 from tem_taichi.specimen.particles import ParticlesInIce
@@ -22,6 +28,7 @@ def simulate(
     scene: Scene,
     progress: Callable[[int, int], None] | None = None,
     specimen: ParticlesInIce | None = None,
+    folder: Path | None = None,
 ) -> TiltSeries:
     """Simulate the tilt series of a scene.
 
@@ -29,6 +36,10 @@ def simulate(
         scene: from `load_scene`, or made in Python.
         progress: called with the number of images done and in all.
         specimen: what `build_specimen(scene)` gave, if it is at hand.
+        folder: of `files.unfinished.unfinished`, where images are kept as they finish, and those
+            of the same scene that an interrupted run has finished are found; the series' tensors
+            are maps of a file there. None = all images are held in memory; whoever wants them one
+            by one without a file takes `experiment.images`.
 
     Returns:
         Images with and without noise, and the truth behind them.
@@ -44,27 +55,98 @@ def simulate(
     init(scene.compute.arch, scene.compute.dtype)
     stages = Timer()
     planned = plan(scene)
+    records = records_of(scene, planned, folder)
     with stages("structures"):
         specimen = specimen or build_specimen(scene)
     experiment = planned.experiment(specimen, stages)
-    n, frames, halves = len(planned.exposures), scene.movie.frames, scene.detector.halves
-    clean = torch.zeros((n, *scene.shape), dtype=current().dtype)
-    noisy = torch.zeros((2 if halves else 1, *clean.shape), dtype=clean.dtype)
-    movie = torch.empty((n, frames, *scene.shape), dtype=clean.dtype) if frames > 1 else None
+    threads: list[int] = []
     with Sharing() as share:
-        for i, whole in enumerate(planned.exposures):
-            share()
-            for frame, (moved, exposure) in enumerate(frames_of(scene, specimen, whole)):
-                here = replace(experiment, specimen=moved, exposures=[exposure])
-                for image in images(here, scene.seed, stages):
-                    counts = image.counts.cpu()
-                    clean[i] += image.expected.cpu()
-                    noisy[:, i] += counts
-                    if movie is not None:
-                        movie[i, frame] = counts.sum(0) if halves else counts
+        for number, exposure in enumerate(planned.exposures):
+            about = records.find(number)
+            if about is None or not share.may_take(about["threads"]):
+                share()
+                frames = movie_images(scene, specimen, experiment.instrument, experiment.noise,
+                                      exposure, stages)
+                about = _record(records, number, scene, frames, stages)
+            else:
+                for stage, spent in about["seconds"].items():
+                    stages.add(stage, spent)
+            threads.append(about["threads"])
             if progress:
-                progress(i + 1, n)
-    return recorded(
-        scene, specimen, planned.tilts, images=noisy.sum(0) if halves else noisy[0],
-        noise_free=clean, halves=noisy if halves else None, frames=movie, seconds=stages.seconds,
-        threads=tuple(share.counts))
+                progress(number + 1, len(planned.exposures))
+    return recorded(scene, specimen, planned.tilts, seconds=stages.seconds,
+                    threads=tuple(dict.fromkeys(threads)), **_fields(scene, records))
+
+
+def records_of(scene: Scene, planned: Plan, folder: Path | None) -> Records:
+    """Where the images of a scene go: each with its planes, in the order of `_planes`.
+
+    Args:
+        scene: to be simulated.
+        planned: what `plan(scene)` gave.
+        folder: as in `simulate`.
+
+    Raises:
+        ValueError: if the memory, in which they are to be, is too small.
+    """
+    frames = scene.movie.frames if scene.movie.frames > 1 else 0
+    ny, nx = scene.shape
+    shape = (len(planned.exposures), frames + (4 if scene.detector.halves else 2), ny, nx)
+    dtype = torch.empty((), dtype=current().dtype).numpy().dtype
+    if folder is None:
+        check_memory(f"shape={list(scene.shape)}: {shape[0]} images in memory",
+                     float(math.prod(shape)) * dtype.itemsize, "lower it, movie.frames or the "
+                     "number of tilts, or keep them in a folder")
+    return Records(folder, key_of_images(scene), shape, dtype)
+
+
+def images_there(scene: Scene, planned: Plan, folder: Path) -> int:
+    """Images of a scene that an interrupted run has finished; arguments as of `records_of`."""
+    records, share = records_of(scene, planned, folder), Sharing()
+    found = map(records.find, range(len(planned.exposures)))
+    return sum(about is not None and share.may_take(about["threads"]) for about in found)
+
+
+def _record(records: Records, number: int, scene: Scene, images: Iterable[Image],
+            stages: Timer) -> dict[str, Any]:
+    """Make and keep an image, by its frames; the number of threads and the seconds that it took."""
+    before = dict(stages.seconds)
+    about: dict[str, Any] = {"threads": torch.get_num_threads()}
+
+    def planes() -> Iterator[NDArray[Any]]:
+        for plane in _planes(scene, images):
+            yield plane.cpu().numpy()
+        about["seconds"] = {stage: spent - before.get(stage, 0.0)
+                            for stage, spent in stages.seconds.items()}
+
+    records.save(number, planes(), about)
+    return about
+
+
+def _planes(scene: Scene, images: Iterable[Image]) -> Iterator[torch.Tensor]:
+    """Frames, if there are many; the image without noise and with it; and its halves, if any."""
+    halves, many = scene.detector.halves, scene.movie.frames > 1
+    clean = torch.zeros(scene.shape, dtype=current().dtype)
+    noisy = torch.zeros((2 if halves else 1, *scene.shape), dtype=current().dtype)
+    for image in images:
+        counts = image.counts.cpu()
+        clean += image.expected.cpu()
+        noisy += counts
+        if many:
+            yield counts.sum(0) if halves else counts
+    yield clean
+    yield noisy.sum(0) if halves else noisy[0]
+    if halves:
+        yield from noisy
+
+
+def _fields(scene: Scene, records: Records) -> dict[str, torch.Tensor]:
+    """Of a `TiltSeries`, from the planes of all images."""
+    planes = torch.from_numpy(records.arrays())
+    frames = scene.movie.frames if scene.movie.frames > 1 else 0
+    fields = {"noise_free": planes[:, frames], "images": planes[:, frames + 1]}
+    if frames:
+        fields["frames"] = planes[:, :frames]
+    if scene.detector.halves:
+        fields["halves"] = planes[:, frames + 2:].transpose(0, 1)
+    return fields
