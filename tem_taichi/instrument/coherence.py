@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 
 from tem_taichi.device import number
-from tem_taichi.grid import BAND_LIMIT, radial_frequencies, squared_frequencies
+from tem_taichi.grid import BAND_LIMIT, squared_frequencies
 
 _BEAMS, _STEPS = 64, 512
 """Nodes of the mean over scattered beams, and of the table over kappa: the blur to 1e-3."""
@@ -48,8 +48,14 @@ class Source:
         Rullgard et al. 2011, eqs. 12-14:
         x = (alpha^2 / 4) (D q - Cs q^3 / kappa^2)^2 + (dE Cc')^2 q^4 / (16 kappa^2).
         """
-        slope = self.defocus - self.spherical_aberration * (q / self.wave_number) ** 2
-        return (self.angle * q * slope) ** 2 / 4 + (self.spread * q**2 / self.wave_number) ** 2 / 16
+        # As a polynomial in q^2, which takes fewer passes over large grids.
+        curved = self.spherical_aberration / self.wave_number**2
+        angle = self.angle**2 / 4
+        first = angle * self.defocus**2
+        second = (self.spread / self.wave_number) ** 2 / 16 - 2 * angle * self.defocus * curved
+        squared = q**2
+        lost = ((angle * curved**2 * squared + second) * squared + first) * squared
+        return lost.clamp(min=0)  # which rounding alone makes it
 
 
 def blur(
@@ -93,25 +99,42 @@ def blur(
     return table[..., low] * (1 - part) + table[..., low + 1] * part
 
 
-def with_background(
-    spectrum: torch.Tensor, pixel_size: float | torch.Tensor, source: Source
-) -> torch.Tensor:
-    """Image of a wave by a partially coherent source, see the module's text.
+def incoherent(lost: torch.Tensor) -> torch.Tensor:
+    """sqrt(1 - E^2) of the envelope E = exp(-lost): amplitude that no longer interferes.
 
     Args:
-        spectrum: of the image wave without envelope, complex (..., ny, nx) in FFT order.
-        pixel_size: [A].
-        source: of the electrons.
-
-    Returns:
-        Real intensity (..., ny, nx), whose mean is that of the wave; differentiable in all.
+        lost: of `Source.lost`, not negative.
     """
-    shape = (spectrum.shape[-2], spectrum.shape[-1])
-    q = 2 * math.pi * radial_frequencies(shape, pixel_size)
-    lost = source.lost(q)
-    wave = torch.fft.ifft2(torch.exp(-lost) * spectrum)
     # The root has no slope at zero; there the envelope has none either.
-    rest = torch.sqrt(-torch.expm1(-2 * lost.clamp(min=torch.finfo(lost.dtype).tiny)))
-    rest = torch.fft.ifft2(rest * spectrum)
-    background = torch.fft.rfft2(rest.real**2 + rest.imag**2) * blur(shape, pixel_size, source)
-    return wave.real**2 + wave.imag**2 + torch.fft.irfft2(background, s=shape)
+    return torch.sqrt(-torch.expm1(-2 * lost.clamp(min=torch.finfo(lost.dtype).tiny)))
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What a lens makes of the spectra of waves on one grid."""
+
+    wave: torch.Tensor
+    """Factor of what interferes with the unscattered beam, complex (..., ny, nx), FFT order."""
+    rest: torch.Tensor | None = None
+    """That of the other electrons; None = all interfere, or only a linear image is asked for."""
+    blur: torch.Tensor | None = None
+    """Of the image of these, see `blur`, in the order of rfft2."""
+    linear: bool = False
+    """Whether the square of the scattered wave is dropped."""
+
+    def image(self, spectrum: torch.Tensor) -> torch.Tensor:
+        """Intensity (..., ny, nx) of a wave, from its spectrum (..., ny, nx)."""
+        wave = torch.fft.ifft2(self.wave * spectrum)
+        if self.linear:
+            return 2 * wave.real - 1
+        image = _squared(wave)
+        if self.rest is None or self.blur is None:
+            return image
+        rest = torch.fft.ifft2(self.rest * spectrum)
+        background = torch.fft.rfft2(_squared(rest)) * self.blur
+        return image + torch.fft.irfft2(background, s=image.shape[-2:])
+
+
+def _squared(wave: torch.Tensor) -> torch.Tensor:
+    """|wave|^2, in two passes."""
+    return torch.addcmul(wave.real**2, wave.imag, wave.imag)

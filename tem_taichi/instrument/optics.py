@@ -17,7 +17,7 @@ from tem_taichi.arguments import (
 from tem_taichi.checks import LARGE
 from tem_taichi.device import as_tensor, number, present
 from tem_taichi.grid import frequencies, pixel_length, radial_frequencies, squared_frequencies
-from tem_taichi.instrument.coherence import Source, with_background
+from tem_taichi.instrument.coherence import Source, Transfer, blur, incoherent
 from tem_taichi.physics import REST_ENERGY, Value, wavelength
 
 _RANGES: dict[str, tuple[float, float, str]] = {
@@ -30,6 +30,9 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "convergence": (0, 100, "mrad"),
 }
 """Least and largest value, and unit."""
+
+_ODD = ("coma", "trefoil", "beam_tilt_x", "beam_tilt_y")
+"""What makes the phase of the lens differ between k and -k."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +90,6 @@ def _per_image(value: Value) -> torch.Tensor:
     return as_tensor(value)[..., None, None]
 
 
-def _k_squared(
-    shape: tuple[int, int], pixel_size: Value
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """|k|^2, and |k|^2 times cos and sin of twice the azimuth, each (ny, nx) [1/A^2]."""
-    ky = frequencies(shape[0], pixel_size)[:, None]
-    kx = frequencies(shape[1], pixel_size)[None, :]
-    return kx**2 + ky**2, kx**2 - ky**2, 2 * kx * ky
-
-
 def round_phase(squared: Any, defocus: Any, spherical_aberration: Any, wavelength: Any) -> Any:
     """Phase chi = pi lambda k^2 (Cs lambda^2 k^2 / 2 - D) [rad] of what is alike all around.
 
@@ -130,14 +124,20 @@ def aberration_phase(
         Real tensor (ny, nx) in FFT order.
     """
     wave = _per_image(wavelength(voltage))
-    squared, cosine, sine = _k_squared(shape, pixel_size)
-    twice = 2 * torch.deg2rad(_per_image(optics.astigmatism_angle))
+    ky = frequencies(shape[0], pixel_size)[:, None]
+    kx = frequencies(shape[1], pixel_size)[None, :]
+    squared = kx**2 + ky**2
     chi = round_phase(squared, _per_image(optics.defocus),
                       _per_image(optics.spherical_aberration) * 1e7, wave)
-    # Half the difference of the defoci, whose |k|^2 cos is smooth at k = 0.
-    half = math.pi * wave * _per_image(optics.astigmatism) / 2
-    chi = chi - half * (cosine * torch.cos(twice) + sine * torch.sin(twice))
-    return chi - torch.deg2rad(_per_image(optics.phase_shift)) * (squared > 0)
+    if present(optics.astigmatism):
+        # Half the difference of the defoci; |k|^2 cos, which is kx^2 - ky^2, is smooth at k = 0.
+        twice = 2 * torch.deg2rad(_per_image(optics.astigmatism_angle))
+        half = math.pi * wave * _per_image(optics.astigmatism) / 2
+        along, across = half * torch.cos(twice), 2 * half * torch.sin(twice)
+        chi = chi - (along * kx + across * ky) * kx + along * ky**2
+    if present(optics.phase_shift):
+        chi = chi - torch.deg2rad(_per_image(optics.phase_shift)) * (squared > 0)
+    return chi
 
 
 def odd_phase(
@@ -257,6 +257,16 @@ def ctf(
         aberration_phase(shape, pixel_size, voltage, optics) - lag)
 
 
+def _coherent(
+    shape: tuple[int, int], pixel_size: Value, voltage: Value, optics: Optics
+) -> torch.Tensor:
+    """exp(-i chi) A of a coherent source, with the aperture A and all aberrations."""
+    chi = aberration_phase(shape, pixel_size, voltage, optics)
+    if any(present(getattr(optics, name)) for name in _ODD):
+        chi = chi + odd_phase(shape, pixel_size, voltage, optics)
+    return torch.polar(torch.ones_like(chi) * _opening(shape, pixel_size, voltage, optics), -chi)
+
+
 def image_spectrum(
     exit_wave: torch.Tensor, pixel_size: Value, voltage: Value, optics: Optics
 ) -> torch.Tensor:
@@ -272,10 +282,34 @@ def image_spectrum(
         Complex (..., ny, nx) in FFT order, with the aperture A and all aberrations.
     """
     shape = (exit_wave.shape[-2], exit_wave.shape[-1])
-    chi = (aberration_phase(shape, pixel_size, voltage, optics)
-           + odd_phase(shape, pixel_size, voltage, optics))
-    opening = _opening(shape, pixel_size, voltage, optics)
-    return torch.polar(torch.ones_like(chi) * opening, -chi) * torch.fft.fft2(exit_wave)
+    return _coherent(shape, pixel_size, voltage, optics) * torch.fft.fft2(exit_wave)
+
+
+def lens_transfer(
+    shape: tuple[int, int], pixel_size: Value, voltage: Value, optics: Optics,
+    linear: bool = False,
+) -> Transfer:
+    """What a lens makes of waves of a shape: exp(-i chi) with aperture and coherence.
+
+    Args:
+        shape: (ny, nx).
+        pixel_size: [A].
+        voltage: [kV].
+        optics: lens and source.
+        linear: whether for linear images, which the envelope damps.
+
+    Returns:
+        Differentiable in everything that is continuous.
+    """
+    coherent = _coherent(shape, pixel_size, voltage, optics)
+    if not (present(optics.energy_spread) or present(optics.convergence)):
+        return Transfer(coherent, linear=linear)
+    source = _source(voltage, optics)
+    lost = source.lost(2 * math.pi * radial_frequencies(shape, pixel_size))
+    wave = coherent * torch.exp(-lost)
+    if linear:
+        return Transfer(wave, linear=True)
+    return Transfer(wave, coherent * incoherent(lost), blur(shape, pixel_size, source))
 
 
 def form_image(
@@ -316,11 +350,6 @@ def form_image(
                          "(b, ny, nx)")
     settings = {f.name: getattr(optics, f.name) for f in fields(optics)} if optics else {}
     lens = Optics(**{**settings, **parameters})
-    spectrum = image_spectrum(exit_wave, pixel_size, voltage, lens)
-    if not linear and (present(lens.energy_spread) or present(lens.convergence)):
-        return with_background(spectrum, pixel_size, _source(voltage, lens))
-    if linear:
-        spectrum = spectrum * envelope((spectrum.shape[-2], spectrum.shape[-1]), pixel_size,
-                                       voltage, lens)
-    wave = torch.fft.ifft2(spectrum)
-    return 2 * wave.real - 1 if linear else wave.real**2 + wave.imag**2
+    shape = (exit_wave.shape[-2], exit_wave.shape[-1])
+    return lens_transfer(shape, pixel_size, voltage, lens, linear).image(
+        torch.fft.fft2(exit_wave))

@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from tem_taichi.device import as_tensor, number
+from tem_taichi.device import number
+from tem_taichi.instrument.coherence import Transfer
 from tem_taichi.instrument.exposure import Exposure
-from tem_taichi.instrument.optics import Optics
+from tem_taichi.instrument.optics import Optics, lens_transfer
 from tem_taichi.instrument.tem import TEM
-from tem_taichi.physics import Value, wavelength
+from tem_taichi.instrument.tiles import cut, image_in_tiles, margin_of
+from tem_taichi.physics import wavelength
 from tem_taichi.specimen.view import Specimen, View
 
 
@@ -41,9 +43,9 @@ class Projection(TEM):
         """Image of a wave that knows no depth: the lens does.
 
         A projection through a tilted specimen is in one plane, though its parts are at depths of
-        their own. Its image is put together of strips along the tilt axis: each pixel is
-        interpolated between images at the two defoci about its own, so near that the phase chi
-        differs by less than half a radian at the detector's Nyquist frequency.
+        their own. Each pixel is interpolated between images at the two defoci about its own, so
+        near that the phase chi differs by less than half a radian at the detector's Nyquist
+        frequency. Large fields are imaged tile by tile, see `tiles`, to 1e-4 of the contrast.
 
         Args:
             wave: exit wave (ny, nx).
@@ -53,20 +55,17 @@ class Projection(TEM):
         Returns:
             Intensity (ny, nx) on the wave's grid.
         """
-        def image_at(defocus: Value) -> torch.Tensor:
-            return super(Projection, self).field_image(
-                wave, replace(lens, defocus=defocus), rotation)
-
-        ny, nx = wave.shape
-        x, y = (as_tensor((torch.arange(n) - n // 2) * self.wave_pixel) for n in (nx, ny))
-        height = -(x[None, :] * rotation[0, 2] + y[:, None] * rotation[1, 2]) / rotation[2, 2]
         nyquist = 0.5 / self.pixel_size
         step = 0.5 / (math.pi * number(wavelength(self.voltage)) * nyquist**2)
-        last = math.ceil(float(height.detach().abs().max()) / step - 1e-6)
-        if last == 0:
-            return image_at(lens.defocus)
-        out = torch.zeros_like(height)
-        for n in range(-last, last + 1):
-            share = (1 - (height / step - n).abs()).clamp(min=0)
-            out = out + share * image_at(lens.defocus + n * step)
-        return out
+        scale = -self.wave_pixel / step / rotation[2, 2]
+        slopes = (rotation[1, 2] * scale, rotation[0, 2] * scale)
+        shape = (wave.shape[0], wave.shape[1])
+        steep = (number(slopes[0]), number(slopes[1]))
+        depth = step * sum(abs(slope) * n / 2 for slope, n in zip(steep, shape, strict=True))
+        axes = cut(shape, steep, margin_of(lens, self.voltage, self.wave_pixel, depth))
+
+        def transfer(n: int) -> Transfer:
+            return lens_transfer((axes[0].length, axes[1].length), self.wave_pixel, self.voltage,
+                                 replace(lens, defocus=lens.defocus + n * step), self.linear)
+
+        return image_in_tiles(wave, axes, slopes, transfer)
