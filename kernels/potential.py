@@ -258,6 +258,8 @@ def splat_kernels(gaussians: int) -> SplatKernels:
             ny = slices_grad.shape[1]
             nx = slices_grad.shape[2]
             s = slice_index[i]
+            if s < 0 or s >= slices_grad.shape[0]:
+                continue
             centre_x = int(ti.floor(x[i] + 0.5))
             centre_y = int(ti.floor(y[i] + 0.5))
             start_dx = centre_x - x[i]

@@ -131,17 +131,30 @@ def to_field(name: str, value: Any, kind: str = "real") -> torch.Tensor:
     Raises:
         ValueError: if it holds no numbers, some that are not finite, or complex ones for "real".
     """
+    out = as_field(name, value, kind)
+    if not all_finite(out):
+        raise ValueError(f"{name}: must be finite")
+    return out
+
+
+def as_field(name: str, value: Any, kind: str = "real") -> torch.Tensor:
+    """`to_field` without a look at the values, which would wait for a GPU.
+
+    Args:
+        name: of the argument, for the message.
+        value: the array.
+        kind: see `to_field`.
+
+    Raises:
+        ValueError: if it holds no numbers, or complex ones for "real".
+    """
     given = to_tensor(name, value)
     device = current()
     if kind == "real" and given.is_complex():
         raise ValueError(f"{name}: must be real, not complex")
     if kind == "complex" or given.is_complex():
-        out = given.to(device=device.torch_device, dtype=device.complex_dtype)
-    else:
-        out = as_tensor(given)
-    if not all_finite(out):
-        raise ValueError(f"{name}: must be finite")
-    return out
+        return given.to(device=device.torch_device, dtype=device.complex_dtype)
+    return as_tensor(given)
 
 
 def no_gradient(name: str, value: Any, why: str) -> None:

@@ -135,7 +135,13 @@ def kernels_for_a_gpu(taken: bool = True) -> Iterator[None]:
 def as_tensor(value: object) -> torch.Tensor:
     """Value as a real tensor of the device's dtype; a tensor keeps its gradient."""
     device = current()
-    return torch.as_tensor(value, dtype=device.dtype, device=device.torch_device)
+    if device.arch == "cpu" or isinstance(value, torch.Tensor):
+        return torch.as_tensor(value, dtype=device.dtype, device=device.torch_device)
+    # torch waits for a GPU to have done all before, if it copies from ordinary memory.
+    if isinstance(value, (int, float)):
+        return torch.full((), value, dtype=device.dtype, device=device.torch_device)
+    there = torch.as_tensor(value, dtype=device.dtype, device="cpu").pin_memory()
+    return there.to(device.torch_device, non_blocking=True)
 
 
 def number(value: float | torch.Tensor) -> float:

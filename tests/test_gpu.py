@@ -5,10 +5,23 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from host_waits import host_waits
 from taichi_twins import weighted_sum
 
-from tem_taichi import form_image, multislice, read_structure, slice_potential
+from tem_taichi import device, form_image, multislice, read_structure, slice_potential
 from tem_taichi.device import as_tensor, init, kernels_for_a_gpu, many_threads
+from tem_taichi.experiment import images
+from tem_taichi.instrument.tem import group_size
+from tem_taichi.scene.settings import (
+    IceSettings,
+    InteractionSettings,
+    Scene,
+    SpecimenSettings,
+    TiltSettings,
+    particle_of,
+)
+from tem_taichi.series.build import build_specimen
+from tem_taichi.series.plan import plan
 from tem_taichi.specimen.potential import peng_table
 from tem_taichi.specimen.splatting import splat
 
@@ -196,3 +209,73 @@ def test_a_splat_of_one_tile_takes_every_atom_once(arch):
                         torch.tensor([0], device=table.device), as_tensor([1.5]),
                         as_tensor([30.0]), torch.tensor([0], device=table.device), table)
             assert float(out.sum()) == pytest.approx(3.0, rel=1e-3)  # what the stencil leaves out
+
+
+def test_splat_leaves_out_what_lies_in_other_slices(arch):
+    """Before, behind and within, with no gradient where nothing is added."""
+    def case(taken):
+        out, (x, y, index, weight, broadening, kind, table) = atoms_anywhere(
+            40, (20, 24), 6, 20.0, 3)
+        index, inside = index - 2, (index >= 2) & (index < 4)
+        rows = torch.nonzero(inside | (index > 90)).flatten() if taken else slice(None)
+        result = splat(out[2:4], x[rows], y[rows], index[rows], weight[rows], broadening[rows],
+                       kind[rows], table)
+        (grad,) = torch.autograd.grad((result**2).sum(), x)
+        return result.detach(), grad
+
+    for gpu in (True, False):
+        init(arch if gpu else "cpu")
+        with kernels_for_a_gpu(gpu):
+            for found, expected in zip(case(False), case(True), strict=True):
+                assert torch.equal(found, expected)
+
+
+def waits_of(count, thickness, angle=20.0):
+    """Where the processor waits in one tilt of particles in ice, and the slices it has."""
+    kinds = {name: particle_of(globule=size, count=count)
+             for name, size in (("a", 30.0), ("b", 20.0))}
+    scene = Scene(shape=[32, 32], pixel_size=4.0, interaction=InteractionSettings(
+        slice_thickness=20.0), tilts=TiltSettings("listed", angles=[angle]),
+        specimen=SpecimenSettings(IceSettings(thickness, granularity=0.0), particles=kinds))
+    experiment = plan(scene).experiment(build_specimen(scene))
+    (exposure,) = experiment.exposures
+    n_slices = experiment.instrument.view(experiment.specimen, exposure).n_slices
+    list(images(experiment, 0))  # what is kept for all tilts is made
+    with host_waits() as found:
+        list(images(experiment, 0))
+    return found, n_slices
+
+
+def test_the_tilt_loop_seldom_waits_for_the_device(arch):
+    """A tilt waits up to thirty times, and to find the copies of each kind that a group of slices
+    holds, and their atoms; no more for more copies, and never in the wave's way."""
+    init(arch)
+    with kernels_for_a_gpu():
+        for count, thickness in ((2, 100.0), (4, 100.0), (4, 500.0)):
+            found, n_slices = waits_of(count, thickness)
+            groups = -(-n_slices // group_size(n_slices))
+            assert found.total() <= 30 + 2 * 2 * groups, found
+            assert not [where for where in found if "multislice.py" in where
+                        or "passes.py" in where or "splatting.py" in where]
+    assert groups > 3
+
+
+def test_waits_are_found():
+    """So that the count is known to count."""
+    with host_waits() as found:
+        values = torch.arange(3.0)
+        bool(values[0]), values.cpu(), values.tolist(), values[values > 0], values.nonzero()
+    assert sorted(name.partition(":")[0] for name in found) == [
+        "_local_scalar_dense", "cpu", "index.Tensor", "nonzero", "tolist"]
+
+
+def test_numbers_reach_a_gpu_without_waiting(monkeypatch):
+    """A fill, or a copy from memory that the device reads by itself; "meta" stands for a GPU."""
+    pinned = []
+    monkeypatch.setattr(device, "_current", device.Device(
+        "gpu", torch.device("meta"), torch.float32))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t: pinned.append(t) or t)
+    assert as_tensor(2.5).device.type == "meta" and not pinned
+    assert as_tensor([1, 2]).dtype == torch.float32
+    assert as_tensor(np.arange(3)).device.type == "meta"
+    assert [t.tolist() for t in pinned] == [[1.0, 2.0], [0.0, 1.0, 2.0]]

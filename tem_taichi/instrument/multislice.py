@@ -7,6 +7,7 @@ import torch
 
 from tem_taichi.arguments import (
     VOLTAGES,
+    as_field,
     check_array,
     check_number,
     check_positive_number,
@@ -175,22 +176,57 @@ def multislice(
     """
     if mode not in MODES:
         raise ValueError(f"mode={mode!r}: must be one of {', '.join(MODES)}")
-    slices = _checked_slices(slices)
+    slices = _stack(to_field("slices", slices, "either"))
     pixel_size = pixel_length(pixel_size)
     check_number("voltage", voltage, "kV", *VOLTAGES)
     check_number("amplitude_contrast", amplitude_contrast, "1", 0.0, below=1.0)
     check_positive_number("slice_thickness", slice_thickness, "A")
     shape = (slices.shape[1], slices.shape[2])
-    sigma = as_tensor(interaction_constant(voltage))
-    contrast = as_tensor(amplitude_contrast)
     if band is not None:
         band = to_field("band", band)
         check_array("band", band, shape, "1")
     incident = _checked_incident(incident, shape, slices.device)
-    if incident.ndim == 3:
-        return torch.stack([
-            multislice(slices, pixel_size, slice_thickness, voltage, mode=mode, incident=wave,
-                       amplitude_contrast=amplitude_contrast, band=band) for wave in incident])
+
+    def behind(wave: torch.Tensor) -> torch.Tensor:
+        return interact(slices, pixel_size, slice_thickness, voltage, mode=mode, incident=wave,
+                        amplitude_contrast=amplitude_contrast, band=band)
+
+    return behind(incident) if incident.ndim == 2 else torch.stack(list(map(behind, incident)))
+
+
+def interact(
+    slices: torch.Tensor,
+    pixel_size: float | torch.Tensor,
+    slice_thickness: float | torch.Tensor,
+    voltage: float | torch.Tensor,
+    *,
+    amplitude_contrast: float | torch.Tensor,
+    mode: str,
+    incident: torch.Tensor,
+    band: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`multislice` of one wave, whose values are not looked at: that would wait for a GPU.
+
+    Args:
+        slices: see `multislice`, and so is all else.
+        pixel_size: [A].
+        slice_thickness: [A].
+        voltage: [kV].
+        amplitude_contrast: Q.
+        mode: of MODES.
+        incident: one wave, complex (ny, nx).
+        band: factor (ny, nx), or None.
+
+    Raises:
+        ValueError: for slices of a wrong shape or type.
+    """
+    slices = _stack(as_field("slices", slices, "either"))
+    if slices.shape[1:] != incident.shape:
+        raise ValueError(f"slices of shape {tuple(slices.shape)}: must be (n_slices, "
+                         f"{incident.shape[0]}, {incident.shape[1]}), as the wave is")
+    shape = (slices.shape[1], slices.shape[2])
+    sigma = as_tensor(interaction_constant(voltage))
+    contrast = as_tensor(amplitude_contrast)
     slices, absorption = (slices.real, slices.imag) if slices.is_complex() else (
         slices, slices[:0])
     phase = (sigma * (1 - contrast**2).sqrt()).reshape(1)
@@ -208,8 +244,7 @@ def multislice(
     return _passed(slices, absorption, incident, rows, columns, phase, decay)
 
 
-def _checked_slices(slices: torch.Tensor) -> torch.Tensor:
-    slices = to_field("slices", slices, "either")
+def _stack(slices: torch.Tensor) -> torch.Tensor:
     if slices.ndim != 3:
         raise ValueError(f"slices of shape {tuple(slices.shape)}: must be (n_slices, ny, nx)")
     return slices

@@ -25,7 +25,7 @@ from tem_taichi.device import as_tensor, current, present
 from tem_taichi.grid import fourier_crop
 from tem_taichi.instrument.distortion import anisotropic, distort
 from tem_taichi.instrument.exposure import Exposure
-from tem_taichi.instrument.multislice import multislice
+from tem_taichi.instrument.multislice import interact
 from tem_taichi.instrument.optics import Optics, defocus_per_energy, form_image
 from tem_taichi.physics import Value
 from tem_taichi.recompute import recomputed, tensors_in, with_tensors
@@ -156,7 +156,8 @@ class TEM:
         view = self.view(specimen, exposure)
 
         def pass_through(wave: torch.Tensor, n: int, *tensors: torch.Tensor) -> torch.Tensor:
-            here, seen, how = with_tensors(parts, iter(tensors))
+            # To make them anew is to check them anew, which would wait for a GPU.
+            here, seen, how = with_tensors(parts, iter(tensors)) if recompute else parts
             first = n * size
             with self.stages("potential"):
                 chunk = here.slices(seen, first, min(size, view.n_slices - first))
@@ -183,7 +184,7 @@ class TEM:
     ) -> torch.Tensor:
         """The wave behind some slices; real ones absorb by the amplitude contrast."""
         contrast = self.amplitude_contrast
-        return multislice(
+        return interact(
             slices, view.pixel_size, view.slice_thickness, self.voltage, incident=incident,
             amplitude_contrast=0.0 if contrast is None or slices.is_complex() else contrast,
             mode=self.mode)

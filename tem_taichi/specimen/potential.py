@@ -9,6 +9,7 @@ slice.
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -23,7 +24,7 @@ from tem_taichi.arguments import (
     no_gradient,
     to_field,
 )
-from tem_taichi.device import as_tensor, current, number, present
+from tem_taichi.device import as_tensor, current, many_threads, number, present
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL, Value
 from tem_taichi.specimen.atoms import Atoms, displaced_volumes
 from tem_taichi.specimen.depth import depth_for, depth_weights
@@ -87,7 +88,10 @@ class Gaussians:
 
     def take(self, rows: torch.Tensor) -> "Gaussians":
         """Those of the scatterers that an index selects."""
-        return Gaussians(self.weight[rows], self.broadening[rows], self.kind[rows], self.table)
+        taken = copy(self)  # what was checked is not checked again, which would wait for a GPU
+        for name in ("weight", "broadening", "kind"):
+            object.__setattr__(taken, name, getattr(self, name)[rows])
+        return taken
 
     def scaled(self, factor: Value) -> "Gaussians":
         """The same, a factor stronger."""
@@ -135,16 +139,19 @@ def render(
     """
     for layer, part in zip(*depth_weights(pixels[:, 2], n_slices or len(out), depth), strict=True):
         local = layer - first_slice
-        here = torch.nonzero((local >= 0) & (local < len(out))).flatten()
-        everything = len(here) == len(local)
-        x, y = (pixels[:, i] if everything else pixels[here, i] for i in (0, 1))
+        # The splat leaves out what lies elsewhere; to count it would wait for a GPU.
+        here = None
+        if not many_threads():
+            here = torch.nonzero((local >= 0) & (local < len(out))).flatten()
+            here = None if len(here) == len(local) else here
+        x, y = (pixels[:, i] if here is None else pixels[here, i] for i in (0, 1))
         for group in groups:
-            if not everything:
+            if here is not None:
                 group = group.take(here)
-            weight = group.weight * (part if everything else part[here])
+            weight = group.weight * (part if here is None else part[here])
             table = group.table.clone()
             table[:, 1] /= pixel_size**2
-            out = splat(out, x, y, local if everything else local[here], weight,
+            out = splat(out, x, y, local if here is None else local[here], weight,
                         group.broadening / pixel_size**2, group.kind, table)
     return out
 

@@ -58,7 +58,7 @@ def _wrapped(x: torch.Tensor, period: int) -> torch.Tensor:
 
 
 def _sorted(key: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """An order of rising keys below n, and where each begins, (n + 1,)."""
+    """An order of rising keys, and where each of 0 to n begins, (n + 1,)."""
     key, order = torch.sort(key, stable=True)
     edges = torch.arange(n + 1, device=key.device)
     return order, torch.searchsorted(key, edges).int()
@@ -87,7 +87,7 @@ def splat(
         out: slices (n_slices, ny, nx), added to.
         x: column of each scatterer [pixel], shape (n,); y: its row. Any value: periodic.
         y: see x.
-        slice_index: slice of each, shape (n,), within range.
+        slice_index: slice of each, shape (n,); others than those of `out` add nothing.
         weight: factor of each, shape (n,).
         broadening: b [pixel^2] added to every Gaussian of the scatterer, shape (n,).
         kind: row of the table, shape (n,).
