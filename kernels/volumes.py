@@ -14,7 +14,7 @@ from typing import NamedTuple
 import taichi as ti
 
 BAND = 32  # rows owned by one thread
-LAYERS = 4  # planes of a volume owned by one thread
+LAYERS = 8  # planes of a volume owned by one thread
 TWO_PI = 6.283185307179586
 
 class VolumeKernels(NamedTuple):
@@ -50,19 +50,19 @@ def spread_kernel(taps: tuple[tuple[float, ...], ...]) -> Callable:
     @ti.kernel
     def spread(
         places: ti.types.ndarray(ndim=2),
-        amount: ti.types.ndarray(ndim=1),
+        amounts: ti.types.ndarray(ndim=2),
         plane_start: ti.types.ndarray(ndim=1),
-        volume: ti.types.ndarray(ndim=3),
+        volumes: ti.types.ndarray(ndim=4),
     ):
-        """Add points at places (n, 3) [voxel], sorted by floor(z), to a volume (nz, ny, nx).
+        """Add points at places (n, 3) [voxel], sorted by floor(z), to volumes (m, nz, ny, nx).
 
-        Points whose first tap is on plane p are plane_start[p] .. plane_start[p + 1] - 1; all taps
-        are within the volume.
+        Point i adds amounts[m, i] to volume m. Points whose first tap is on plane p are
+        plane_start[p] .. plane_start[p + 1] - 1; all taps are within the volumes.
         """
         ti.loop_config(block_dim=1)
-        for block in range((volume.shape[0] + LAYERS - 1) // LAYERS):
+        for block in range((volumes.shape[1] + LAYERS - 1) // LAYERS):
             first = block * LAYERS
-            last = ti.min(first + LAYERS, volume.shape[0])
+            last = ti.min(first + LAYERS, volumes.shape[1])
             low = ti.max(first - width + 1, 0)
             for i in range(plane_start[low], plane_start[last]):
                 ix = int(ti.floor(places[i, 0]))
@@ -70,16 +70,18 @@ def spread_kernel(taps: tuple[tuple[float, ...], ...]) -> Callable:
                 iz = int(ti.floor(places[i, 2]))
                 wx = weights(places[i, 0] - ix)
                 wy = weights(places[i, 1] - iy)
-                wz = amount[i] * weights(places[i, 2] - iz)
+                wz = weights(places[i, 2] - iz)
                 ix -= width // 2 - 1
                 iy -= width // 2 - 1
                 iz -= width // 2 - 1
-                for z in ti.static(range(width)):
-                    if first <= iz + z and iz + z < last:
-                        for y in range(width):
-                            w = wz[z] * wy[y]
-                            for x in ti.static(range(width)):
-                                volume[iz + z, iy + y, ix + x] += w * wx[x]
+                for m in range(volumes.shape[0]):
+                    amount = amounts[m, i]
+                    for z in ti.static(range(width)):
+                        if first <= iz + z and iz + z < last:
+                            for y in ti.static(range(width)):
+                                w = amount * wz[z] * wy[y]
+                                for x in ti.static(range(width)):
+                                    volumes[m, iz + z, iy + y, ix + x] += w * wx[x]
 
     return spread
 

@@ -11,34 +11,41 @@ from tem_taichi.kernels.volumes import (
     sampling_kernels,
     spread_kernel,
 )
-from tem_taichi.specimen.taps import Spreading, least_aliases
+from tem_taichi.specimen.taps import least_aliases
 
-SPREADING = least_aliases(6, 1.5, 6)
-"""Puts scatterers on a grid that is as fine as the wave's, whose band is 2/3 of it."""
+SPREADING = least_aliases(4, 2.25, 4)
+"""Puts scatterers on a grid that is 1.5 times as fine as the wave's, whose band is 2/3 of that."""
 SAMPLING = least_aliases(4, 2.0, 4)
 """Reads spectra of twofold padded volumes."""
 
+_AT_ONCE = 1 << 21
+"""Points in work at once."""
 
-def spread(places: torch.Tensor, amount: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
-    """Points on a grid, each as the kernel SPREADING; without a gradient.
+
+def spread(
+    places: torch.Tensor, amounts: torch.Tensor, shape: tuple[int, int, int]
+) -> torch.Tensor:
+    """Points on grids, each as the kernel SPREADING; without a gradient.
 
     Args:
         places: x, y, z of each [voxel], (n, 3), at least half the kernel's width inside.
-        amount: of each, (n,).
+        amounts: of each on each grid, (m, n).
         shape: (nz, ny, nx).
 
     Returns:
-        Volume of that shape.
+        Volumes (m, nz, ny, nx).
     """
     nz, ny, _ = shape
-    cell = places.floor().long()
-    order = torch.argsort(cell[:, 2] * ny + cell[:, 1], stable=True)
-    first = cell[order, 2] - (SPREADING.width // 2 - 1)
-    start = torch.searchsorted(first, torch.arange(nz + 1, device=first.device)).int()
-    volume = torch.zeros(shape, dtype=places.dtype, device=places.device)
-    launch(spread_kernel(SPREADING.taps), places[order].contiguous(), amount[order].contiguous(),
-           start, volume)
-    return volume
+    volumes = torch.zeros((len(amounts), *shape), dtype=places.dtype, device=places.device)
+    planes = torch.arange(nz + 1, device=places.device)
+    for begin in range(0, len(places), _AT_ONCE):
+        part = places[begin:begin + _AT_ONCE]
+        y, z = (part[:, axis].floor().int() for axis in (1, 2))
+        key, order = torch.sort(z * ny + y, stable=True)
+        start = torch.searchsorted(key, (planes + SPREADING.width // 2 - 1) * ny).int()
+        launch(spread_kernel(SPREADING.taps), part[order],
+               amounts[:, begin:begin + _AT_ONCE][:, order], start, volumes)
+    return volumes
 
 
 @ti.ad.grad_replaced
@@ -137,6 +144,3 @@ def add(
         return out
     return differentiable(_add, out, patches.contiguous(), weight.contiguous(), source.int(),
                           index.int(), corner.int().contiguous(), *windows)
-
-
-__all__ = ["SAMPLING", "SPREADING", "Spreading", "add", "sample", "spread"]

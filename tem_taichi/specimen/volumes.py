@@ -24,6 +24,9 @@ from tem_taichi.specimen.splatting import WIDENING, reach
 PADDING = 2
 """How often a volume fits into the box of its spectrum, for which SAMPLING is made."""
 
+FINER = 1.5
+"""How much finer the grid is on which scatterers are spread, for which SPREADING is made."""
+
 RADIUS = 0.5
 """Frequencies that a volume holds [cycles/pixel]: up to where its Gaussians have 1 % left, beyond
 the band of 1/3, so that patches end where particles do."""
@@ -34,8 +37,8 @@ _NODES = 48
 _FACTORS = 1e-4
 """Error of scattering factors relative to the largest value of each."""
 
-_AT_ONCE = 1 << 18
-"""Scatterers in work at once."""
+_BROADENINGS = 1025
+"""Broadenings of each species between which amounts are interpolated."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +123,7 @@ def volume_of(
     """
     box = box_for(kind, pixel_size)
     names = tuple(name for name in names if getattr(kind, name) is not None)
-    sizes = torch.tensor(box.voxels, device=kind.positions.device)
-    places = (kind.positions.detach() - box.centre) / pixel_size + sizes // 2
-    found = [padded_spectrum(_widened(getattr(kind, name), places, box, pixel_size))
+    found = [padded_spectrum(_widened(getattr(kind, name), kind.positions, box, pixel_size))
              for name in names]
     x, y, z = (PADDING * n for n in box.voxels)
     return Volume(torch.stack(found), names, samples=(x, y, z), centre=box.centre,
@@ -137,25 +138,35 @@ def volume_for(kind: Kind, pixel_size: float, names: Sequence[str]) -> Volume:
 
 
 def _widened(
-    group: Gaussians, places: torch.Tensor, box: Box, pixel_size: float
+    group: Gaussians, positions: torch.Tensor, box: Box, pixel_size: float
 ) -> torch.Tensor:
-    """Widened Gaussians of scatterers at places [voxel] on a grid (nz, ny, nx)."""
-    nx, ny, nz = box.voxels
+    """Widened Gaussians of scatterers on a grid (nz, ny, nx)."""
+    fine = [_even(FINER * n) for n in box.voxels]
+    steps = as_tensor([f / (n * pixel_size) for f, n in zip(fine, box.voxels, strict=True)])
+    places = (positions - box.centre) * steps + as_tensor(fine) // 2
     amounts, curves = scattering_curves(group, pixel_size)
+    nx, ny, nz = box.voxels
     kz, ky, kx = (_frequencies(n, places, half) for n, half in ((nz, False), (ny, False),
                                                                 (nx, True)))
     squared = kz[:, None, None]**2 + ky[:, None]**2 + kx**2
     total = torch.zeros_like(squared, dtype=current().complex_dtype)
-    for amount, curve in zip(amounts, curves, strict=True):
-        part = torch.fft.rfftn(spread(places, amount, (nz, ny, nx)))
-        total += part.mul_(_looked_up(curve, squared / RADIUS**2))
-        del part
+    for volume, curve in zip(spread(places, amounts, (fine[2], fine[1], fine[0])), curves,
+                             strict=True):
+        spectrum = _cropped(_cropped(torch.fft.rfftn(volume)[..., :nx // 2 + 1], 1, ny), 0, nz)
+        total += spectrum * _looked_up(curve, squared / RADIUS**2)
     total *= torch.exp(-WIDENING * squared)
-    for axis, (n, half) in enumerate(((nz, False), (ny, False), (nx, True))):
-        k = np.fft.rfftfreq(n) if half else np.fft.fftfreq(n)
-        total /= as_tensor(SPREADING.transform(k)).reshape([-1 if i == axis else 1
-                                                            for i in range(3)])
+    for axis, (k, n, f) in enumerate(zip((kz, ky, kx), (nz, ny, nx), fine[::-1], strict=True)):
+        spreading = SPREADING.transform(k.cpu().numpy() * n / f)
+        total /= as_tensor(spreading).reshape([-1 if i == axis else 1 for i in range(3)])
+    # The middle is at n // 2 of both grids: half of the box, a sign of each frequency, stays.
     return torch.fft.irfftn(total, s=(nz, ny, nx))
+
+
+def _cropped(spectrum: torch.Tensor, axis: int, n: int) -> torch.Tensor:
+    """The n lowest frequencies of an axis."""
+    half = n // 2
+    return torch.cat([spectrum.narrow(axis, 0, half),
+                      spectrum.narrow(axis, spectrum.shape[axis] - half, half)], dim=axis)
 
 
 def _frequencies(n: int, like: torch.Tensor, half: bool) -> torch.Tensor:
@@ -180,39 +191,53 @@ def scattering_curves(
     """
     angle = (torch.arange(_NODES, dtype=torch.float64) + 0.5) * (math.pi / _NODES)
     s = RADIUS**2 / 2 * (1 - torch.cos(angle))  # [1/pixel^2]
-    table = group.table.double().cpu()
-    by_row = (table[:, :1, :].mT * torch.exp(
-        -table[:, 1, :, None] * s / pixel_size**2)).sum(1)  # (rows, nodes)
-    kind, broadening = group.kind.cpu(), group.broadening.detach().double().cpu() / pixel_size**2
-    # Rows by the extremes of their own broadening and some between.
-    probes = []
-    for row in torch.unique(kind):
-        own = broadening[kind == row]
-        between = torch.linspace(float(own.min()), float(own.max()), 24, dtype=torch.float64)
-        probes.append(by_row[row] * torch.exp(-between[:, None] * s))
-    probe = torch.cat(probes)
+    there = torch.bincount(group.kind.cpu(), minlength=len(group.table)) > 0
+    table = group.table.double().cpu()[there]
+    kind = (there.cumsum(0) - 1)[group.kind.cpu()]
+    weight, broadening = (t.detach().cpu() for t in (group.weight, group.broadening))
+    narrowest, widest = (torch.zeros(len(table), dtype=broadening.dtype).scatter_reduce(
+        0, kind, broadening, how, include_self=False).double() for how in ("amin", "amax"))
+    between = torch.linspace(0, 1, _BROADENINGS, dtype=torch.float64)
+    b = narrowest[:, None] + (widest - narrowest)[:, None] * between  # [A^2]
+    exponents = (table[:, 1, None, :] + b[..., None]) / pixel_size**2
+    factors = torch.einsum("rg,rbgs->rbs", table[:, 0],
+                           torch.exp(-exponents[..., None] * s))  # (rows, broadenings, nodes)
+    probe = factors[:, ::_BROADENINGS // 32].flatten(0, 1)
     probe = probe / probe.abs().amax(1, keepdim=True).clamp_min(1e-30)
     # Beyond the band only what the widening leaves of it counts.
     importance = torch.exp(-WIDENING * (s - 1 / 9).clamp_min(0))
-    _, _, vectors = torch.linalg.svd(probe * importance, full_matrices=False)
-    for m in range(1, len(vectors) + 1):
-        basis = vectors[:m]
-        left = probe * importance - (probe * importance @ basis.T) @ basis
-        if float(left.abs().max()) < _FACTORS or m == len(vectors):
-            break
-    onto = (basis * importance).T  # (nodes, m)
-    amounts = torch.empty((m, len(kind)), dtype=current().dtype)
-    weight = group.weight.detach().cpu()
-    for part in torch.arange(len(kind)).split(_AT_ONCE):
-        factors = by_row[kind[part]].float() * torch.exp(
-            -broadening[part, None].float() * s.float())
-        amounts[:, part] = ((factors.double() @ onto).T * weight[part]).to(amounts)
-    curves = basis / importance
+    basis = _singular_vectors(probe * importance)
+    amounts = _interpolated(factors * importance @ basis.T, kind, broadening,
+                            (narrowest, widest)) * weight
     fine = torch.linspace(-1, 1, 4097, dtype=torch.float64)
-    series = np.polynomial.chebyshev.chebfit(2 * s.numpy() / RADIUS**2 - 1, curves.T.numpy(),
-                                             _NODES - 1)
+    series = np.polynomial.chebyshev.chebfit(
+        2 * s.numpy() / RADIUS**2 - 1, (basis / importance).T.numpy(), _NODES - 1)
     values = np.polynomial.chebyshev.chebval(fine.numpy(), series)
-    return amounts.to(current().torch_device), as_tensor(values.reshape(m, -1))
+    return as_tensor(amounts), as_tensor(values.reshape(len(basis), -1))
+
+
+def _singular_vectors(probe: torch.Tensor) -> torch.Tensor:
+    """As few orthonormal rows as sum to every row of an array up to _FACTORS."""
+    vectors = torch.linalg.svd(probe, full_matrices=False)[2]
+    for m in range(1, len(vectors)):
+        left = probe - probe @ vectors[:m].T @ vectors[:m]
+        if float(left.abs().max()) < _FACTORS:
+            return vectors[:m]
+    return vectors
+
+
+def _interpolated(
+    table: torch.Tensor, kind: torch.Tensor, broadening: torch.Tensor,
+    ends: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """Values (m, n) of a table (rows, steps, m) at each scatterer's row and broadening."""
+    low, high = (end.to(broadening) for end in ends)
+    at = (broadening - low[kind]) / (high - low).clamp_min(1e-12)[kind] * (table.shape[1] - 1)
+    step = at.long().clamp(0, table.shape[1] - 2)
+    first = kind * table.shape[1] + step
+    columns = table.flatten(0, 1).to(broadening).T.contiguous()  # (m, rows * steps)
+    return torch.stack([torch.lerp(column[first], column[first + 1], at - step)
+                        for column in columns])
 
 
 def _looked_up(curve: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
