@@ -14,8 +14,7 @@ Without a scene, an embedded example runs: apoferritin in ice, a short tilt seri
   formats=[relion5,imod]    also write folders for other programs: relion5, warp, aretomo, imod,
                             shrec, copick, tiff
   -m dose=1,2,3             sweep: one folder in the output for each combination of values, whose
-                            number is also in the names of its files; the same command again goes
-                            on where it was interrupted
+                            number is also in the names of its files
   hydra/launcher=joblib     run what -m sweeps over side by side: joblib (hydra.launcher.n_jobs=4),
                             ray, submitit_local or submitit_slurm, Hydra's launchers, each an
                             extra: pip install 'tem_taichi[joblib]'; basic = one after the other
@@ -46,6 +45,7 @@ Lengths are in A, angles in degrees, voltage in kV, spherical aberration in mm; 
 is underfocus. The output folder holds the tilt series with and without noise (MRC), tilt angles
 (.rawtlt), .mdoc, the particles (RELION star), the truth of each tilt (CSV), the whole scene,
 metadata and a preview. Wrong input ends with one line and exit status 2, and writes nothing.
+A run or sweep that was interrupted goes on with the same command from what is finished.
 """
 
 import sys

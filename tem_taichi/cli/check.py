@@ -8,9 +8,12 @@ from tem_taichi.machine import duration, size
 from tem_taichi.scene.settings import Scene, doubts
 from tem_taichi.series.cost import check_time
 from tem_taichi.series.plan import Plan
-from tem_taichi.series.simulate import images_there
+from tem_taichi.series.simulate import images_there, records_of
 from tem_taichi.series.trial import foreseen_time
 from tem_taichi.specimen.particles import ParticlesInIce
+
+_MUCH = 1e8
+"""Disk that is worth a word [bytes]."""
 
 
 def check(scenes: Sequence[Scene], read: Sequence[str], swept: bool) -> None:
@@ -23,9 +26,12 @@ def check(scenes: Sequence[Scene], read: Sequence[str], swept: bool) -> None:
     for scene in scenes:
         planned, specimen = prepare(scene, read, may_exist=True)
         seconds += _describe(scene, planned, specimen)
-        if kept := images_there(scene, planned, unfinished_folder(scene.output)):
+        records = records_of(scene, planned, unfinished_folder(scene.output))
+        if kept := images_there(records):
             print(f"{kept} of {len(planned.exposures)} images are there already, of an interrupted "
                   "run")
+        if records.bytes >= _MUCH:
+            print(f"finished images take {size(records.bytes)} of disk until the output is whole")
         try:
             check_output(scene, read)
             print(f"would write {scene.output}")

@@ -1,6 +1,7 @@
 """A picture of a tilt series, to see at a glance whether it is what was meant."""
 
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,44 +47,47 @@ def write_preview(path: Path, images: ArrayLike, noise_free: ArrayLike, tilt_ang
     if angles.shape != noisy.shape[:1]:
         raise ValueError(f"tilt_angles: shape {angles.shape} must be {noisy.shape[:1]}")
     chosen = spread(len(angles), _MOST_TILTS)
-    noisy, clean = (np.asarray(stack[chosen], np.float32) for stack in (noisy, clean))
     ny, nx = noisy.shape[1:]
     # A panel at least a quarter as high as wide, and the other way round, keeps its title.
     width, height = (_PANEL_INCHES * max(side / max(ny, nx), 0.25) for side in (nx, ny))
     figure = Figure(figsize=(width * len(chosen) + 0.5, 2 * height + 0.6), dpi=100,
                     layout="constrained")
     panels = figure.subplots(2, len(chosen), squeeze=False)
-    sigma = filter_width(noisy, clean)
-    smooth = np.stack([gaussian_filter(image.astype(np.float64), sigma, mode="nearest")
-                       for image in noisy])
+    sigma = filter_width([noisy[n] for n in chosen], [clean[n] for n in chosen])
     name = f"noisy, low-passed at {sigma * pixel_size * _HALF:.2g} Å" if sigma else "noisy"
-    for row, label, stack in zip(panels, (name, "noise-free"), (smooth, clean),
-                                 strict=True):
-        for axes, image in zip(row, stack, strict=True):
+    for column, tilt in zip(panels.T, chosen, strict=True):
+        smooth = gaussian_filter(noisy[tilt].astype(np.float64), sigma, mode="nearest")
+        for axes, image in zip(column, (smooth, clean[tilt].astype(np.float32)), strict=True):
             _show(axes, image, pixel_size)
-        row[0].set_ylabel(label)
-    for axes, tilt in zip(panels[0], chosen, strict=True):
-        axes.set_title(f"{angles[tilt].round(1) + 0.0:.1f}°")
+        column[0].set_title(f"{angles[tilt].round(1) + 0.0:.1f}°")
+    for axes, label in zip(panels[:, 0], (name, "noise-free"), strict=True):
+        axes.set_ylabel(label)
     _scale_bar(panels[0, 0], nx * pixel_size / _NANOMETRE, ny * pixel_size / _NANOMETRE)
     # No version of matplotlib in the file: the same images give the same bytes.
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
-def filter_width(noisy: NDArray, clean: NDArray) -> float:
+def filter_width(noisy: Sequence[NDArray], clean: Sequence[NDArray]) -> float:
     """Standard deviation of the Gaussian after which noise is as strong as the specimen [pixel].
 
     White noise of deviation s has s / (2 sqrt(pi) width) left after it. 0 where there is less
     noise, or nothing to see; at most a fortieth of the image, and 0 below half a pixel.
 
     Args:
-        noisy: counts (n, ny, nx).
-        clean: their expectation, same shape.
+        noisy: counts of images, each (ny, nx).
+        clean: their expectations.
     """
-    noise = float(np.std(noisy.astype(np.float64) - clean))
-    contrast = float(np.std(clean - clean.mean(axis=(1, 2), keepdims=True), dtype=np.float64))
-    if contrast <= 1e-9 * abs(float(clean.mean())):
+    def moments(images: Iterable[NDArray]) -> NDArray[np.float64]:
+        return np.array([(image.mean(dtype=np.float64), image.var(dtype=np.float64))
+                         for image in images]).T
+
+    means, variances = moments(one - other for one, other in zip(noisy, clean, strict=True))
+    noise = math.sqrt(variances.mean() + means.var())
+    levels, variances = moments(clean)
+    contrast = math.sqrt(variances.mean())
+    if contrast <= 1e-9 * abs(float(levels.mean())):
         return 0.0
-    width = min(noise / contrast / (2 * math.sqrt(math.pi)), min(clean.shape[1:]) / 40)
+    width = min(noise / contrast / (2 * math.sqrt(math.pi)), min(clean[0].shape) / 40)
     return width if width >= 0.5 else 0.0
 
 

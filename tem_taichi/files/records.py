@@ -34,6 +34,11 @@ class Records:
         self._size = int(np.prod(shape[1:])) * dtype.itemsize
         self._memory = np.empty(shape, dtype) if folder is None else None
 
+    @property
+    def bytes(self) -> int:
+        """Of all records."""
+        return self.shape[0] * self._size
+
     def find(self, number: int) -> dict[str, Any] | None:
         """What `save` was told of a record; None if it is not there or not whole."""
         if self._folder is None:

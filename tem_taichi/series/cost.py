@@ -29,6 +29,9 @@ _PER_PIXEL, _PER_SLICE = 100.0, 25.0
 measured on waves of 1000^2 to 3400^2 pixels with six slices."""
 _PER_SCATTERER, _PER_ATOM, _PER_COPY = 250.0, 60.0, 500.0
 """Memory of a scatterer that is placed, of one of a kind, and of a copy of the kind [bytes]."""
+_PER_IMAGE_PIXEL = 100.0
+"""Memory for each pixel of an image, of which one is in work: its sums, halves and preview, the
+others are in files [bytes], in single precision."""
 _PER_VOXEL, _SLAB, _PER_VOXEL_OF_SLAB = 40.0, 1 << 24, 50.0
 """Memory of a voxel of the volumes of shrec and copick [bytes], how many of them are in work for
 their masks, and what these take besides."""
@@ -74,9 +77,7 @@ def foreseen_memory(
         waves += number / 4 * (
             min(BATCH, specimen.n_scatterers) * _PER_SCATTERER
             + sum(len(kind.positions) * _PER_ATOM for kind in specimen.kinds))
-    halves, frames = scene.detector.halves, scene.movie.frames
-    copies = 2 + halves + (frames if frames > 1 else 0)
-    images = len(angles) * math.prod(scene.shape) * copies * float(number)
+    images = math.prod(scene.shape) * _PER_IMAGE_PIXEL * number / 4
     if specimen is not None:
         images += sum(len(pose.positions) for pose in specimen.poses) * _PER_COPY
     voxels = voxels_of(scene)
@@ -108,10 +109,10 @@ def check_memory(scene: Scene, instrument: TEM, angles: np.ndarray,
             wy, wx = instrument.wave_shape
             volumes = f", volumes of {voxels_of(scene):.3g} voxels" if voxels_of(scene) else ""
             raise ValueError(
-                f"shape={list(scene.shape)}: {len(angles)} images and waves of {wy} x {wx} "
-                f"pixels{volumes} need about {size(needed)} of memory, {where} has "
-                f"{size(there)}: lower shape, movie.frames, the number of tilts or copies, "
-                "interaction.margin or oversampling, or enlarge interaction.slice_thickness")
+                f"shape={list(scene.shape)}: images and waves of {wy} x {wx} pixels{volumes} need "
+                f"about {size(needed)} of memory, {where} has {size(there)}: lower shape, the "
+                "number of copies, interaction.margin or oversampling, or enlarge "
+                "interaction.slice_thickness")
     return waves + images + _BASE
 
 

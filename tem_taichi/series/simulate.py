@@ -100,10 +100,10 @@ def records_of(scene: Scene, planned: Plan, folder: Path | None) -> Records:
     return Records(folder, key_of_images(scene), shape, dtype)
 
 
-def images_there(scene: Scene, planned: Plan, folder: Path) -> int:
-    """Images of a scene that an interrupted run has finished; arguments as of `records_of`."""
-    records, share = records_of(scene, planned, folder), Sharing()
-    found = map(records.find, range(len(planned.exposures)))
+def images_there(records: Records) -> int:
+    """Number of the images that an interrupted run has finished."""
+    share = Sharing()
+    found = map(records.find, range(records.shape[0]))
     return sum(about is not None and share.may_take(about["threads"]) for about in found)
 
 
