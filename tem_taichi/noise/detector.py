@@ -24,8 +24,8 @@ from torch import Tensor
 
 from tem_taichi.arguments import to_field
 from tem_taichi.checks import whole
-from tem_taichi.device import as_tensor
-from tem_taichi.noise import curves
+from tem_taichi.device import as_tensor, many_threads
+from tem_taichi.noise import curves, draws
 from tem_taichi.noise.curves import (
     Curve,
     Scalar,
@@ -136,7 +136,7 @@ def detect(intensity: Tensor, *, pixel_size: Scalar, dose: Scalar, detector: Det
 
     Image i of a stack draws from its own random numbers, those of (seed, stream + i), so that it
     does not depend on how many others are made. The same arguments give the same bytes on the
-    same machine and version of NumPy.
+    same machine and version of NumPy; a GPU draws numbers of its own, of the same distribution.
 
     Args:
         intensity: as in `expected_counts`.
@@ -170,8 +170,7 @@ def detect(intensity: Tensor, *, pixel_size: Scalar, dose: Scalar, detector: Det
     with torch.no_grad():
         electrons = _electrons(intensity, pixel_size, dose)
         # One image at a time: a batched transform may round differently from a single one.
-        images = [_sample(image, detector, Key(seed, "noise", stream + i).generator(),
-                          2 if halves else 1)
+        images = [_sample(image, detector, Key(seed, "noise", stream + i), 2 if halves else 1)
                   for i, image in enumerate(electrons.reshape(-1, *electrons.shape[-2:]))]
         counts = torch.stack(images, dim=1).reshape(-1, *electrons.shape)
         counts = counts.round() if detector.integer else counts
@@ -275,8 +274,7 @@ def _factors(detector: Detector, w: Tensor) -> tuple[Tensor | None, Tensor | Non
     return place, evaluate(detector.mtf, w) / place
 
 
-def _sample(electrons: Tensor, detector: Detector, generator: np.random.Generator,
-            parts: int) -> Tensor:
+def _sample(electrons: Tensor, detector: Detector, key: Key, parts: int) -> Tensor:
     """Counts (parts, ny, nx) of one image from the mean electrons of its pixels."""
     place, draw = _factors(detector, curves.radial_frequency(*electrons.shape))
     efficiency = float(numbers(_efficiency(detector)))
@@ -285,28 +283,39 @@ def _sample(electrons: Tensor, detector: Detector, generator: np.random.Generato
     # The blurred mean rings a little below 0 beside sharp edges.
     mean = blurred.clamp(min=0)
     registered = mean * efficiency if counting else mean
-    drawn = generator.poisson(registered.double().cpu().numpy())
-    first = generator.binomial(drawn, 0.5) if parts == 2 else drawn
+    spread = 0.0 if counting else 1 / efficiency - 1
     charges = []
-    for part in (first, drawn - first)[:parts]:
+    for charge in (_drawn_on_device if many_threads() else _drawn)(registered, spread, key, parts):
         if counting:
-            charge = as_tensor(part) / efficiency
-        else:
-            charge = as_tensor(_deposit(part, efficiency, generator))
+            charge = charge / efficiency
         # What ringing took from the mean comes back where counts need not be whole anyway.
         charges.append(charge if draw is None else
                        _filter(charge + (blurred - mean) / parts, draw))
     return as_tensor(detector.gain) * torch.stack(charges)
 
 
-def _deposit(arrived: np.ndarray, efficiency: float, generator: np.random.Generator) -> np.ndarray:
+def _drawn(mean: Tensor, spread: float, key: Key, parts: int) -> list[Tensor]:
+    """Electrons that arrive, or the charge that they leave, in one part or two, by NumPy."""
+    generator = key.generator()
+    drawn = generator.poisson(mean.double().cpu().numpy())
+    first = generator.binomial(drawn, 0.5) if parts == 2 else drawn
+    return [as_tensor(_deposit(part, spread, generator))
+            for part in (first, drawn - first)[:parts]]
+
+
+def _drawn_on_device(mean: Tensor, spread: float, key: Key, parts: int) -> list[Tensor]:
+    """The same by kernels: what a coin shares out are independent numbers of half the mean."""
+    return [draws.deposit(draws.poisson(mean / parts, key, 2 * part), spread, key, 2 * part + 1)
+            for part in range(parts)]
+
+
+def _deposit(arrived: np.ndarray, spread: float, generator: np.random.Generator) -> np.ndarray:
     """Charge that whole numbers of electrons leave, in units of the mean charge of one.
 
-    Each electron leaves an inverse-Gaussian charge of mean 1 and variance 1/DQE(0) - 1 (the choice
-    of TEM-simulator, Rullgard et al. 2011). The sum over N electrons is inverse Gaussian again,
-    of mean N and shape N^2 / (1/DQE(0) - 1).
+    Each electron leaves an inverse-Gaussian charge of mean 1 and variance 1/DQE(0) - 1, the spread
+    (the choice of TEM-simulator, Rullgard et al. 2011). The sum over N electrons is inverse
+    Gaussian again, of mean N and shape N^2 / spread.
     """
-    spread = 1 / efficiency - 1
     if spread == 0:
         return arrived
     count = np.maximum(arrived, 1)  # no law of mean 0: empty pixels are set back below
