@@ -91,6 +91,20 @@ class Kind:
         return self.once("outermost", lambda: _corners(self.positions.detach()))
 
 
+def parts_of(kind: Kind, name: str, solvent_potential: float = 0.0) -> list[Gaussians]:
+    """What a kind has of a name, with `group` also what it displaces of a solvent.
+
+    Args:
+        kind: of particle.
+        name: group, displaced or absorbing.
+        solvent_potential: [V]
+    """
+    parts = [getattr(kind, name)]
+    if name == "group" and solvent_potential and kind.displaced is not None:
+        parts.append(kind.displaced.scaled(solvent_potential))
+    return [part for part in parts if part is not None]
+
+
 def _corners(positions: torch.Tensor) -> torch.Tensor:
     """Corners of the convex hull of points (n, 3); all points where they lie in a plane."""
     points = positions.double().cpu().numpy()

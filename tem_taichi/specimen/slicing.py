@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import torch
 
-from tem_taichi.device import as_tensor, current, present
-from tem_taichi.physics import SCATTERING_TO_POTENTIAL
+from tem_taichi.device import as_tensor, current, number, present
+from tem_taichi.physics import SCATTERING_TO_POTENTIAL, Value
 from tem_taichi.recompute import tensors_in
 from tem_taichi.specimen.absorption import imaginary_potential
 from tem_taichi.specimen.choice import drawn_as_volume
@@ -14,7 +14,7 @@ from tem_taichi.specimen.damage import damping
 from tem_taichi.specimen.depth import compensation, depth_for, spare
 from tem_taichi.specimen.ice import ice_slice, mean_potential
 from tem_taichi.specimen.ice_shape import depth_range, fill
-from tem_taichi.specimen.kinds import Kind
+from tem_taichi.specimen.kinds import Kind, parts_of
 from tem_taichi.specimen.layer import Ice
 from tem_taichi.specimen.poses import Poses
 from tem_taichi.specimen.potential import render
@@ -97,17 +97,23 @@ def slices(
             absorption = imaginary_potential(ice.mean_free_path, view.voltage)
     elif ice.structured:
         contrast = as_tensor(view.amplitude_contrast)
-    names = ["group"] + (["displaced"] if present(ice.potential) else []) + (
-        ["absorbing"] if absorption is not None else [])
-    layers = _splatted(kinds, poses, view, first, count, names)
+    names, solvent = ["group"], 0.0
+    if ice.structured or absorption is not None or _wants_gradient(ice.potential):
+        names += ["displaced"] if present(ice.potential) else []
+    else:  # what they displace is needed for nothing but the sum
+        solvent = number(ice.potential)
+    names += ["absorbing"] if absorption is not None else []
+    layers = _splatted(kinds, poses, view, first, count, names, solvent)
     scale = SCATTERING_TO_POTENTIAL / view.pixel_size**2
     left = _factor(view, depth_of(kinds, poses, view)) if layers else None
     device = current()
     potential = absorbing = taken = None
     if layers:
-        displaced = layers.get("displaced", 0.0)
         # Narrowing works in place, on arrays that are needed nowhere else.
-        potential = narrow(layers["group"] + displaced * ice.potential, scale, left)
+        potential, displaced = layers["group"], layers.get("displaced", 0.0)
+        if "displaced" in layers:
+            potential = potential + displaced * ice.potential
+        potential = narrow(potential, scale, left)
         if absorption is not None:
             absorbing = layers["absorbing"] * ice.particle_absorption + displaced
             absorbing = narrow(absorbing, scale, left) * absorption
@@ -125,6 +131,10 @@ def slices(
     return potential if absorbing is None else torch.complex(potential, absorbing)
 
 
+def _wants_gradient(value: Value) -> bool:
+    return isinstance(value, torch.Tensor) and value.requires_grad
+
+
 def _factor(view: View, depth: str) -> torch.Tensor | None:
     """On the spectrum of particles: what damage leaves, and what sharing them takes from waves."""
     factor = None
@@ -139,9 +149,12 @@ def _factor(view: View, depth: str) -> torch.Tensor | None:
 
 def _splatted(
     kinds: tuple[Kind, ...], poses: tuple[Poses, ...], view: View, first: int, count: int,
-    names: list[str],
+    names: list[str], solvent: float = 0.0,
 ) -> dict[str, torch.Tensor]:
-    """What `Kind` names, summed over all copies in some slices; empty where there are none."""
+    """What `Kind` names, summed over all copies in some slices; empty where there are none.
+
+    With `group` goes what they displace, times the potential of the solvent [V].
+    """
     depth = depth_of(kinds, poses, view)
     device = current()
     layers: dict[str, torch.Tensor] = {}
@@ -154,7 +167,7 @@ def _splatted(
 
     for kind, pose in zip(kinds, poses, strict=True):
         if drawn_as_volume(kind, len(pose.positions), view):
-            volume = volume_for(kind, view.pixel_size, names)
+            volume = volume_for(kind, view.pixel_size, names, solvent)
             rotations, pixels = _seen(volume, pose, view, first, count)
             if len(pixels):
                 begin()
@@ -167,10 +180,10 @@ def _splatted(
             if len(pixels):
                 begin()
             for name in names if len(pixels) else ():
-                if getattr(kind, name) is not None:
-                    layers[name] = render(
-                        layers[name], [getattr(kind, name).take(template)], pixels,
-                        view.pixel_size, first_slice=first, n_slices=view.n_slices, depth=depth)
+                layers[name] = render(
+                    layers[name], [part.take(template) for part in parts_of(kind, name, solvent)],
+                    pixels, view.pixel_size, first_slice=first, n_slices=view.n_slices,
+                    depth=depth)
     return layers
 
 

@@ -17,7 +17,7 @@ from scipy.fft import next_fast_len
 
 from tem_taichi.device import as_tensor, current
 from tem_taichi.specimen.gridding import SAMPLING, SPREADING, spread
-from tem_taichi.specimen.kinds import Kind
+from tem_taichi.specimen.kinds import Kind, parts_of
 from tem_taichi.specimen.potential import Gaussians
 from tem_taichi.specimen.splatting import WIDENING, reach
 
@@ -112,7 +112,8 @@ def _even(n: float) -> int:
 
 @torch.no_grad()
 def volume_of(
-    kind: Kind, pixel_size: float, names: tuple[str, ...] = ("group",)
+    kind: Kind, pixel_size: float, names: tuple[str, ...] = ("group",),
+    solvent_potential: float = 0.0,
 ) -> Volume:
     """The volume of a kind, which has no gradient in the kind's own tensors.
 
@@ -120,21 +121,27 @@ def volume_of(
         kind: of particle.
         pixel_size: of the slices [A].
         names: fields of the kind, such as group and displaced; all that it has of them.
+        solvent_potential: mean inner potential [V] of the solvent whose displacement is part of
+            `group`; 0 for particles in vacuum, 4.48 for vitreous ice.
     """
     box = box_for(kind, pixel_size)
     names = tuple(name for name in names if getattr(kind, name) is not None)
-    found = [padded_spectrum(_widened(getattr(kind, name), kind.positions, box, pixel_size))
-             for name in names]
+    found = [padded_spectrum(sum(
+        (_widened(part, kind.positions, box, pixel_size)
+         for part in parts_of(kind, name, solvent_potential)), torch.zeros(())))
+        for name in names]
     x, y, z = (PADDING * n for n in box.voxels)
     return Volume(torch.stack(found), names, samples=(x, y, z), centre=box.centre,
                   radius=box.radius, patch=box.patch, pixel_size=pixel_size)
 
 
-def volume_for(kind: Kind, pixel_size: float, names: Sequence[str]) -> Volume:
+def volume_for(
+    kind: Kind, pixel_size: float, names: Sequence[str], solvent_potential: float = 0.0
+) -> Volume:
     """`volume_of`, kept with the kind."""
     names = tuple(names)
-    return kind.once(("volume", pixel_size, names, current()),
-                     lambda: volume_of(kind, pixel_size, names))
+    return kind.once(("volume", pixel_size, names, solvent_potential, current()),
+                     lambda: volume_of(kind, pixel_size, names, solvent_potential))
 
 
 def _widened(
