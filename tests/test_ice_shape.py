@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from tem_taichi.device import as_tensor
 from tem_taichi.rotations import tilt_rotation
-from tem_taichi.specimen.ice_shape import IceShape, carbon_at, fill, path_length, thickness_at
+from tem_taichi.specimen.filling import fill, fills
+from tem_taichi.specimen.ice_shape import (
+    IceShape,
+    carbon_at,
+    part_inside,
+    path_length,
+    thickness_at,
+)
 
 HOLE = IceShape(300.0, 800.0, 6000.0, centre_x=500.0, centre_y=-200.0)
 HELD = IceShape(300.0, 800.0, 2000.0, slope_x=0.02, slope_y=-0.01, carbon_thickness=150.0)
@@ -92,6 +99,38 @@ def test_fill_is_the_share_of_points_inside(material, double):
     # 1 of 1400 points at each surface; the film's rounded edge within its steps.
     assert float(error.mean()) < 3e-3
     assert float(error.max()) < 0.03
+
+
+@pytest.mark.parametrize("material", ["ice", "carbon"])
+@pytest.mark.parametrize("shape", [HOLE, HELD, IceShape(300.0, slope_x=0.1),
+                                   IceShape(400.0, 100.0, 900.0)], ids=str)
+@pytest.mark.parametrize("tilt", [0.0, -50.0])
+def test_slices_are_those_of_the_twin(shape, material, tilt, double):
+    rotation, shift = tilt_rotation(tilt, 10.0), as_tensor([40.0, -90.0])
+    entrances = [30.0 * n for n in range(-30, 31, 3)]
+    found = fills(shape, rotation, (17, 24), 150.0, entrances, 30.0, material, shift)
+    x, y = ((torch.arange(n).double() - n // 2) * 150.0 - by
+            for n, by in zip((24, 17), shift, strict=True))
+    for z0, part in zip(entrances, found, strict=True):
+        expected = part_inside(shape, material, rotation, x[None, :], y[:, None], as_tensor(z0),
+                               30.0)
+        torch.testing.assert_close(as_tensor(part).expand(17, 24), expected, rtol=0, atol=1e-9)
+    wholly = [part for part in found if isinstance(part, float)]
+    if not tilt and shape.slope_x == 0 and shape.carbon_thickness == 0:
+        assert 0.0 in wholly and (1.0 in wholly or material == "carbon")
+
+
+def test_gradients_of_many_slices(double):
+    values = (310.0, 790.0, 2010.0, 30.0, 0.03, 160.0, 28.0, 40.0)
+
+    def parts(centre, edge, radius, x, slope, film, tilt, across):
+        shape = IceShape(centre, edge, radius, centre_x=x, slope_y=slope, carbon_thickness=film)
+        found = fills(shape, tilt_rotation(tilt, 10.0), (5, 6), 700.0, [-150.0, 130.0], 60.0,
+                      "ice", torch.stack([across, 2 * across]))
+        return torch.stack([as_tensor(part).expand(5, 6) for part in found])
+
+    inputs = tuple(as_tensor(v).requires_grad_() for v in values)
+    assert torch.autograd.gradcheck(parts, inputs)
 
 
 def test_a_slab_fills_its_slices():

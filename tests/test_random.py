@@ -138,10 +138,8 @@ def test_finer_pixels_add_detail_to_the_same_ice():
     torch.testing.assert_close(there[seen], here[seen], rtol=1e-3, atol=1e-6)
 
 
-def test_pairs_of_slices_are_made_at_once_and_kept_for_gradients():
-    with torch.no_grad():
-        alone = [ice_slice((32, 32), 1.0, 1.0, 1, 0, n).clone() for n in (-3, -2, -1, 4)]
-        together = [f.clone() for f in ice_fields((32, 32), 1.0, [-3, -2, -1, 4], 1, 0)]
-    kept = list(ice_fields((32, 32), 1.0, [-3, -2, -1, 4], 1, 0))
-    for one, other, third in zip(alone, together, kept, strict=True):
-        assert torch.equal(one, other) and torch.equal(one, third)
+def test_pairs_of_slices_are_what_each_is_alone():
+    alone = [ice_slice((32, 32), 1.0, 1.0, 1, 0, n) for n in (-3, -2, -1, 4)]
+    together = ice_fields((32, 32), 1.0, [-3, -2, -1, 4], 1, 0)
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one, other)

@@ -18,7 +18,8 @@ from tem_taichi.scene.load import load_scene
 from tem_taichi.simulate import main
 from tem_taichi.specimen.assemblies import assembly_generators
 from tem_taichi.specimen.atoms import read_structure
-from tem_taichi.specimen.ice_shape import IceShape, fill
+from tem_taichi.specimen.filling import fill
+from tem_taichi.specimen.ice_shape import IceShape
 
 P = "specimen.particles.p"
 EMPTY = ["specimen=empty", "compute.arch=cpu"]

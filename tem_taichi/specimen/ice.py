@@ -220,8 +220,7 @@ def ice_fields(
         material: "ice" or "carbon".
 
     Yields:
-        Tensors (ny, nx) [V A / sqrt(A)], every second number of a larger array. Where gradients
-        are off a later one overwrites it.
+        Tensors (ny, nx) [V A / sqrt(A)], every second number of a larger array.
     """
     device, key = current(), Key(seed, "ice", stream)
     check(max(shape) < 3 << 15, "shape", list(shape), "below 98304 pixels along a side")
@@ -229,12 +228,11 @@ def ice_fields(
     pair, wave = None, torch.empty(0)
     for index in indices:
         if index // 2 != pair:
-            if pair is None or torch.is_grad_enabled():
-                wave = torch.empty(shape, dtype=device.complex_dtype, device=device.torch_device)
             pair = index // 2
+            wave = torch.empty(shape, dtype=device.complex_dtype, device=device.torch_device)
             differentiable(_draw, torch.view_as_real(wave),
                            key.words(pair, list(MATERIALS).index(material)), table)
-            torch.fft.ifft2(wave, norm="forward", out=wave)
+            wave = torch.fft.ifft2(wave, norm="forward")  # out=wave would copy the result
         yield wave.imag if index % 2 else wave.real
 
 

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from tem_taichi.arguments import check_array, check_number, check_positive_number, to_field
-from tem_taichi.checks import check, one_of
-from tem_taichi.device import as_tensor, current, number, present
-from tem_taichi.grid import check_pixel_size
+from tem_taichi.arguments import check_number, check_positive_number, to_field
+from tem_taichi.checks import one_of
+from tem_taichi.device import number, present
 from tem_taichi.physics import Value
 
 _LENS_STEP = 0.02
@@ -100,18 +99,20 @@ def _thicknesses(
     shape: IceShape, material: str, x: torch.Tensor, y: torch.Tensor
 ) -> list[torch.Tensor]:
     """Thickness of a layer about the mid-plane and, if any, of the one that is cut out of it."""
-    film = [carbon_at(shape, x, y)] if _has_film(shape) else []
+    film = [carbon_at(shape, x, y)] if has_film(shape) else []
     if material == "carbon":
         return film
     ice = thickness_at(shape, x, y)
     return [ice, *(torch.minimum(ice, part) for part in film)]
 
 
-def _has_film(shape: IceShape) -> bool:
-    return present(shape.carbon_thickness) and _is_lens(shape)
+def has_film(shape: IceShape) -> bool:
+    """Whether there is a film of carbon, which is around a hole."""
+    return present(shape.carbon_thickness) and is_lens(shape)
 
 
-def _is_lens(shape: IceShape) -> bool:
+def is_lens(shape: IceShape) -> bool:
+    """Whether there is a hole, and no slab without end."""
     return math.isfinite(number(shape.hole_radius))
 
 
@@ -140,24 +141,42 @@ def _between(
     return (torch.minimum(low[1], high[1]) - torch.maximum(low[0], high[0])).clamp(min=0)
 
 
-def _part(
+def steps_of(shape: IceShape, depth: float) -> int:
+    """How many steps of a ray through a lens are straight enough over a depth [A]."""
+    step = max(_LENS_STEP * number(shape.hole_radius), _LEAST_STEP)
+    if has_film(shape):
+        step = min(step, max(number(shape.carbon_edge) / 2, _LEAST_STEP))
+    return math.ceil(depth / step)
+
+
+def part_inside(
     shape: IceShape, material: str, rotation: torch.Tensor, x: torch.Tensor, y: torch.Tensor,
     z0: torch.Tensor, depth: float,
 ) -> torch.Tensor:
-    """Part of the rays from z0 to z0 + depth in a material; surfaces are straight in a step."""
+    """Part of rays in a material; surfaces are straight in a step.
+
+    Args:
+        shape: of the ice and its hole.
+        material: "ice" or "carbon".
+        rotation: specimen to image frame, (3, 3).
+        x: of the rays in the image's frame [A]; broadcasts with y.
+        y: see x.
+        z0: where they begin [A].
+        depth: over which they are followed [A].
+
+    Returns:
+        Tensor from 0 to 1; differentiable in the shape, the rotation, x and y.
+    """
     one_of("material", material, ("ice", "carbon"))
     slope = _slope(shape, rotation)
-    if not _is_lens(shape):
+    if not is_lens(shape):
         if material == "carbon":  # which is around a hole
             return torch.zeros(torch.broadcast_shapes(x.shape, y.shape)).to(slope)
         middle = -(x * slope[0] + y * slope[1]) / slope[2]
         reach = shape.thickness / (2 * slope[2].abs())
         inside = torch.minimum(middle + reach, z0 + depth) - torch.maximum(middle - reach, z0)
         return inside.clamp(min=0) / depth
-    step = max(_LENS_STEP * number(shape.hole_radius), _LEAST_STEP)
-    if _has_film(shape):
-        step = min(step, max(number(shape.carbon_edge) / 2, _LEAST_STEP))
-    n_steps = math.ceil(depth / step)
+    n_steps = steps_of(shape, depth)
     out = torch.zeros(torch.broadcast_shapes(x.shape, y.shape), dtype=x.dtype, device=x.device)
     before: list[tuple[torch.Tensor, torch.Tensor]] = []
     for n in range(n_steps + 1):
@@ -197,50 +216,9 @@ def path_length(
     x, y = to_field("x", x), to_field("y", y)
     slope = _slope(shape, rotation)
     # In steps, so that the points of a ray stay where they are while a surface moves.
-    depth = 50.0 * math.ceil(1.01 * _thickest(shape) / abs(float(slope[2].detach())) / 50.0 + 0.02)
+    depth = 50.0 * math.ceil(1.01 * thickest(shape) / abs(float(slope[2].detach())) / 50.0 + 0.02)
     middle = -(x * slope[0] + y * slope[1]) / slope[2]
-    return depth * _part(shape, material, rotation, x, y, middle - depth / 2, depth)
-
-
-def fill(
-    shape: IceShape,
-    rotation: torch.Tensor,
-    grid_shape: tuple[int, int],
-    pixel_size: float,
-    z0: float,
-    z1: float,
-    material: str = "ice",
-    shift: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Part of each pixel's column between two depths that lies in the ice, or in the carbon.
-
-    Args:
-        shape: of the ice and its hole.
-        rotation: specimen to image frame, (3, 3).
-        grid_shape: (ny, nx); the origin is at pixel (nx // 2, ny // 2).
-        pixel_size: [A].
-        z0: where the slice begins, along the beam in the image's frame [A].
-        z1: where it ends [A], above z0.
-        material: "ice" or "carbon"; no point is in both.
-        shift: of the image [A], (2,).
-
-    Returns:
-        Tensor (ny, nx) from 0 to 1, along the ray through each pixel's centre; differentiable in
-        the shape, the rotation and the shift. Over all slices it sums up to the path.
-
-    Raises:
-        ValueError: for another material, or z1 not above z0.
-    """
-    check(z1 > z0, "z1", z1, f"above z0={z0:g} [A]")
-    pixel_size = check_pixel_size(pixel_size)
-    device = current()
-    y, x = ((torch.arange(n, dtype=device.dtype, device=device.torch_device) - n // 2) * pixel_size
-            for n in grid_shape)
-    if shift is not None:
-        shift = to_field("shift", shift)
-        check_array("shift", shift, (2,), "A")
-        x, y = x - shift[0], y - shift[1]
-    return _part(shape, material, rotation, x[None, :], y[:, None], as_tensor(z0), z1 - z0)
+    return depth * part_inside(shape, material, rotation, x, y, middle - depth / 2, depth)
 
 
 def depth_range(
@@ -255,11 +233,11 @@ def depth_range(
         height: in y [A].
     """
     x, y, z = (float(part) for part in _slope(shape, rotation).detach())
-    reach = (abs(x) * width / 2 + abs(y) * height / 2 + _thickest(shape) / 2) / abs(z)
+    reach = (abs(x) * width / 2 + abs(y) * height / 2 + thickest(shape) / 2) / abs(z)
     return -reach, reach
 
 
-def _thickest(shape: IceShape) -> float:
+def thickest(shape: IceShape) -> float:
     """Most of ice or film anywhere [A]."""
     given = shape.thickness, shape.edge_thickness, shape.carbon_thickness
     return max(number(value) for value in given if value is not None)

@@ -12,8 +12,8 @@ from tem_taichi.specimen.choice import drawn_as_volume
 from tem_taichi.specimen.copies import add_copies
 from tem_taichi.specimen.damage import damping
 from tem_taichi.specimen.depth import compensation, depth_for, spare
-from tem_taichi.specimen.ice import ice_slice, mean_potential
-from tem_taichi.specimen.ice_shape import depth_range, fill
+from tem_taichi.specimen.grains import added, with_structure
+from tem_taichi.specimen.ice_shape import depth_range
 from tem_taichi.specimen.kinds import Kind, parts_of
 from tem_taichi.specimen.layer import Ice
 from tem_taichi.specimen.poses import Poses
@@ -109,30 +109,30 @@ def slices(
     device = current()
     potential = absorbing = taken = None
     if layers:
+        displaced = layers.pop("displaced", None)
         # Narrowing works in place, on arrays that are needed nowhere else.
-        potential, displaced = layers["group"], layers.get("displaced", 0.0)
-        if "displaced" in layers:
-            potential = potential + displaced * ice.potential
-        potential = narrow(potential, scale, left)
+        potential = narrow(added(layers.pop("group"), displaced, ice.potential), scale, left)
         if absorption is not None:
-            absorbing = layers["absorbing"] * ice.particle_absorption + displaced
+            absorbing = added(layers.pop("absorbing") * ice.particle_absorption, displaced, 1.0)
             absorbing = narrow(absorbing, scale, left) * absorption
-        if ice.structured and "displaced" in layers:
-            taken = -narrow(layers["displaced"].clone(), scale) / view.slice_thickness
+        if ice.structured and displaced is not None:
+            # As splatted: it only says where grains are, and narrowing would make it ring.
+            taken = _scaled(displaced, -scale / view.slice_thickness)
     if contrast is not None and potential is not None:
         potential, absorbing = potential * (1 - contrast**2).sqrt(), potential * contrast
-    if ice.structured:
-        structure = _structure(ice, view, first, count, taken)
-        potential = structure if potential is None else potential + structure
     if potential is None:
-        return torch.zeros((count, *view.shape), dtype=device.dtype, device=device.torch_device)
+        potential = torch.zeros((count, *view.shape), dtype=device.dtype,
+                                device=device.torch_device)
+    if ice.structured:
+        potential = with_structure(potential, ice, view, first, taken)
     if absorbing is None and contrast is not None:
         absorbing = torch.zeros_like(potential)
     return potential if absorbing is None else torch.complex(potential, absorbing)
 
 
-def _wants_gradient(value: Value) -> bool:
-    return isinstance(value, torch.Tensor) and value.requires_grad
+def _scaled(layer: torch.Tensor, factor: float) -> torch.Tensor:
+    """Layer factor, in place where gradients are off."""
+    return layer * factor if torch.is_grad_enabled() else layer.mul_(factor)
 
 
 def _factor(view: View, depth: str) -> torch.Tensor | None:
@@ -213,48 +213,6 @@ def _origin(view: View) -> torch.Tensor:
     """Pixel and slice where the specimen's centre is, (3,)."""
     ny, nx = view.shape
     return as_tensor([nx // 2, ny // 2, -view.entrance / view.slice_thickness])
-
-
-def _structure(
-    ice: Ice, view: View, first: int, count: int, displaced: torch.Tensor | None
-) -> torch.Tensor:
-    """Random potential of the ice, where particles leave it room, and that of a carbon film.
-
-    Args:
-        ice: granular, or with a film.
-        view: how it lies.
-        first: number of the first slice.
-        count: how many.
-        displaced: part of each column that particles take, (count, ny, nx).
-
-    Returns:
-        (count, ny, nx) [V A] relative to the ice's mean.
-    """
-    thickness = view.slice_thickness
-    materials = ["ice"] + (["carbon"] if present(ice.layer.carbon_thickness) else [])
-    out: list[torch.Tensor] = []
-    for n in range(count):
-        entrance = view.entrance + (first + n) * thickness
-        # Slices begin at multiples of their thickness: the same number for whatever is around.
-        number = round(entrance / thickness)
-        total = torch.zeros(view.shape, dtype=current().dtype, device=current().torch_device)
-        for material in materials:
-            part = fill(ice.layer, view.rotation, view.shape, view.pixel_size, z0=entrance,
-                        z1=entrance + thickness, material=material, shift=view.shift)
-            if float(part.detach().max()) == 0:
-                continue
-            if material == "carbon":
-                total = total + part * thickness * (mean_potential("carbon") - ice.potential)
-            elif displaced is not None:
-                part = part - displaced[n]
-            if present(ice.granularity):
-                # The variance is that of the filled part; its root has no gradient at zero.
-                part = part.clamp(0, 1)
-                total = total + part / (part + 1e-4).sqrt() * ice_slice(
-                    view.shape, view.pixel_size, thickness, seed=ice.seed, stream=view.stream,
-                    index=number, strength=ice.granularity, material=material)
-        out.append(total)
-    return torch.stack(out)
 
 
 def _in_slices(

@@ -14,6 +14,7 @@ from tem_taichi.bridge import differentiable, launch
 from tem_taichi.device import many_threads
 from tem_taichi.grid import BAND_LIMIT, squared_frequencies
 from tem_taichi.kernels.potential import BAND, CELL, splat_kernels
+from tem_taichi.kernels.spectrum import multiply
 
 WIDENING = 17.0
 """Common broadening [pixel^2]: aliases stay below exp(-17 / 3) of the signal at the band edge."""
@@ -131,6 +132,15 @@ def reach(
     return math.ceil(float(((b * _shares(table)).amax(1) * present).max().sqrt()) / math.pi)
 
 
+_LARGE = 1 << 21
+"""Pixels of a slice from which two go through one complex transform. An inverse real transform then
+takes as long as a complex one: torch copies its input and transforms columns one by one."""
+
+
+def _multiply(factor, out):  # type: ignore[no-untyped-def]
+    launch(multiply, torch.view_as_real(out), factor)
+
+
 class _Filter(torch.autograd.Function):
     """Multiply the spectrum of every slice by a real factor, in place; its own adjoint."""
 
@@ -138,8 +148,16 @@ class _Filter(torch.autograd.Function):
     def forward(ctx: Any, slices: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(factor)
         slices = slices.detach()
-        for image in slices:  # one slice at a time stays in the cache
-            torch.fft.irfft2(torch.fft.rfft2(image).mul_(factor), s=image.shape, out=image)
+        singly = slices
+        if slices[0].numel() >= _LARGE:
+            singly = slices[len(slices) // 2 * 2:]
+            for one, other in zip(slices[::2], slices[1::2], strict=False):
+                both = torch.fft.fft2(torch.complex(one, other))
+                both = torch.fft.ifft2(differentiable(_multiply, both, factor))
+                one.copy_(both.real)
+                other.copy_(both.imag)
+        for image in singly:  # one slice at a time stays in the cache
+            image.copy_(torch.fft.irfft2(torch.fft.rfft2(image).mul_(factor), s=image.shape))
         return slices.view_as(slices)
 
     @staticmethod
@@ -155,7 +173,8 @@ def narrow(
     Args:
         splatted: slices (n_slices, ny, nx), overwritten.
         scale: constant factor of the result.
-        damping: real factor of each coefficient of the rfft2, (ny, nx // 2 + 1).
+        damping: real factor of each coefficient of the rfft2, (ny, nx // 2 + 1); the same for k
+            and -k.
 
     Returns:
         Band-limited slices in the same memory.

@@ -27,7 +27,8 @@ from tem_taichi.physics import interaction_constant, wavelength
 from tem_taichi.rotations import rotation_from_vector, tilt_rotation
 from tem_taichi.specimen.atoms import Atoms
 from tem_taichi.specimen.damage import damping
-from tem_taichi.specimen.ice_shape import IceShape, fill, path_length
+from tem_taichi.specimen.filling import fill
+from tem_taichi.specimen.ice_shape import IceShape, path_length
 from tem_taichi.specimen.particles import Ice, Kind, ParticlesInIce, kind_of
 from tem_taichi.specimen.poses import Poses
 from tem_taichi.specimen.potential import Gaussians
