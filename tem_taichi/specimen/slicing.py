@@ -130,6 +130,10 @@ def slices(
     return potential if absorbing is None else torch.complex(potential, absorbing)
 
 
+def _wants_gradient(value: Value) -> bool:
+    return isinstance(value, torch.Tensor) and value.requires_grad
+
+
 def _scaled(layer: torch.Tensor, factor: float) -> torch.Tensor:
     """Layer factor, in place where gradients are off."""
     return layer * factor if torch.is_grad_enabled() else layer.mul_(factor)
