@@ -140,6 +140,7 @@ def test_only_what_is_missing_is_computed(here, computed, capsys):
     computed["seen"].clear()
     assert main([*WORDS, *FAST, "formats=[imod]", "name=other"]) == 0  # which change no image
     assert computed["seen"] == [0, 1, 2, 3, 6, 7] and not unfinished_folder("out").exists()
+    capsys.readouterr()
     assert main([*WORDS, *FAST, "--check"]) == 0
     assert "there already" not in capsys.readouterr().out
 
@@ -360,3 +361,19 @@ def test_frames_that_are_equal_are_computed_once(here, computed):
         pipeline.simulate(load_scene("scene.yaml", [*words, change, "tilts.minimum=0",
                                                     "tilts.maximum=0"]))
         assert len(computed["seen"]) == 3, change
+
+
+def test_the_time_left_is_that_of_what_is_missing(here, computed, capsys):
+    """The first report is of what is there, so that its few seconds do not count as work."""
+    interrupted(0, computed)
+    capsys.readouterr()
+    reports = []
+    with unfinished("out") as folder:
+        pipeline.simulate(load_scene("scene.yaml", FAST), lambda *done: reports.append(done),
+                          folder=folder)
+    assert reports == [(2, 5), (3, 5), (4, 5), (5, 5)]
+    for part in sorted(unfinished_folder("out").glob("*.json"))[:2]:
+        part.unlink()
+    assert main([*WORDS, *FAST]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("3 of 5 images are there already") and " 2/2 after" in out

@@ -10,6 +10,7 @@ from tem_taichi.series.cost import check_time
 from tem_taichi.series.plan import Plan
 from tem_taichi.series.simulate import images_there, records_of
 from tem_taichi.series.trial import foreseen_time
+from tem_taichi.sharing import Sharing
 from tem_taichi.specimen.particles import ParticlesInIce
 
 _MUCH = 1e8
@@ -27,7 +28,7 @@ def check(scenes: Sequence[Scene], read: Sequence[str], swept: bool) -> None:
         planned, specimen = prepare(scene, read, may_exist=True)
         seconds += _describe(scene, planned, specimen)
         records = records_of(scene, planned, unfinished_folder(scene.output))
-        if kept := images_there(records):
+        if kept := len(images_there(records, Sharing())):
             print(f"{kept} of {len(planned.exposures)} images are there already, of an interrupted "
                   "run")
         if records.bytes >= _MUCH:

@@ -87,12 +87,14 @@ def run(scene: Scene, read: Sequence[str] = ()) -> None:
         grids, specimen = prepare(scene, read)
         for doubt in doubts(scene):
             print(f"warning: {doubt}", file=sys.stderr)
-        total, done = len(grids.tilts), 0
+        total, done, kept = len(grids.tilts), 0, -1
 
         def count(images: int, _: int) -> None:
-            nonlocal done
-            done = images
-            report(done, total)
+            nonlocal done, kept
+            if kept < 0 < images:
+                print(f"{images} of {total} images are there already, of an interrupted run")
+            kept, done = images if kept < 0 else kept, images
+            report(done - kept, total - kept)
 
         try:
             with progress(f"simulating {scene.name}", total) as report:

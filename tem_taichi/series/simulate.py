@@ -34,7 +34,8 @@ def simulate(
 
     Args:
         scene: from `load_scene`, or made in Python.
-        progress: called with the number of images done and in all.
+        progress: called with the number of images done and in all, at first with those that are
+            there already.
         specimen: what `build_specimen(scene)` gave, if it is at hand.
         folder: of `files.unfinished.unfinished`, where images are kept as they finish, and those
             of the same scene that an interrupted run has finished are found; the series' tensors
@@ -59,23 +60,24 @@ def simulate(
     with stages("structures"):
         specimen = specimen or build_specimen(scene)
     experiment = planned.experiment(specimen, stages)
-    threads: list[int] = []
+    total = len(planned.exposures)
     with Sharing() as share:
-        for number, exposure in enumerate(planned.exposures):
-            about = records.find(number)
-            if about is None or not share.may_take(about["threads"]):
-                share()
-                frames = movie_images(scene, specimen, experiment.instrument, experiment.noise,
-                                      exposure, stages)
-                about = _record(records, number, scene, frames, stages)
-            else:
-                for stage, spent in about["seconds"].items():
-                    stages.add(stage, spent)
-            threads.append(about["threads"])
+        about = images_there(records, share)
+        for known in about.values():
+            for stage, spent in known["seconds"].items():
+                stages.add(stage, spent)
+        if progress:
+            progress(len(about), total)
+        for number in (number for number in range(total) if number not in about):
+            share()
+            frames = movie_images(scene, specimen, experiment.instrument, experiment.noise,
+                                  planned.exposures[number], stages)
+            about[number] = _record(records, number, scene, frames, stages)
             if progress:
-                progress(number + 1, len(planned.exposures))
+                progress(len(about), total)
+    threads = dict.fromkeys(about[number]["threads"] for number in range(total))
     return recorded(scene, specimen, planned.tilts, seconds=stages.seconds,
-                    threads=tuple(dict.fromkeys(threads)), **_fields(scene, records))
+                    threads=tuple(threads), **_fields(scene, records))
 
 
 def records_of(scene: Scene, planned: Plan, folder: Path | None) -> Records:
@@ -100,11 +102,11 @@ def records_of(scene: Scene, planned: Plan, folder: Path | None) -> Records:
     return Records(folder, key_of_images(scene), shape, dtype)
 
 
-def images_there(records: Records) -> int:
-    """Number of the images that an interrupted run has finished."""
-    share = Sharing()
-    found = map(records.find, range(records.shape[0]))
-    return sum(about is not None and share.may_take(about["threads"]) for about in found)
+def images_there(records: Records, share: Sharing) -> dict[int, dict[str, Any]]:
+    """What `_record` told of the images that an interrupted run has finished, by their numbers."""
+    found = {number: records.find(number) for number in range(records.shape[0])}
+    return {number: about for number, about in found.items()
+            if about is not None and share.may_take(about["threads"])}
 
 
 def _record(records: Records, number: int, scene: Scene, images: Iterable[Image],
