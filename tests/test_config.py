@@ -9,7 +9,7 @@ import pytest
 import tem_taichi
 from tem_taichi.checks import shown
 from tem_taichi.scene.particle import SOURCES, ParticleSettings
-from tem_taichi.scene.placing import HelixSettings, PlacingSettings
+from tem_taichi.scene.placing import HelixSettings, PlacingSettings, SphereSettings
 from tem_taichi.scene.settings import (
     DetectorSettings,
     IceSettings,
@@ -155,7 +155,8 @@ def test_settings_stay_as_they_are():
 def test_settings_and_things_have_names_of_their_own():
     """A class of settings is called after YAML's noun, and what is made of it without the word."""
     settings = {kind.__name__ for kind in (*dataclasses_of(Scene), *SOURCES.values(),
-                                           PlacingSettings, HelixSettings, ParticleSettings)}
+                                           PlacingSettings, HelixSettings, SphereSettings,
+                                           ParticleSettings)}
     assert all(name.endswith("Settings") for name in settings - {"Scene"})
     for file in Path(tem_taichi.__file__).parent.rglob("*.py"):
         if file.parent.name != "scene":
@@ -164,7 +165,8 @@ def test_settings_and_things_have_names_of_their_own():
 
 
 def test_every_key_is_documented():
-    for kind in (*dataclasses_of(Scene), *SOURCES.values(), PlacingSettings, HelixSettings):
+    for kind in (*dataclasses_of(Scene), *SOURCES.values(), PlacingSettings, HelixSettings,
+                 SphereSettings):
         documented = documentation(kind)
         assert [f.name for f in fields(kind) if not is_dataclass(f.type)
                 and f.name not in documented] == []

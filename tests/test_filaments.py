@@ -196,7 +196,7 @@ def one(**values):
     (one(membrane=[5]), "specimen.particles.p.membrane=[5.0]: must be 2 positive numbers"),
     (one(structure="4v1w", vesicle=500), "p.structure=\"4v1w\": must be null where vesicle is"),
     (one(fiducial=5, globule=5), "p.fiducial=5.0: must be null where globule is given"),
-    (one(vesicle=500, bend=300), "p.bend=300: no such key; a vesicle has vesicle, placement,"),
+    (one(vesicle=500, bend=300), "p.bend=300: no such key; did you mean render? A vesicle has"),
     (one(placement="random"), "p.structure=null: must be given, or else one of map, fiducial"),
     (one(globule=50, placement="helix", twist=3, length=9), "p.rise=null: must be given for"),
     (one(globule=50, placement="helix", rise=3, length=9), "p.twist=null: must be given for"),

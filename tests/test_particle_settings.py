@@ -25,6 +25,7 @@ PLACES = [
     {"placement": "listed", "positions": [[1.0, 2.0, 3.0]], "orientations": [[0.0, 9.0, 0.0]]},
     {"placement": "listed", "file": "a.star"},
     {"placement": "helix", "rise": 30.0, "twist": -20.0, "length": 90.0, "inclination": 2.0},
+    {"placement": "sphere", "radius": 300.0, "even": True, "count": 4},
 ]
 BEFORE = """\
 structure: null
@@ -72,6 +73,7 @@ def test_a_kind_has_its_own_keys_and_is_read_back(source, place, tmp_path):
     others = {f.name for kind in SOURCES.values() for f in fields(kind)}
     assert not plain.keys() & (others - {f.name for f in fields(SOURCES[source])})
     assert ("rise" in plain) == (place.get("placement") == "helix")
+    assert ("radius" in plain) == (place.get("placement") == "sphere")
     file, scene = tmp_path / "s.yaml", Scene(specimen=SpecimenSettings(particles={"p": particle}))
     file.write_text(to_yaml(scene), encoding="utf-8")
     assert load_scene(file) == scene
@@ -114,7 +116,7 @@ def test_in_python_the_keys_of_yaml_or_the_kinds_themselves():
     with pytest.raises(ValueError, match=r'p.placement="random": must be helix where rise'):
         SpecimenSettings(particles={"p": ParticleSettings(
             particle_of(globule=5.0).source,
-            helix=particle_of(globule=5.0, **PLACES[-1]).helix)})
+            helix=particle_of(globule=5.0, **PLACES[-2]).helix)})
 
 
 def test_files_are_found_and_changed():

@@ -12,7 +12,16 @@ from typing import Any, get_args
 
 from tem_taichi import checks
 from tem_taichi.checks import shown
-from tem_taichi.scene.placing import OF_HELIX, HelixSettings, PlacingSettings, helix_of
+from tem_taichi.scene.placing import (
+    OF_HELIX,
+    OF_SPHERE,
+    ROUND,
+    HelixSettings,
+    PlacingSettings,
+    SphereSettings,
+    helix_of,
+    sphere_of,
+)
 from tem_taichi.scene.typed import BESIDE, below, hints_of, keep_tuples, typed
 
 
@@ -92,10 +101,18 @@ class VesicleSettings:
 
     vesicle: float
     """outer diameter of a vesicle of lipid bilayer, filled with ice [A]"""
+    lipids: str | None = None
+    """PDB or mmCIF file of a flat patch of bilayer, normal along z, whose molecules are bent into
+    the vesicle atom by atom; null = the mean profile of a bilayer"""
+    lipid_area: float | None = None
+    """of a lipid in a leaflet of that patch [A^2]; null = by the cell that the file states"""
 
     def check(self, key: str) -> None:
-        """ValueError unless the value is allowed; `key` is the particle's."""
+        """ValueError unless the values are allowed; `key` is the particle's."""
         checks.positive(f"{key}.vesicle", self.vesicle, "A")
+        checks.positive(f"{key}.lipid_area", self.lipid_area, "A^2")
+        checks.check(self.lipid_area is None or self.lipids is not None, f"{key}.lipid_area",
+                     self.lipid_area, "null where lipids is")
 
 
 @dataclass(frozen=True)
@@ -121,6 +138,9 @@ Source = (StructureSettings | MapSettings | FiducialSettings | GlobuleSettings |
 SOURCES: dict[str, type[Source]] = {fields(kind)[0].name: kind for kind in get_args(Source)}
 """What a kind of particle can be made from, by the key that says so, the first of its class."""
 
+_FILES = ("structure", "map", "lipids")
+"""Keys that name files which particles are made from."""
+
 
 @dataclass(frozen=True)
 class ParticleSettings:
@@ -129,6 +149,7 @@ class ParticleSettings:
     source: Source = field(metadata=BESIDE)
     placing: PlacingSettings = field(default=PlacingSettings(), metadata=BESIDE)
     helix: HelixSettings | None = field(default=None, metadata=BESIDE)
+    sphere: SphereSettings | None = field(default=None, metadata=BESIDE)
     render: str | None = None
     """atoms = every copy atom by atom; volume = copies of one volume, within 2e-3 of the atoms and
     faster for many copies at coarse pixels; null = volume where at least 4 times faster"""
@@ -146,25 +167,26 @@ class ParticleSettings:
             raise ValueError(f"{key}={shown(content)}: must be a mapping of "
                              f"{', '.join(hints_of(cls))}")
         name = _source_of(content, key)
-        parts = [hints_of(part) for part in (SOURCES[name], PlacingSettings, HelixSettings)]
-        own = parts[0] | parts[1] | parts[2] | {"render": str | None}
+        parts = [hints_of(part) for part in (
+            SOURCES[name], PlacingSettings, HelixSettings, SphereSettings)]
+        own = parts[0] | parts[1] | parts[2] | parts[3] | {"render": str | None}
         values: dict[str, Any] = {}
         for word, value in content.items():
             place = below(key, word)
             if word in own:
                 # Scenes of 0.1.0 have them as null where there is no helix.
-                if value is not None or word not in OF_HELIX:
+                if value is not None or word not in (*OF_HELIX, *OF_SPHERE):
                     values[word] = typed(own[word], value, place)
             elif not _is_default(word, value, place):
                 near = get_close_matches(str(word), own, 1)
                 meant = f"did you mean {near[0]}? A" if near else "a"
                 raise ValueError(f"{place}={shown(value)}: no such key; {meant} {name} has "
                                  f"{', '.join(own)}")
-        source, placing, helix = ({word: values[word] for word in part if word in values}
+        source, placing, helix, sphere = ({word: values[word] for word in part if word in values}
                                   for part in parts)
         placed = PlacingSettings(**placing)
         return cls(SOURCES[name](**source), placed, helix_of(helix, placed.placement, key),
-                   values.get("render"))
+                   sphere_of(sphere, placed.placement, key), values.get("render"))
 
     def check(self, key: str) -> None:
         """ValueError unless every value is allowed; `key` is the particle's."""
@@ -175,8 +197,12 @@ class ParticleSettings:
         checks.check((self.helix is not None) == (self.placing.placement == "helix"),
                      f"{key}.placement", self.placing.placement,
                      "helix where rise, twist and length are given, and not elsewhere")
-        if self.helix is not None:
-            self.helix.check(key)
+        checks.check((self.sphere is not None) == (self.placing.placement in ROUND),
+                     f"{key}.placement", self.placing.placement,
+                     "sphere or ball where radius is given, and not elsewhere")
+        for part in (self.helix, self.sphere):
+            if part is not None:
+                part.check(key)
 
     @property
     def made_from(self) -> str:
@@ -186,13 +212,13 @@ class ParticleSettings:
     @property
     def files(self) -> list[str]:
         """Names of the files that it is read from."""
-        names = [getattr(self.source, name, None) for name in ("structure", "map")]
+        names = [getattr(self.source, name, None) for name in _FILES]
         return [name for name in (*names, self.placing.file) if name]
 
     def with_files(self, found: Callable[[str | None], str | None]) -> "ParticleSettings":
         """The same with the name of every file changed by a function."""
         source: Any = self.source
-        files = {name: found(getattr(source, name)) for name in ("structure", "map")
+        files = {name: found(getattr(source, name)) for name in _FILES
                  if hasattr(source, name)}
         return replace(self, source=replace(source, **files),
                        placing=replace(self.placing, file=found(self.placing.file)))

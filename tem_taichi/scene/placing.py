@@ -6,15 +6,19 @@ from typing import Any
 from tem_taichi import checks
 from tem_taichi.scene.typed import keep_tuples
 
+ROUND = ("sphere", "ball")
+"""Placements about a middle."""
+
 
 @dataclass(frozen=True)
 class PlacingSettings:
     """Where the copies are, and how they are turned."""
 
     placement: str = "random"
-    """random, lattice, listed, or helix = copies repeat along straight filaments"""
+    """random, lattice, listed, helix = copies repeat along straight filaments, sphere = copies
+    stand on spheres, z outward, or ball = copies fill balls"""
     count: int = 1
-    """of random copies, or of random filaments"""
+    """of random copies, of random filaments, or of copies on each sphere or in each ball"""
     gap: float = 0.0
     """least distance between the bounding spheres of random copies [A]"""
     spacing: tuple[float, ...] | None = None
@@ -26,7 +30,8 @@ class PlacingSettings:
     null = random"""
     orientations: tuple[tuple[float, ...], ...] | None = None
     """for listed, lattice and helix: rot, tilt, psi as RELION's [deg]; one for all, or one each;
-    null = none turned if listed, random on a lattice"""
+    null = none turned if listed, random on a lattice. For sphere: one, by which a copy is turned
+    before it stands upright"""
     file: str | None = None
     """for listed and helix: RELION star or CSV file with positions and orientations"""
 
@@ -35,7 +40,8 @@ class PlacingSettings:
 
     def check(self, key: str) -> None:
         """ValueError unless the values are allowed; `key` is the particle's."""
-        checks.one_of(f"{key}.placement", self.placement, ("random", "lattice", "listed", "helix"))
+        checks.one_of(f"{key}.placement", self.placement,
+                      ("random", "lattice", "listed", "helix", *ROUND))
         checks.whole(f"{key}.count", self.count, 0, 10_000_000)
         checks.not_negative(f"{key}.gap", self.gap, "A")
         checks.positives(f"{key}.spacing", self.spacing, 3, "A")
@@ -53,6 +59,9 @@ class PlacingSettings:
             checks.check((self.positions is None) != (self.file is None), f"{key}.positions",
                          self.positions, "given for placement: listed, or else file, and not both")
         else:
+            checks.check(self.orientations is None or self.placement != "sphere"
+                         or len(self.orientations) == 1, f"{key}.orientations", self.orientations,
+                         "one for all on a sphere")
             checks.check(self.positions is None and self.file is None, f"{key}.positions",
                          self.positions or self.file,
                          f"null for placement: {self.placement} (use placement: listed)")
@@ -103,4 +112,45 @@ def helix_of(values: dict[str, Any], placement: str, key: str) -> HelixSettings 
     for name in OF_HELIX:
         checks.check(name not in values, f"{key}.{name}", values.get(name),
                      f"null for placement: {placement} (use placement: helix)")
+    return None
+
+
+@dataclass(frozen=True)
+class SphereSettings:
+    """Spheres on which copies stand, or balls which they fill, for `placement: sphere` or `ball`.
+
+    A virus is put together so: an envelope, and around it spikes and what it holds.
+    """
+
+    radius: float
+    """for sphere: of the copies' centres from its middle; for ball: of the ball that holds them
+    whole [A]"""
+    around: str | None = None
+    """for sphere and ball: name of another kind of particle, around each copy of which there is
+    one, turned with it; null = one about the specimen's centre"""
+    even: bool = False
+    """for sphere: whether copies are spread evenly instead of at random without overlap"""
+
+    def check(self, key: str) -> None:
+        """ValueError unless the values are allowed; `key` is the particle's."""
+        checks.positive(f"{key}.radius", self.radius, "A")
+
+
+OF_SPHERE = ("radius", "around", "even")
+"""Keys that nothing but spheres and balls may have; the first they must."""
+
+
+def sphere_of(values: dict[str, Any], placement: str, key: str) -> SphereSettings | None:
+    """A sphere or ball from its keys, which are all or none.
+
+    Raises:
+        ValueError: for one too many or missing; `key` is the particle's.
+    """
+    if placement in ROUND:
+        checks.check("radius" in values, f"{key}.radius", None,
+                     f"given for placement: {placement} [A]")
+        return SphereSettings(**values)
+    for name in OF_SPHERE:
+        checks.check(not values.get(name), f"{key}.{name}", values.get(name),
+                     f"null for placement: {placement} (use placement: {' or '.join(ROUND)})")
     return None

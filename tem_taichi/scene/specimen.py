@@ -89,3 +89,9 @@ class SpecimenSettings:
             checks.check(bool(re.fullmatch(NAME, name)), "specimen.particles", name,
                          f"names of {NAME_SAYS}")
             particle.check(f"specimen.particles.{name}")
+            if particle.sphere is not None and particle.sphere.around is not None:
+                around = particle.sphere.around
+                middle = self.particles.get(around)
+                checks.check(middle is not None and middle.sphere is None and middle.helix is None,
+                             f"specimen.particles.{name}.around", around,
+                             "the name of another particle, of placement random, listed or lattice")

@@ -34,6 +34,7 @@ from tem_taichi.specimen.fiducials import GOLD_B_FACTOR, gold_kind
 from tem_taichi.specimen.globules import globule_kind
 from tem_taichi.specimen.ice_shape import IceShape
 from tem_taichi.specimen.kinds import Kind, kind_of
+from tem_taichi.specimen.lipids import bent_into_sphere, read_patch
 from tem_taichi.specimen.maps import map_gaussians, ratio_of_maps
 from tem_taichi.specimen.membranes import membrane_kind, vesicle_kind
 from tem_taichi.specimen.particles import Ice, ParticlesInIce
@@ -75,6 +76,9 @@ def _made(name: str, source: Source, keeps_axis: bool, ratios: Ratios | None) ->
         case GlobuleSettings():
             return globule_kind(name, source.globule, ratios)
         case VesicleSettings():
+            if source.lipids is not None:
+                patch = read_patch(source.lipids, source.lipid_area)
+                return kind_of(bent_into_sphere(patch, source.vesicle), name, ratios)
             return vesicle_kind(name, source.vesicle, ratios)
         case MembraneSettings():
             along_x, along_y = source.membrane

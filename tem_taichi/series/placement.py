@@ -1,19 +1,20 @@
 """Where the copies of each kind of particle are, and how they are turned."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.spatial import cKDTree
 
 from tem_taichi.files.particles import read_placements
 from tem_taichi.machine import check_memory
 from tem_taichi.rotations import euler_to_matrix, matrix_to_euler, random_rotations
+from tem_taichi.scene.particle import ParticleSettings
 from tem_taichi.scene.placing import HelixSettings, PlacingSettings
 from tem_taichi.scene.settings import Scene
 from tem_taichi.series.filaments import along_filaments, helix, random_filaments
+from tem_taichi.series.spheres import adsorbed, in_ball, on_sphere
 from tem_taichi.specimen.poses import Poses
 from tem_taichi.streams import Key
 
@@ -22,9 +23,6 @@ _PER_COPY = 500.0
 
 _BLOCK = 64
 """Orientations drawn at once, so that more copies begin with those of fewer."""
-
-_ROUNDS = 200
-"""Rounds of random proposals before a specimen counts as full."""
 
 
 def particle_table(names: list[str], poses: tuple[Poses, ...]) -> pd.DataFrame:
@@ -55,7 +53,7 @@ def place(scene: Scene, radii: dict[str, float]) -> tuple[Poses, ...]:
     Listed and lattice copies and listed filaments stand where the scene puts them; then random
     filaments are added, thickest first, and then random copies, largest kind first, where their
     bounding spheres overlap with none. A filament is the spheres about the points of its axis
-    where its copies stand.
+    where its copies stand. The sphere of a copy holds those that stand around it as well.
 
     Args:
         scene: particles, seed and box.
@@ -65,25 +63,101 @@ def place(scene: Scene, radii: dict[str, float]) -> tuple[Poses, ...]:
         ValueError: if a random kind does not fit into the ice, or not all of its copies.
     """
     particles = scene.specimen.particles
+    reach = _reaches(particles, radii)
     placed: dict[str, Poses] = {}
     for name, particle in particles.items():
-        placing, filaments = particle.placing, particle.helix
+        placing, filaments, sphere = particle.placing, particle.helix, particle.sphere
         if placing.placement == "listed":
             placed[name] = _listed(name, placing)
         elif placing.placement == "lattice":
-            placed[name] = _lattice(name, placing, radii[name], scene.seed)
+            placed[name] = _lattice(name, placing, reach[name], scene.seed)
         elif filaments is not None and (placing.positions is not None or placing.file):
             listed = _listed(name, placing)
             placed[name] = _filaments(filaments, np.asarray(listed.positions),
                                       np.asarray(listed.rotations))
-    for name in sorted(set(particles) - set(placed), key=lambda name: (
-            particles[name].helix is None, -radii[name], name)):
-        taken = [(np.asarray(poses.positions), radii[other]) for other, poses in placed.items()]
+        elif sphere is not None and sphere.around is None:
+            placed[name] = _around(name, scene, _CENTRE, radii, [])
+    later = [name for name in particles if name not in placed]
+    around = [name for name in later if particles[name].sphere is not None]
+    for name in sorted(set(later) - set(around), key=lambda name: (
+            particles[name].helix is None, -reach[name], name)):
+        taken = [(np.asarray(poses.positions), reach[other]) for other, poses in placed.items()]
         placing, filaments = particles[name].placing, particles[name].helix
         placed[name] = (
-            _random(name, scene, placing, radii[name], taken) if filaments is None else
-            _random_filaments(name, scene, placing, filaments, radii[name], taken))
+            _random(name, scene, placing, reach[name], taken) if filaments is None else
+            _random_filaments(name, scene, placing, filaments, reach[name], taken))
+    for name in sorted(around, key=lambda name: (-radii[name], name)):
+        sphere = particles[name].sphere
+        middle = sphere.around if sphere is not None else None
+        beside = [other for other in around if other in placed
+                  and getattr(particles[other].sphere, "around", None) == middle]
+        placed[name] = _around(name, scene, placed[middle or ""], radii,
+                               [(placed[other], radii[other]) for other in beside])
     return tuple(placed[name] for name in particles)
+
+
+_CENTRE = Poses(np.zeros((1, 3)), np.eye(3)[None])
+
+
+def _reaches(
+    particles: Mapping[str, ParticleSettings], radii: dict[str, float]
+) -> dict[str, float]:
+    """Radius of the sphere about a copy that holds it and all that stand around it [A]."""
+    reach = dict(radii)
+    for name, particle in particles.items():
+        sphere = particle.sphere
+        if sphere is not None and sphere.around is not None and particle.placing.count:
+            own = radii[name] if particle.placing.placement == "sphere" else 0.0
+            reach[sphere.around] = max(reach[sphere.around], sphere.radius + own)
+    return reach
+
+
+def _around(
+    name: str, scene: Scene, middles: Poses, radii: dict[str, float],
+    beside: list[tuple[Poses, float]],
+) -> Poses:
+    """Copies on spheres or in balls around others.
+
+    Args:
+        name: of the kind.
+        scene: that has it.
+        middles: what it stands around.
+        radii: of the bounding sphere of each kind [A].
+        beside: kinds that stand around the same already, and their radii.
+    """
+    particle, radius = scene.specimen.particles[name], radii[name]
+    placing, sphere = particle.placing, particle.sphere
+    if sphere is None:
+        raise ValueError(f"specimen.particles.{name}.radius: must be given [A]")
+    n, count = len(middles.positions), placing.count
+    check_memory(f"specimen.particles.{name}.count={count}: around each of {n}",
+                 _PER_COPY * count * n, "lower it")
+    turn = _turned(name, placing, 1)
+    apart = 2 * radius + placing.gap
+    points, turns = [np.empty((0, 3))], [np.empty((0, 3, 3))]
+    for i in range(n):
+        centre, rotation = np.asarray(middles.positions)[i], np.asarray(middles.rotations)[i]
+        taken = [((there.reshape(n, -1, 3)[i] - centre) @ rotation, radius + other + placing.gap)
+                 for there, other in ((np.asarray(poses.positions), other)
+                                      for poses, other in beside)]
+        # An arrangement of its own for each, the same however many there are.
+        rng = Key.of(scene.seed, "placement", name).generator(part=i)
+        if placing.placement == "ball":
+            if sphere.radius < radius:
+                raise ValueError(f"specimen.particles.{name}.radius={sphere.radius:g}: must be at "
+                                 f"least that of the particle, {radius:.0f} A")
+            local, turned = in_ball(count, sphere.radius - radius, apart, taken, rng)
+        else:
+            local, turned = on_sphere(count, sphere.radius, apart, sphere.even,
+                                      np.eye(3) if turn is None else turn[0], taken, rng)
+        if len(local) < count:
+            raise ValueError(
+                f"specimen.particles.{name}.count={count}: only {len(local)} of radius "
+                f"{radius:.0f} A found room without overlap at specimen.particles.{name}.radius="
+                f"{sphere.radius:g}; lower the count or enlarge the radius")
+        points.append(local @ rotation.T + centre)
+        turns.append(rotation @ turned)
+    return Poses(np.concatenate(points), np.concatenate(turns))
 
 
 def _turned(name: str, placing: PlacingSettings, n: int) -> np.ndarray | None:
@@ -207,39 +281,13 @@ def _random(
     check_memory(f"specimen.particles.{name}.count={placing.count}",
                  _PER_COPY * placing.count, "lower it")
     half = np.array([size[0] / 2, size[1] / 2, thickness / 2 - radius])
-    accepted = np.empty((0, 3))
     rng = Key.of(scene.seed, "placement", name).generator()
-    for _ in range(_ROUNDS):
-        missing = placing.count - len(accepted)
-        if missing == 0:
-            break
-        proposals = rng.uniform(-half, half, (2 * missing + 16, 3))
-        for centres, other in [*taken, (accepted, radius)]:
-            if len(centres):
-                distance, _ = cKDTree(centres).query(proposals)
-                proposals = proposals[distance >= radius + other + placing.gap]
-        proposals = _compatible(proposals, 2 * radius + placing.gap)
-        accepted = np.concatenate([accepted, proposals[:missing]])
+    accepted = adsorbed(
+        placing.count, 2 * radius + placing.gap, lambda n: rng.uniform(-half, half, (n, 3)),
+        [(centres, radius + other + placing.gap) for centres, other in taken])
     if len(accepted) < placing.count:
         raise ValueError(
             f"specimen.particles.{name}.count={placing.count}: only {len(accepted)} of radius "
             f"{radius:.0f} A found room without overlap in {size[0]:g} x {size[1]:g} x "
             f"{thickness:g} A; lower the count or enlarge specimen.size or specimen.ice.thickness")
     return Poses(accepted, _any_way_up(name, placing.count, scene.seed))
-
-
-def _compatible(points: np.ndarray, distance: float) -> np.ndarray:
-    """Points of which no two are closer than a distance; of a close pair the first stays."""
-    kept = np.zeros(len(points), dtype=bool)
-    undecided = ~kept
-    if len(points) == 0:
-        return points
-    first, second = cKDTree(points).query_pairs(distance, output_type="ndarray").reshape(-1, 2).T
-    while undecided.any():
-        open_pairs = undecided[first] & undecided[second]
-        winners = undecided.copy()
-        winners[second[open_pairs]] = False
-        kept |= winners
-        undecided &= ~winners
-        undecided[second[winners[first]]] = False
-    return points[kept]

@@ -160,10 +160,31 @@ def read_structure(source: str | Path, assembly: str | int | None = None, model:
             raise ValueError(f"{path}: {error}") from error
         if not len(table.numbers):
             raise ValueError(f"{path}: assembly={str(assembly)!r}: names no chain that has atoms")
-    where = device.current().torch_device
-    return Atoms(torch.as_tensor(table.numbers, device=where), device.as_tensor(table.positions),
-                 device.as_tensor(table.b_factors), device.as_tensor(table.occupancies),
-                 torch.as_tensor(table.is_water, device=where))
+    return _atoms(table)
+
+
+def read_residues(source: str | Path) -> tuple[Atoms, np.ndarray, tuple[float, ...]]:
+    """The atoms of a file's first model, all conformations, and which residue each is part of.
+
+    Args:
+        source: as in `read_structure`.
+
+    Returns:
+        The atoms, the number of each one's residue from 0, (N,), and the edges of the file's unit
+        cell [A], which are 1 where it states none.
+
+    Raises:
+        FileNotFoundError: if the file or entry cannot be found.
+        ValueError: if the file is no readable structure.
+    """
+    path = find_structure(source)
+    structure, _ = parse_structure(path)
+    table = _table(structure)
+    _check(table, path)
+    table = _choose_model(table, 1, path)
+    cell = structure.cell
+    return (_atoms(table), _group(*table.residues(), table.residue_names),
+            (cell.a, cell.b, cell.c))
 
 
 def displaced_volumes(atoms: Atoms) -> torch.Tensor:
@@ -212,6 +233,13 @@ class _Table:
     def residues(self) -> tuple[np.ndarray, ...]:
         """The columns that together name a residue of a model."""
         return self.chains, self.residue_numbers, self.insertion_codes
+
+
+def _atoms(table: _Table) -> Atoms:
+    where = device.current().torch_device
+    return Atoms(torch.as_tensor(table.numbers, device=where), device.as_tensor(table.positions),
+                 device.as_tensor(table.b_factors), device.as_tensor(table.occupancies),
+                 torch.as_tensor(table.is_water, device=where))
 
 
 def _table(structure: gemmi.Structure) -> _Table:
