@@ -254,8 +254,14 @@ def main() -> None:
     add("--growth", action="store_true",
         help="also the gradient over 16 to 160 slices, 1e3 to 1e6 atoms, 256 to 2048 pixels")
     add("--json", type=Path, metavar="FILE", help="write everything to this file as well")
+    add("--device", choices=("cpu", "gpu"),
+        help="instead: how near stages come to this device's limits, kept in experiments/results")
     options = parser.parse_args()
     os.environ.update(dict.fromkeys(THREADS, str(options.threads)))
+    if options.device:
+        sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it is not there
+        import_module("experiments.benchmark_limits").main(options.device, options.repeats)
+        return
     names = [name for name in PROGRAMS if util.find_spec(name.lower())]
     load, report = os.getloadavg(), {"cases": {}, "fresh processes": {
         name: [fresh(name, options.arch) for _ in range(options.fresh)]

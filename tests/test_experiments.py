@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 from collections import namedtuple
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import benchmark, ctf_simulated
+from experiments import benchmark, benchmark_limits, ctf_simulated
 from experiments.ctf_bench import Truth, linear_micrograph
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -103,3 +104,24 @@ def test_what_other_programs_take_is_seen(monkeypatch):
         monkeypatch.setattr(f"experiments.benchmark.{name}", lambda given=given: next(given))
     monkeypatch.setattr("experiments.benchmark.os.cpu_count", lambda: 4)
     assert benchmark.others(benchmark.others()) == pytest.approx((5 - 1) / 2 / 4)
+
+
+def test_stages_beside_the_limits_of_a_device(tmp_path, monkeypatch, capsys):
+    """Each is run once, a second long; a copy of 2^25 floats, both ways, moves 2^28 bytes then."""
+    monkeypatch.setattr(benchmark_limits, "seconds", lambda work, repeats: work() is None or 1.0)
+    monkeypatch.setattr(benchmark_limits, "SIZES", {"cpu": (16,)})
+    monkeypatch.setattr(benchmark_limits, "ATOMS", 50)
+    monkeypatch.setattr(benchmark_limits, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr("sys.argv", ["benchmark", "--device", "cpu", "--repeats", "1", "--threads",
+                                     os.environ["OMP_NUM_THREADS"]])
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    benchmark.main()
+    (file,) = (tmp_path / "results").glob("*.json")
+    assert str(file) in capsys.readouterr().out
+    report = json.loads(file.read_text())
+    assert report["limits"]["bandwidth"] == 2**28 and report["arch"] == "cpu"
+    rows = {(row["stage"], row["by"]): row for row in report["rows"]}
+    assert len(rows) == len(report["rows"]) == 16
+    assert rows["transmit", "kernels"]["fraction"] == pytest.approx(20 * 256 / 2**28)
+    assert rows["multislice, 6 slices", "torch"]["limit"] == pytest.approx(
+        6 * (2 + 36 * 256 / 2**28))

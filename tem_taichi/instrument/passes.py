@@ -129,11 +129,15 @@ class Way:
     def propagate(self, wave: Tensor) -> None:
         """Take a wave (ny, nx) along, in place."""
         torch.fft.fft2(wave, out=wave)
-        if self._fused:
-            launch(kernels.propagate, torch.view_as_real(wave), self._rows, self._columns)
-        else:
-            wave.mul_(self._array)
+        self.multiply(wave)
         torch.fft.ifft2(wave, norm=self._norm, out=wave)
+
+    def multiply(self, spectrum: Tensor) -> None:
+        """Multiply a spectrum (ny, nx) by the propagator, in place."""
+        if self._fused:
+            launch(kernels.propagate, torch.view_as_real(spectrum), self._rows, self._columns)
+        else:
+            spectrum.mul_(self._array)
 
     def adjoint(self, grad: Tensor, sent: Tensor, wanted: Tensor | None) -> None:
         """From the gradient of the wave that arrives to that of the one sent, in place.
@@ -144,16 +148,25 @@ class Way:
             wanted: where the gradient of the propagator, times the pixels, is added (ny, nx).
         """
         torch.fft.fft2(grad, out=grad)
-        spectrum = grad if wanted is None else torch.fft.fft2(sent)
+        self.multiply_adjoint(grad, grad if wanted is None else torch.fft.fft2(sent), wanted)
+        torch.fft.ifft2(grad, norm=self._norm, out=grad)
+
+    def multiply_adjoint(self, grad: Tensor, spectrum: Tensor, wanted: Tensor | None) -> None:
+        """The adjoint of `multiply`, in place.
+
+        Args:
+            grad: (ny, nx).
+            spectrum: what was multiplied, overwritten; anything where nothing is wanted.
+            wanted: see `adjoint`.
+        """
         if self._fused:
             launch(kernels.propagate_adjoint, torch.view_as_real(grad), self._rows,
                    self._columns, int(wanted is not None), torch.view_as_real(spectrum),
                    torch.view_as_real(grad if wanted is None else wanted))
-        else:
-            if wanted is not None:
-                wanted.addcmul_(spectrum.conj_physical_(), grad)
-            grad.mul_(self._conjugate)
-        torch.fft.ifft2(grad, norm=self._norm, out=grad)
+            return
+        if wanted is not None:
+            wanted.addcmul_(spectrum.conj_physical_(), grad)
+        grad.mul_(self._conjugate)
 
 
 def _pixels(wave: Tensor) -> Tensor:
