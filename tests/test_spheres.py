@@ -1,4 +1,4 @@
-"""Copies on spheres and in balls around others, and vesicles of lipids: what virions are made of."""
+"""Copies on spheres and in balls around others, and vesicles of lipids: parts of virions."""
 
 import math
 from pathlib import Path
