@@ -20,7 +20,7 @@ from tem_taichi.device import as_tensor
 from tem_taichi.estimate.spectra import average_periodogram
 from tem_taichi.files.mrc import write_mrc
 from tem_taichi.files.tilts import write_rawtlt
-from tem_taichi.files.unfinished import unfinished_folder
+from tem_taichi.files.unfinished import unfinished, unfinished_folder
 from tem_taichi.fit import main
 from tem_taichi.noise.curves import evaluate
 from tem_taichi.noise.detector import Detector, detect, noise_power_spectrum
@@ -621,6 +621,16 @@ def test_fits_go_on_after_an_interruption(here, capsys, monkeypatch):
     assert names("out") == names(first) and not kept.exists()
     for file in Path("out").glob("*.png"):
         assert file.read_bytes() == (first / file.name).read_bytes()
+
+
+def test_a_second_fit_of_the_same_output_gets_one_line(here, capsys):
+    write_mrc(Path("stack.mrcs"), micrographs(9000, size=256), 1.35)
+    with unfinished("tem_taichi_fit"):
+        assert main(["recipe=ctf", "input=stack.mrcs"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: output: ") and "another run is at work there" in err
+    assert err.count("\n") == 1 and names(here) >= {"stack.mrcs"}
+    assert not unfinished_folder("tem_taichi_fit").exists()
 
 
 def test_other_settings_are_fitted_anew(here, monkeypatch):
