@@ -14,7 +14,7 @@ from tem_taichi.arguments import (
     to_field,
 )
 from tem_taichi.bridge import differentiable
-from tem_taichi.device import as_tensor, current
+from tem_taichi.device import as_tensor, current, many_threads
 from tem_taichi.grid import frequencies, pixel_length
 from tem_taichi.instrument.passes import Slice, Wanted, Way, room, transmit, transmit_adjoint
 from tem_taichi.physics import interaction_constant, wavelength
@@ -71,13 +71,14 @@ def _slice(slices, absorption, phase, decay, n):  # type: ignore[no-untyped-def]
 @ti.ad.grad_replaced
 def _interact(slices, absorption, incident, rows, columns, phase, decay, every, kept, out):  # type: ignore[no-untyped-def]
     """Multislice; keeps the wave before every `every`-th slice in `kept`, if it has any."""
-    out.copy_(incident)
-    way, place = Way(rows, columns), room(1, out)[0]
+    wave, way = out.copy_(incident), Way(rows, columns)
     for n in range(len(slices)):
         if len(kept) and n % every == 0:
-            kept[n // every].copy_(out)
-        transmit(out, _slice(slices, absorption, phase, decay, n), place)
-        way.propagate(out)
+            kept[n // every].copy_(wave)
+        transmit(wave, _slice(slices, absorption, phase, decay, n), None)
+        wave = way.propagate(wave)
+    if wave is not out:
+        out.copy_(wave)
 
 
 @ti.ad.grad_for(_interact)
@@ -99,10 +100,13 @@ def _interact_adjoint(  # type: ignore[no-untyped-def]
         for n, one in enumerate(here):
             behind[n].copy_(behind[n - 1] if n else kept[block])
             if n:
-                way.propagate(behind[n])
+                wave = behind[n]
+                arrived = way.propagate(wave)
+                if arrived is not wave:
+                    wave.copy_(arrived)
             transmit(behind[n], one, places[n])
         for n, one in reversed(list(enumerate(here))):
-            way.adjoint(grad, behind[n], of_factors)
+            grad = way.adjoint(grad, behind[n], of_factors)
             transmit_adjoint(behind[n], one, places[n], grad, Wanted(
                 None if slices.grad is None else slices.grad[start + n],
                 None if absorption.grad is None or one.absorbing is None
@@ -272,6 +276,7 @@ def _passed(
     every = 1 if len(slices) <= _KEPT else math.isqrt(len(slices))
     n_kept = -(-len(slices) // every) if needs_grad else 0
     kept = torch.empty((n_kept, *incident.shape), dtype=incident.dtype, device=slices.device)
-    return differentiable(_interact, torch.empty_like(incident), slices.contiguous(),
-                          absorption.contiguous(), incident.contiguous(), rows, columns,
-                          phase, decay, every, kept)
+    if many_threads():
+        slices, absorption = slices.contiguous(), absorption.contiguous()
+    return differentiable(_interact, torch.empty_like(incident), slices, absorption,
+                          incident.contiguous(), rows, columns, phase, decay, every, kept)

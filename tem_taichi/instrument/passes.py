@@ -26,8 +26,8 @@ class Slice(NamedTuple):
     decay: Tensor
     """[1/(V A)], (1,)."""
 
-    def transmission(self, out: Tensor) -> Tensor:
-        """The exponential, written to out (ny, nx) by torch."""
+    def transmission(self, out: Tensor | None) -> Tensor:
+        """The exponential (ny, nx) by torch, written to out if it is given."""
         # Not torch's own polar form, which takes half as long again.
         angle = self.potential * self.phase
         real, imaginary = torch.cos(angle), angle.sin_()
@@ -66,12 +66,27 @@ def transmit(wave: Tensor, here: Slice, kept: Tensor | None) -> None:
     Args:
         wave: before the slice, then behind it.
         here: the slice.
-        kept: where its transmission is written; None = nowhere, by a kernel.
+        kept: where its transmission is written; None = nowhere.
     """
-    if kept is not None:
-        wave.mul_(here.transmission(kept))
+    if many_threads():
+        launch(kernels.transmit, _pixels(wave), *_numbers(here), _pixels(wave))
         return
-    launch(kernels.transmit, _pixels(wave), *_numbers(here), _pixels(wave))
+    for rows in _blocks(wave):
+        part = Slice(here.potential[rows], None if here.absorbing is None
+                     else here.absorbing[rows], here.phase, here.decay)
+        wave[rows].mul_(part.transmission(None if kept is None else kept[rows]))
+
+
+def _blocks(wave: Tensor) -> list[slice]:
+    """Rows of a wave that stay in the cache from one step to the next."""
+    n = max(1, (1 << 16) // wave.shape[1])
+    return [slice(first, first + n) for first in range(0, wave.shape[0], n)]
+
+
+def _times(wave: Tensor, rows: Tensor, columns: Tensor) -> None:
+    """A wave times factors of its rows and columns, in place."""
+    for here in _blocks(wave):
+        wave[here].mul_(columns).mul_(rows[here, None])
 
 
 def transmit_adjoint(
@@ -111,7 +126,11 @@ def transmit_adjoint(
 
 
 class Way:
-    """From one slice to the next: F^-1[rows(ky) columns(kx) F psi], in place."""
+    """From one slice to the next: F^-1[rows(ky) columns(kx) F psi]; what is given is overwritten.
+
+    On a CPU results of transforms are fresh arrays: torch makes these first and copies them to
+    where a result is asked for.
+    """
 
     def __init__(self, rows: Tensor, columns: Tensor) -> None:
         """Take the factors of the propagator, complex (ny,) and (nx,)."""
@@ -123,33 +142,32 @@ class Way:
             self._rows, self._columns = (torch.view_as_real(f).contiguous()
                                          for f in (rows, columns))
         else:
-            self._array = rows[:, None] * columns
-            self._conjugate = self._array.conj().resolve_conj()
+            self._rows, self._columns = rows, columns
 
-    def propagate(self, wave: Tensor) -> None:
-        """Take a wave (ny, nx) along, in place."""
-        torch.fft.fft2(wave, out=wave)
-        self.multiply(wave)
-        torch.fft.ifft2(wave, norm=self._norm, out=wave)
+    def propagate(self, wave: Tensor) -> Tensor:
+        """The wave (ny, nx) where it arrives."""
+        spectrum = torch.fft.fft2(wave, out=wave if self._fused else None)
+        self.multiply(spectrum)
+        return torch.fft.ifft2(spectrum, norm=self._norm, out=wave if self._fused else None)
 
     def multiply(self, spectrum: Tensor) -> None:
         """Multiply a spectrum (ny, nx) by the propagator, in place."""
         if self._fused:
             launch(kernels.propagate, torch.view_as_real(spectrum), self._rows, self._columns)
         else:
-            spectrum.mul_(self._array)
+            _times(spectrum, self._rows, self._columns)
 
-    def adjoint(self, grad: Tensor, sent: Tensor, wanted: Tensor | None) -> None:
-        """From the gradient of the wave that arrives to that of the one sent, in place.
+    def adjoint(self, grad: Tensor, sent: Tensor, wanted: Tensor | None) -> Tensor:
+        """From the gradient of the wave that arrives to that of the one sent.
 
         Args:
             grad: (ny, nx).
             sent: the wave that was sent (ny, nx).
             wanted: where the gradient of the propagator, times the pixels, is added (ny, nx).
         """
-        torch.fft.fft2(grad, out=grad)
-        self.multiply_adjoint(grad, grad if wanted is None else torch.fft.fft2(sent), wanted)
-        torch.fft.ifft2(grad, norm=self._norm, out=grad)
+        there = torch.fft.fft2(grad, out=grad if self._fused else None)
+        self.multiply_adjoint(there, there if wanted is None else torch.fft.fft2(sent), wanted)
+        return torch.fft.ifft2(there, norm=self._norm, out=grad if self._fused else None)
 
     def multiply_adjoint(self, grad: Tensor, spectrum: Tensor, wanted: Tensor | None) -> None:
         """The adjoint of `multiply`, in place.
@@ -166,7 +184,7 @@ class Way:
             return
         if wanted is not None:
             wanted.addcmul_(spectrum.conj_physical_(), grad)
-        grad.mul_(self._conjugate)
+        _times(grad, self._rows.conj().resolve_conj(), self._columns.conj().resolve_conj())
 
 
 def _pixels(wave: Tensor) -> Tensor:
