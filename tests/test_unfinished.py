@@ -20,6 +20,8 @@ from tem_taichi.instrument.tem import TEM
 from tem_taichi.noise.camera import Camera
 from tem_taichi.scene.load import load_scene
 from tem_taichi.series import simulate as pipeline
+from tem_taichi.series.build import build_specimen
+from tem_taichi.series.movie import intensities
 from tem_taichi.simulate import main
 
 PDB = ("ATOM  {0:5d}  CA  ALA A{0:4d}    {1:8.3f}{1:8.3f}   0.000  1.00 {2:5.2f}           C\n")
@@ -347,9 +349,9 @@ def test_frames_that_are_equal_are_computed_once(here, computed):
     words = [*FAST, "movie.drift=[0,0]", "specimen.damage=0", "movie.frames=3"]
     scene = load_scene("scene.yaml", words)
     shared = pipeline.simulate(scene)
-    assert len(computed["seen"]) == 5
+    assert len(computed["seen"]) == 5 and intensities(scene, build_specimen(scene).ice) == 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tem_taichi.series.movie.still", lambda *_: False)
+        patch.setattr("tem_taichi.series.movie.intensities", lambda *_: 3)
         each = pipeline.simulate(scene)
     assert len(computed["seen"]) == 5 + 15
     assert torch.equal(shared.frames, each.frames)
@@ -358,9 +360,10 @@ def test_frames_that_are_equal_are_computed_once(here, computed):
     for change in ("movie.motion=1", "movie.drift=[1,0]", "specimen.damage=1",
                    "specimen.ice.granularity=1"):
         computed["seen"].clear()
-        pipeline.simulate(load_scene("scene.yaml", [*words, change, "tilts.minimum=0",
-                                                    "tilts.maximum=0"]))
+        other = load_scene("scene.yaml", [*words, change, "tilts.minimum=0", "tilts.maximum=0"])
+        pipeline.simulate(other)
         assert len(computed["seen"]) == 3, change
+        assert intensities(other, build_specimen(other).ice) == 3
 
 
 def test_the_time_left_is_that_of_what_is_missing(here, computed, capsys):

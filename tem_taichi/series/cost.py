@@ -14,6 +14,7 @@ from tem_taichi.machine import duration, memory_limit, size
 from tem_taichi.rotations import tilt_rotation
 from tem_taichi.scene.settings import Scene
 from tem_taichi.series.build import ice_of
+from tem_taichi.series.movie import intensities
 from tem_taichi.series.record import tomogram_height
 from tem_taichi.specimen.ice_shape import depth_range
 from tem_taichi.specimen.particles import ParticlesInIce
@@ -123,7 +124,7 @@ def least_time(scene: Scene, instrument: TEM, angles: np.ndarray,
     slices = over_tilts(angles, lambda n: slices_of(scene, instrument, angles[n]))
     waves = math.prod(instrument.wave_shape) * float(slices) * _LEAST
     return (waves + len(angles) * float(scatterers) * _LEAST_SCATTERER) / cores * (
-        scene.movie.frames)
+        intensities(scene, ice_of(scene)))
 
 
 def check_time(scene: Scene, seconds: float, images: int) -> None:

@@ -9,7 +9,7 @@ import torch
 from tem_taichi.experiment import Image, Instrument, NoiseLaw, recorded
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.scene.settings import Scene
-from tem_taichi.specimen.particles import ParticlesInIce
+from tem_taichi.specimen.particles import Ice, ParticlesInIce
 from tem_taichi.streams import Key
 from tem_taichi.timing import Stages
 
@@ -33,23 +33,24 @@ def movie_images(scene: Scene, specimen: ParticlesInIce, instrument: Instrument,
         stages: as in `experiment.images`.
     """
     intensity = mean = None
+    shared = intensities(scene, specimen.ice) == 1
     for moved, frame in frames_of(scene, specimen, exposure):
         with torch.no_grad():
-            if intensity is None or not still(scene, specimen):
+            if intensity is None or not shared:
                 intensity, mean = instrument.intensity(moved, frame), None
             image = recorded(law, intensity, frame, scene.seed, stages, mean)
         mean = image.expected
         yield image
 
 
-def still(scene: Scene, specimen: ParticlesInIce) -> bool:
-    """Whether all frames of an image have the same intensity: nothing moves or is damaged.
+def intensities(scene: Scene, ice: Ice) -> int:
+    """How many there are of an image: one where nothing moves or is damaged, else one a frame.
 
     The molecules of granular ice move from frame to frame.
     """
     movie = scene.movie
-    return not (movie.motion or any(movie.drift) or scene.specimen.damage
-                or specimen.ice.structured)
+    still = not (movie.motion or any(movie.drift) or scene.specimen.damage or ice.structured)
+    return 1 if still else movie.frames
 
 
 def frames_of(

@@ -13,6 +13,7 @@ from tem_taichi.device import current
 from tem_taichi.instrument.tem import group_size
 from tem_taichi.scene.settings import Scene
 from tem_taichi.series.cost import over_tilts, voxels_of
+from tem_taichi.series.movie import intensities
 from tem_taichi.series.plan import Plan
 from tem_taichi.specimen.particles import ParticlesInIce
 from tem_taichi.streams import Key
@@ -55,11 +56,11 @@ def foreseen_time(scene: Scene, planned: Plan, specimen: ParticlesInIce) -> floa
         lens = _seconds(lambda: instrument.image(specimen, exposure, wave, distance))
         key = Key(scene.seed, "noise", exposure.stream)
         counts = _seconds(lambda: planned.camera.sample(image, exposure.dose, key))
-        return seen + max(spent, 0.0) * n_slices / slices + lens + 2 * counts
+        once = seen + max(spent, 0.0) * n_slices / slices + lens
+        return once * intensities(scene, specimen.ice) + 2 * counts * scene.movie.frames
 
     with torch.no_grad():
-        images = scene.movie.frames * over_tilts(
-            np.array([exposure.tilt_angle for exposure in exposures]), image_time)
+        images = over_tilts(np.array([exposure.tilt_angle for exposure in exposures]), image_time)
     return images + voxels_of(scene) * (_VOXEL + _VOXEL_OF_IMAGE * len(exposures)) / (
         os.cpu_count() or 1)
 
