@@ -414,3 +414,20 @@ def test_runs_that_replace_the_same_output_at_once_take_turns(tmp_path):
         list(pool.map(replace, range(4)))
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
     assert len({(tmp_path / "out" / f"{file}").read_text() for file in range(20)}) == 1
+
+
+def test_the_disk_has_all_files_before_they_get_their_names(tmp_path, monkeypatch):
+    """Else a power failure could leave hollow files, after what they were made of is gone."""
+    known = set()
+
+    def settle(descriptor):
+        assert not (tmp_path / "out").exists()
+        known.add(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(folder.os, "fsync", settle)
+    with new_folder(tmp_path / "out", "simulate") as place:
+        (place / "a.mrc").write_text("a")
+        (place / "sub").mkdir()
+        (place / "sub" / "b.mrc").write_text("b")
+    made = list((tmp_path / "out").rglob("*"))
+    assert len(made) == 4 and {path.stat().st_ino for path in made} <= known

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tem_taichi.files.manifest import check_replaceable, remove_listed, write_manifest
@@ -114,9 +114,22 @@ def new_folder(name: str | Path, command: str, overwrite: bool = False,
     with workplace(final) as place:
         yield place / OUTPUT
         write_manifest(place / OUTPUT, command)
+        _settle(place / OUTPUT)
         with alone(final.parent):
             _check(final, command, overwrite, inputs)
             _move(place / OUTPUT, final, place / REPLACED, command)
+
+
+def _settle(folder: Path) -> None:
+    """Wait until the disk has a folder, so that a power failure later leaves no hollow files."""
+    for place, _, files in os.walk(folder):
+        for name in ("", *files):
+            with suppress(OSError):  # of a system that can't, as Windows can't with folders
+                descriptor = os.open(os.path.join(place, name), os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
 
 
 def _move(output: Path, final: Path, aside: Path, command: str) -> None:
