@@ -42,8 +42,7 @@ KEPT = (0.0, 60.0)
 SHORT = 30.0
 """Seconds below which a run is repeated."""
 
-COMMON = ["dose=3", "optics.defocus=30000", "specimen.ice.granularity=0",
-          "interaction.slice_thickness=null"]
+COMMON = ["dose=3", "optics.defocus=30000", "specimen.ice.granularity=0"]
 SINGLE = ["shape=[1024,1024]", "pixel_size=5"]
 CROWD = ["specimen=zika", "shape=[2048,2048]", "pixel_size=10", "specimen.size=[20480,20480]",
          "specimen.ice.thickness=3000"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import benchmark, benchmark_limits, ctf_simulated
+from experiments import benchmark, benchmark_limits, costs, ctf_simulated, runs, table1
 from experiments.ctf_bench import Truth, linear_micrograph
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -125,3 +125,41 @@ def test_stages_beside_the_limits_of_a_device(tmp_path, monkeypatch, capsys):
     assert rows["transmit", "kernels"]["fraction"] == pytest.approx(20 * 256 / 2**28)
     assert rows["multislice, 6 slices", "torch"]["limit"] == pytest.approx(
         6 * (2 + 36 * 256 / 2**28))
+
+
+def test_a_timed_run_keeps_what_it_made_and_finds_it_again(tmp_path):
+    scene = ["shape=[32,32]", "pixel_size=8", "tilts={scheme: listed, angles: [0, 40]}",
+             "specimen.ice.granularity=0", "specimen.particles={apoferritin: {count: 1}}"]
+    first = runs.measured(scene, tmp_path, keep=[40.0])
+    assert first["images"] == 2 and first["copies"] == {"apoferritin": 1} and not first["resumed"]
+    assert first["seconds"] > sum(first["stages"].values()) > 0
+    image = np.load(tmp_path / "tilt_40.npy")
+    assert image.shape == (32, 32) and 0 < image.std() < 0.5 * image.mean()
+    again = runs.measured(scene, tmp_path)
+    assert again["resumed"] and again["stages"] == pytest.approx(first["stages"])
+
+
+def test_rows_of_the_table_say_times_and_errors(tmp_path):
+    line = {"row": "zika_10", "mode": "multislice", "tilts": 1, "seconds": 75.0, "structures": 2.0,
+            "megabytes": 900.0, "scatterers": 1_077_540, "errors": {}}
+    for mode, off in (("multislice", 0.0), ("projection", 0.5)):
+        folder = tmp_path / f"zika_10_{mode}_61"
+        folder.mkdir()
+        for angle in table1.KEPT:
+            # A chequerboard of contrast 1, and one less by a half.
+            np.save(folder / f"tilt_{angle:g}.npy", (1 - off) * (np.indices((8, 8)).sum(0) % 2))
+    found = table1.errors("zika_10", 61, tmp_path)
+    assert found == {"0": pytest.approx(0.5), "60": pytest.approx(0.5)}
+    lines = [line, {**line, "mode": "projection", "tilts": 61, "seconds": 7200.0, "errors": found}]
+    rows = [[cell.strip() for cell in row.split("|")] for row in table1.table(lines).splitlines()]
+    assert rows[2][1:6] == ["Zika x 10", "1,077,540", "multislice", "1 min 15", ""]
+    assert rows[2][10:12] == ["2 min 16", "3 min 10"]
+    assert rows[3][3:6] == ["projection", "", "2 h 00"] and rows[3][8:10] == ["50.0%", "50.0%"]
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_costs_grow_by_the_power_of_what_grows(power):
+    at = [1.0, 10.0, 100.0, 1000.0]
+    constant, factor, found = costs.fitted(at, [3 + 0.2 * x**power for x in at])
+    assert found == pytest.approx(power, abs=0.026)  # powers are tried in steps of 0.05
+    assert constant == pytest.approx(3, rel=0.05) and factor == pytest.approx(0.2, rel=0.1)
