@@ -9,6 +9,7 @@ from tem_taichi.noise.curves import (
     evaluate,
     interpolate,
     mtf_parametric,
+    over_image,
     radial_frequency,
     read_mtf,
     smoothness_penalty,
@@ -127,3 +128,22 @@ def test_broken_curve_files_are_named_in_one_line(tmp_path, text, message):
         read_mtf(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_curves_over_an_image_are_kept_by_their_numbers():
+    table = np.array([[0.0, 0.25, 0.5], [1.0, 0.6, 0.3]])
+    first = over_image(table, 12, 10)
+    assert torch.equal(first, evaluate(table, radial_frequency(12, 10)))
+    assert over_image(table.tolist(), 12, 10) is first
+    table[1, 2] = 0.2  # changed in place, it is another curve
+    again = over_image(table, 12, 10)
+    assert torch.equal(again, evaluate(table, radial_frequency(12, 10)))
+    assert not torch.equal(again, first)
+    values = torch.tensor([1.0, 0.6, 0.3], requires_grad=True)
+    over_image((table[0], values), 12, 10).sum().backward()
+    assert float(values.grad.sum()) == pytest.approx(12 * 6)  # shares of each element add up to 1
+    with torch.inference_mode():
+        made = over_image(table, 8, 8)
+    weight = torch.ones(8, 5, requires_grad=True)
+    (made * weight).sum().backward()  # what was made there may be saved for gradients here
+    assert torch.allclose(weight.grad, made)

@@ -13,6 +13,7 @@ A *curve* is one of
 Any number in it may be a tensor, and then carries gradients.
 """
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from tem_taichi.arguments import check_number, to_field
-from tem_taichi.device import as_tensor
+from tem_taichi.device import as_tensor, current
 from tem_taichi.grid import squared_frequencies
 
 Scalar: TypeAlias = float | Tensor
@@ -83,6 +84,34 @@ def interpolate(w: Tensor, frequencies: Tensor, values: Tensor) -> Tensor:
     left, right = frequencies[above - 1], frequencies[above]
     fraction = ((w - left) / (right - left)).clamp(0, 1)
     return torch.lerp(values[above - 1], values[above], fraction)
+
+
+def over_image(curve: Curve, ny: int, nx: int) -> Tensor:
+    """Value of a curve at each element of `torch.fft.rfft2` of an image (ny, nx).
+
+    Those of the last few curves without a gradient are kept: every image of a series needs them.
+
+    Args:
+        curve: see the module's text.
+        ny: rows of the image.
+        nx: its columns.
+
+    Returns:
+        Tensor (ny, nx // 2 + 1), which is not to be changed.
+    """
+    if curve is None or is_scalar(curve) or requires_grad(curve):
+        return evaluate(curve, radial_frequency(ny, nx))
+    plain = numbers(curve)
+    device = current()
+    return _over_image(plain.shape, plain.tobytes(), ny, nx, device.dtype, device.torch_device)
+
+
+@lru_cache(maxsize=4)
+def _over_image(shape: tuple[int, ...], content: bytes, ny: int, nx: int,
+                _dtype: torch.dtype, _device: torch.device) -> Tensor:
+    """As `over_image`, by the numbers themselves and what they are turned into."""
+    with torch.inference_mode(False):
+        return evaluate(np.frombuffer(content).reshape(shape).copy(), radial_frequency(ny, nx))
 
 
 def smoothness_penalty(frequencies: Any, values: Any, slope_change: float = 2.0) -> Tensor:

@@ -248,7 +248,7 @@ def _blur(electrons: Tensor, detector: Detector) -> Tensor:
     if detector.mtf is None:
         return electrons
     ny, nx = electrons.shape[-2:]
-    return _filter(electrons, evaluate(detector.mtf, curves.radial_frequency(ny, nx)))
+    return _filter(electrons, curves.over_image(detector.mtf, ny, nx))
 
 
 def _is_white(detector: Detector) -> bool:
@@ -265,18 +265,21 @@ def _efficiency(detector: Detector) -> Scalar:
     return evaluate(detector.dqe, as_tensor([0.0]))[0]
 
 
-def _factors(detector: Detector, w: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """MTF as where electrons are registered times how each is drawn; None is 1 everywhere."""
-    mtf = None if detector.mtf is None else evaluate(detector.mtf, w)
+def _factors(detector: Detector, ny: int, nx: int) -> tuple[Tensor | None, Tensor | None]:
+    """MTF as where electrons are registered times how each is drawn; None is 1 everywhere.
+
+    Over the rfft2 of an image (ny, nx).
+    """
+    mtf = None if detector.mtf is None else curves.over_image(detector.mtf, ny, nx)
     if detector.dqe is None or is_scalar(detector.dqe):
         return (None, mtf) if detector.kind == "integrating" else (mtf, None)
-    place = (evaluate(detector.dqe, w) / _efficiency(detector)).sqrt()
-    return place, evaluate(detector.mtf, w) / place
+    place = (curves.over_image(detector.dqe, ny, nx) / _efficiency(detector)).sqrt()
+    return place, (1 if mtf is None else mtf) / place
 
 
 def _sample(electrons: Tensor, detector: Detector, key: Key, parts: int) -> Tensor:
     """Counts (parts, ny, nx) of one image from the mean electrons of its pixels."""
-    place, draw = _factors(detector, curves.radial_frequency(*electrons.shape))
+    place, draw = _factors(detector, electrons.shape[0], electrons.shape[1])
     efficiency = float(numbers(_efficiency(detector)))
     counting = detector.kind == "counting"
     blurred = electrons if place is None else _filter(electrons, place)

@@ -219,7 +219,7 @@ def reparametrised_sample(intensity: Tensor, *, pixel_size: Scalar, dose: Scalar
     if noise.shape[-expected.ndim:] != expected.shape:
         raise ValueError(f"noise has shape {tuple(noise.shape)}: must end in the intensity's, "
                          f"{tuple(expected.shape)}")
-    place, draw = _factors(detector, curves.radial_frequency(*expected.shape[-2:]))
+    place, draw = _factors(detector, expected.shape[-2], expected.shape[-1])
     electrons = expected_counts(intensity, pixel_size=pixel_size, dose=dose)
     mean = electrons if place is None else _filter(electrons, place)
     shot = (mean.clamp(min=0) / as_tensor(_efficiency(detector))).sqrt() * noise
@@ -262,7 +262,7 @@ def _samples(intensity: Tensor, pixel_size: Scalar, dose: Scalar, detector: Dete
         drawn = mean.detach().double().cpu().expand(samples, -1, -1).numpy()
         return as_tensor(generator.poisson(drawn))
 
-    place, draw = _factors(detector, curves.radial_frequency(*intensity.shape[-2:]))
+    place, draw = _factors(detector, intensity.shape[-2], intensity.shape[-1])
     efficiency, counting = as_tensor(_efficiency(detector)), detector.kind == "counting"
     mean = expected_counts(intensity, pixel_size=pixel_size, dose=dose)
     mean = (mean if place is None else _filter(mean, place)).clamp(min=0)
@@ -272,7 +272,7 @@ def _samples(intensity: Tensor, pixel_size: Scalar, dose: Scalar, detector: Dete
         charge = electrons / efficiency
     else:
         charge = as_tensor(_deposit(electrons.double().cpu().numpy(),
-                                    float(efficiency.detach()), generator))
+                                    1 / float(efficiency.detach()) - 1, generator))
     charge = charge if draw is None else _filter(charge, draw)
     return mean, electrons, as_tensor(detector.gain) * charge
 
