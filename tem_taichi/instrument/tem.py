@@ -38,6 +38,9 @@ _GROUP = 6
 """Slices held at once; of very many slices more, as the root of their number, since on the way
 back a slice needs ten times the memory of the wave that is kept for each group."""
 
+_ROOM = 6 * 3500**2
+"""Pixels of all slices that are held at once without gradients, if that is two at least."""
+
 _WHOLE = 16
 """Up to so many slices the way back starts from all of them: faster, and no more memory."""
 
@@ -168,7 +171,9 @@ class TEM:
         tensors = tensors_in(parts)
         recompute = torch.is_grad_enabled() and view.n_slices > _WHOLE
         whole = torch.is_grad_enabled() and not recompute
-        size = _WHOLE if whole else group_size(view.n_slices)
+        # On the way back fewer groups take less memory, since a wave is kept for each.
+        pixels = 0 if recompute else math.prod(view.shape)
+        size = _WHOLE if whole else group_size(view.n_slices, pixels)
         n_groups = -(-view.n_slices // size)
         wave = torch.ones(view.shape, dtype=current().complex_dtype,
                           device=current().torch_device)
@@ -242,9 +247,15 @@ class TEM:
         return form_image(wave, self.wave_pixel, self.voltage, lens, linear=self.linear)
 
 
-def group_size(n_slices: int) -> int:
-    """Slices held at once where no gradient is asked for."""
-    return max(_GROUP, math.isqrt(n_slices // 10))
+def group_size(n_slices: int, pixels: int = 0) -> int:
+    """Slices held at once: of large ones fewer, but the two that one transform makes.
+
+    Args:
+        n_slices: in all.
+        pixels: of each; 0 = whatever they take.
+    """
+    size = max(_GROUP, math.isqrt(n_slices // 10))
+    return max(2, min(size, _ROOM // pixels)) if pixels else size
 
 
 def _not_negative(image: torch.Tensor, linear: bool) -> torch.Tensor:

@@ -72,7 +72,8 @@ def foreseen_memory(
         images and volumes.
     """
     number = 8 if scene.compute.dtype == "float64" else 4
-    at_once = group_size(slices_of(scene, instrument, angles[np.abs(angles).argmax()]))
+    at_once = group_size(slices_of(scene, instrument, angles[np.abs(angles).argmax()]),
+                         math.prod(instrument.wave_shape))
     waves = (math.prod(instrument.wave_shape) * (_PER_PIXEL + _PER_SLICE * at_once) * number / 4)
     if specimen is not None:
         waves += number / 4 * (

@@ -41,7 +41,7 @@ def foreseen_time(scene: Scene, planned: Plan, specimen: ParticlesInIce) -> floa
         exposure = exposures[number]
         seen = _seconds(lambda: instrument.view(specimen, exposure))
         n_slices = instrument.view(specimen, exposure).n_slices
-        at_once = group_size(n_slices)
+        at_once = group_size(n_slices, math.prod(instrument.wave_shape))
         groups = math.ceil(n_slices / at_once)
         chosen = sorted({int((n + 0.5) * groups / 3) for n in range(3)})
         instrument.exit_wave(specimen, exposure, only=chosen[:1])  # which compiles

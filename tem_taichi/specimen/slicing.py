@@ -113,13 +113,14 @@ def slices(
         # Narrowing works in place, on arrays that are needed nowhere else.
         potential = narrow(added(layers.pop("group"), displaced, ice.potential), scale, left)
         if absorption is not None:
-            absorbing = added(layers.pop("absorbing") * ice.particle_absorption, displaced, 1.0)
-            absorbing = narrow(absorbing, scale, left) * absorption
+            absorbing = _scaled(layers.pop("absorbing"), ice.particle_absorption)
+            absorbing = _scaled(narrow(added(absorbing, displaced, 1.0), scale, left), absorption)
         if ice.structured and displaced is not None:
             # As splatted: it only says where grains are, and narrowing would make it ring.
             taken = _scaled(displaced, -scale / view.slice_thickness)
     if contrast is not None and potential is not None:
-        potential, absorbing = potential * (1 - contrast**2).sqrt(), potential * contrast
+        absorbing = potential * contrast
+        potential = _scaled(potential, (1 - contrast**2).sqrt())
     if potential is None:
         potential = torch.zeros((count, *view.shape), dtype=device.dtype,
                                 device=device.torch_device)
@@ -134,9 +135,11 @@ def _wants_gradient(value: Value) -> bool:
     return isinstance(value, torch.Tensor) and value.requires_grad
 
 
-def _scaled(layer: torch.Tensor, factor: float) -> torch.Tensor:
+def _scaled(layer: torch.Tensor, factor: Value) -> torch.Tensor:
     """Layer factor, in place where gradients are off."""
-    return layer * factor if torch.is_grad_enabled() else layer.mul_(factor)
+    if torch.is_grad_enabled():
+        return layer * factor
+    return layer if isinstance(factor, float) and factor == 1 else layer.mul_(factor)
 
 
 def _factor(view: View, depth: str) -> torch.Tensor | None:
