@@ -19,7 +19,8 @@ from tem_taichi.rotations import (
 )
 from tem_taichi.specimen.atoms import Atoms
 from tem_taichi.specimen.choice import drawn_as_volume
-from tem_taichi.specimen.copies import project
+from tem_taichi.specimen.copies import n_planes, project, share_series
+from tem_taichi.specimen.depth import depth_weights
 from tem_taichi.specimen.fiducials import gold_kind
 from tem_taichi.specimen.globules import globule_kind
 from tem_taichi.specimen.gridding import _add, _sample, add, sample
@@ -198,7 +199,7 @@ def test_gradients_of_poses(double, n_slices):
     rng = np.random.default_rng(1)
     for n, leaf in enumerate(leaves):
         way = as_tensor(rng.standard_normal(leaf.shape))
-        step = 1e-6
+        step = 1e-7
         ends = [loss(*(v + sign * step * way if i == n else v for i, v in enumerate(values)))
                 for sign in (1, -1)]
         expected = float(ends[0] - ends[1]) / (2 * step)
@@ -218,16 +219,46 @@ def test_handedness_and_shift_of_projections():
         assert difference(by_atoms(kind, wrong, shifts, (80, 84), 2.0), found) > 0.05
 
 
-def test_slabs_sum_to_the_projection_and_carry_the_same_wave():
+@pytest.mark.parametrize("thickness", [10.0, 110.0])
+def test_slabs_sum_to_the_projection_and_carry_the_same_wave(thickness):
     """Slices differ in what no wave along the beam can tell; the exit wave is that of the atoms."""
     kinds, poses = [blob(2000, (50.0, 40.0, 30.0))], [crowd(4, 20.0, 20.0)]
-    view = looked_at(10.0, 26, pixel=2.0)
+    n = 2 * int(np.ceil(130 / thickness))
+    view = looked_at(thickness, n, pixel=2.0)
     by_atom, by_volume = (drawn(kinds, poses, [how], view) for how in ("atoms", "volume"))
     assert difference(by_volume.sum(0), by_atom.sum(0)) < 2e-3
-    waves = [multislice(slices, 2.0, 10.0, 300.0) - 1 for slices in (by_atom, by_volume)]
-    flat = multislice(by_atom.sum(0, keepdim=True), 2.0, 10.0, 300.0) - 1
-    assert difference(waves[1], waves[0]) < 3e-3
-    assert difference(flat, waves[0]) > 2e-2  # so that the depth is known to matter
+    waves = [multislice(slices, 2.0, thickness, 300.0) - 1 for slices in (by_atom, by_volume)]
+    assert difference(waves[1], waves[0]) < 2e-3
+    # What the sum alone gives, so that the depth is known to matter.
+    flat = torch.zeros_like(by_atom)
+    flat[n // 2] = by_atom.sum(0)
+    assert difference(multislice(flat, 2.0, thickness, 300.0) - 1, waves[0]) > 4e-3
+
+
+@pytest.mark.parametrize("depth", ["nearest", "smooth"])
+def test_series_of_the_weights_of_slices(double, depth):
+    z = as_tensor([7.0, 7.3, 7.5, 7.93])
+    j = as_tensor(torch.arange(-3000, 3001))
+    index, series = share_series(z, 5, j, depth)
+    for at in (-1.2, -0.4, 0.13, 0.8, 1.4):  # all that has a part in five slices
+        waves = torch.exp(-2j * np.pi * j * at / 5)
+        layers, weights = depth_weights(z + at, 30, depth)
+        expected = sum((index == layer[:, None]) * weight[:, None]
+                       for layer, weight in zip(layers, weights, strict=True))
+        # 1 / j^2, but 1 / j where a box jumps
+        assert torch.allclose((series @ waves).real, expected.double(),
+                              atol=2e-4 if depth == "smooth" else 2e-2)
+
+
+def test_flat_copies_only_where_waves_cannot_tell():
+    view = looked_at(600.0, 3, pixel=6.0)
+    # pi wavelength k^2 L is 0.077 for k = 1 / 18 A at 405 A
+    assert n_planes(400.0, view) == 0
+    assert n_planes(410.0, view) == 2
+    assert n_planes(410.0, replace(view, voltage=200.0)) == n_planes(410.0, view)
+    assert n_planes(350.0, replace(view, voltage=200.0)) == 2
+    assert n_planes(100.0, replace(view, slice_thickness=90.0)) == 3
+    assert n_planes(9999.0, replace(view, n_slices=1)) == 0
 
 
 def test_groups_of_slices_add_up():

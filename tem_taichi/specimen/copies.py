@@ -17,8 +17,9 @@ from tem_taichi.specimen.volumes import RADIUS, Volume
 _AT_ONCE = 1 << 19
 """Coefficients in work at once: some megabytes, which stay in the cache."""
 
-_PER_SLICE = 24
-"""Depths within a slice at which the share of a slice is taken."""
+_FINENESS = 0.6
+"""Planes to each side for each slice: waves of apoferritin and gold are then within 5e-4 of those of
+all planes, with slices of 20 A and of the particle's own size."""
 
 _FLAT = 0.01 * math.sqrt(60)
 """For 1 %: depths in a ball are L / sqrt(20) about the mean, and k^2 over a disk 1 / sqrt(3) of the
@@ -45,8 +46,8 @@ def n_planes(diameter: float, view: View) -> int:
     phase = math.pi * number(wavelength(view.voltage)) * highest**2 * diameter
     if diameter <= thickness and phase < _FLAT:
         return 0
-    period = diameter + 2 * thickness
-    return math.ceil(min(period / thickness, 0.4 * period / view.pixel_size))
+    period = slices_of(diameter / 2, thickness)
+    return math.ceil(period * min(_FINENESS, 0.4 * thickness / view.pixel_size))
 
 
 def add_copies(
@@ -84,9 +85,9 @@ def add_copies(
     for part in _alike(rotations).split(max(1, _AT_ONCE // per_copy)):
         turned, placed = rotations[part], pixels[part]
         if each_side:
-            patches, source, index, weight = _slabs(volume, turned, placed, view.slice_thickness,
-                                                    each_side, depth)
-            index = index.clamp(0, view.n_slices - 1)
+            patches, source, index = _slabs(volume, turned, placed, view.slice_thickness,
+                                            each_side, depth)
+            index, weight = index.clamp(0, view.n_slices - 1), torch.ones_like(patches[:, 0, 0, 0])
         else:
             patches = projections(volume, turned, placed[:, :2])
             shared, shares = depth_weights(placed[:, 2], view.n_slices, depth)
@@ -163,63 +164,58 @@ def _planes(
 def _slabs(
     volume: Volume, rotations: torch.Tensor, pixels: torch.Tensor, slice_thickness: float,
     each_side: int, depth: str,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Patches of copies cut by the weights of slices, (n * slices, channels, P, P).
 
-    A weight is a series over a period so long that its images miss the particle. Coefficients of
-    higher frequencies than one in a slice are left out: in waves that pass through the slices,
-    whose frequencies along the beam are far below, they cancel.
+    A weight is a series over a period of whole slices, so many that none has an image of itself
+    in the particle. Coefficients of higher frequencies than `n_planes` allows are left out: in
+    waves that pass through the slices, whose own along the beam are far below, they cancel.
 
     Returns:
-        Patches, and number of the patch, slice and weight of each.
+        Patches, and number of the patch and of its slice.
     """
-    thickness, pixel = slice_thickness, volume.pixel_size
-    period = 2 * volume.radius / thickness + 2  # [slices]
-    reach = math.ceil(volume.radius / thickness + 1)
-    j = torch.arange(-each_side, each_side + 1)
-    frequency = as_tensor(j / (period * thickness))  # [1/A]
+    radius, pixel = volume.radius / slice_thickness, volume.pixel_size
+    period = slices_of(volume.radius, slice_thickness)
+    j = as_tensor(torch.arange(-each_side, each_side + 1))
+    frequency = j / (period * slice_thickness)  # [1/A]
     planes = _planes(volume, rotations, pixels[:, :2], frequency * pixel * volume.patch)
-    below = pixels[:, 2].detach().floor()
-    shares = _share_series(pixels[:, 2] - below, period, reach, j, depth)
+    index, shares = share_series(pixels[:, 2], period, j, depth)
     # The Gaussians were widened along the beam too, which slices are not.
     shares = shares * torch.exp(WIDENING * (frequency * pixel) ** 2)
     n, channels, count, size, _ = planes.shape
-    cut = shares[:, None].to(planes.dtype) @ planes.reshape(n, channels, count, -1)
-    slices = shares.shape[1]
-    cut = cut.reshape(n, channels, slices, size, -1).transpose(1, 2).flatten(0, 1)
-    index = below.long()[:, None] + torch.arange(-reach, reach + 1, device=below.device)
+    cut = shares[:, None] @ planes.reshape(n, channels, count, -1)
+    cut = cut.reshape(n, channels, period, size, -1).transpose(1, 2).flatten(0, 1)
     patches = torch.fft.irfft2(cut, s=(size, size))
-    source = torch.arange(n * slices, device=below.device)
-    return patches, source, index.flatten(), torch.ones_like(source, dtype=pixels.dtype)
+    return patches, torch.arange(len(patches), device=index.device), index.flatten()
 
 
-def _share_series(
-    z: torch.Tensor, period: float, reach: int, j: torch.Tensor, depth: str
-) -> torch.Tensor:
-    """Coefficients of the weight of each slice about copies at depths z, (n, slices, planes).
+def slices_of(radius: float, slice_thickness: float) -> int:
+    """Slices that a particle of a radius [A] may have a part in, wherever it is."""
+    return math.ceil(2 * radius / slice_thickness) + 2
+
+
+def share_series(
+    z: torch.Tensor, period: int, j: torch.Tensor, depth: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`depth_weights` about copies as series sum_j c_j exp(-2 pi i j (z' - z) / period) in z'.
 
     Args:
-        z: depth of the copies' centres in the slice that holds them, 0 to 1, (n,).
-        period: of the series [slices].
-        reach: slices to each side of that one.
-        j: numbers of the coefficients.
+        z: depths of the copies [slices], (n,).
+        period: slices about them, as many.
+        j: numbers of the coefficients, (m,).
         depth: see `depth_weights`.
+
+    Returns:
+        Numbers of the slices (n, period), and the coefficients (n, period, m).
     """
-    count = _PER_SLICE * math.ceil(period)
-    step = period / count
-    at = as_tensor((torch.arange(count) - count // 2) * step)
-    total = torch.zeros((len(z), 2 * reach + 1, count), dtype=z.dtype, device=z.device)
-    slices = torch.arange(-reach, reach + 1, device=z.device)[:, None]
-    spare = 2 * math.ceil(period) + reach + 2  # so that no depth is beyond the ends of a stack
-    for image in (-1, 0, 1):
-        depths = z[:, None] + at + image * period + spare
-        for index, share in zip(*depth_weights(depths.flatten(), 2 * spare + 1, depth),
-                                strict=True):
-            here = index.reshape(depths.shape)[:, None] - spare == slices
-            total = total + here * share.reshape(depths.shape)[:, None]
-    angle = 2 * math.pi * as_tensor(j)[None, :] * at[:, None] / period
-    # A weight exp(2 pi i j z / L) takes the plane at -j / L.
-    return torch.complex(total @ torch.cos(angle), total @ torch.sin(angle)) / count
+    if depth == "nearest":
+        z = z.detach()
+    first = (z.detach() - period / 2).round().long()
+    index = first[:, None] + torch.arange(period, device=z.device)
+    # A box, or a triangle of twice its width, about the middle of each slice.
+    height = torch.sinc(j / period) ** (2 if depth == "smooth" else 1) / period
+    angle = 2 * math.pi / period * j * (index + 0.5 - z[:, None])[..., None]
+    return index, torch.polar(height.expand(angle.shape), angle)
 
 
 def _alike(rotations: torch.Tensor) -> torch.Tensor:

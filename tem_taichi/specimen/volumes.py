@@ -127,7 +127,7 @@ def volume_of(
     box = box_for(kind, pixel_size)
     names = tuple(name for name in names if getattr(kind, name) is not None)
     found = [padded_spectrum(sum(
-        (_widened(part, kind.positions, box, pixel_size)
+        (made_real(part, kind.positions, box, pixel_size)
          for part in parts_of(kind, name, solvent_potential)), torch.zeros(())))
         for name in names]
     x, y, z = (PADDING * n for n in box.voxels)
@@ -144,7 +144,7 @@ def volume_for(
                      lambda: volume_of(kind, pixel_size, names, solvent_potential))
 
 
-def _widened(
+def made_real(
     group: Gaussians, positions: torch.Tensor, box: Box, pixel_size: float
 ) -> torch.Tensor:
     """Widened Gaussians of scatterers on a grid (nz, ny, nx)."""
