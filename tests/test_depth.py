@@ -1,7 +1,7 @@
 """How slices share atoms, and how thick they may be."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,16 +9,19 @@ import torch
 
 from tem_taichi.device import as_tensor
 from tem_taichi.instrument.exposure import Exposure
-from tem_taichi.instrument.multislice import fresnel_propagator
+from tem_taichi.instrument.multislice import fresnel_propagator, multislice, propagated
 from tem_taichi.instrument.optics import Optics
 from tem_taichi.instrument.projection import Projection
 from tem_taichi.instrument.tem import TEM
 from tem_taichi.physics import wavelength
+from tem_taichi.scene.load import load_scene
+from tem_taichi.series.plan import plan, slices_for
 from tem_taichi.specimen.atoms import Atoms
-from tem_taichi.specimen.depth import compensation, thickest
+from tem_taichi.specimen.depth import compensation, highest_frequency, thickest
 from tem_taichi.specimen.kinds import kind_of
 from tem_taichi.specimen.particles import Ice, ParticlesInIce
 from tem_taichi.specimen.poses import Poses
+from tem_taichi.specimen.slicing import slices
 
 SHAPE, PIXEL, VOLTAGE = (32, 32), 1.5, 300.0
 THETA = math.pi * wavelength(VOLTAGE) * (0.5 / PIXEL) ** 2
@@ -75,21 +78,38 @@ def test_error_of_a_wave_is_as_derived(double, depth, phase):
 def test_smooth_slices_are_ten_times_as_thick_for_the_same_error(double):
     """1 % over the band, by the rule; for the image as for the wave of a weak object."""
     for depth in ("nearest", "smooth"):
-        thickness = thickest(depth, PIXEL, VOLTAGE, oversampling=1.0)
+        thickness = thickest(depth, highest_frequency(PIXEL, 1.0), VOLTAGE)
         found, _ = misplaced(depth, thickness, lambda theta: theta)
         assert 0.004 < found < 0.01
-    assert thickest("smooth", PIXEL, VOLTAGE) > 9 * thickest("nearest", PIXEL, VOLTAGE)
+    assert thickest("smooth", 0.3, VOLTAGE) > 9 * thickest("nearest", 0.3, VOLTAGE)
 
 
 def test_thickest_slice_follows_the_frequencies_of_the_image():
-    unit = thickest("smooth", 1.7, 300.0)
-    assert unit == pytest.approx(0.6 / (math.pi * 0.0196875 * (0.5 / 1.7) ** 2), rel=1e-5)
-    assert thickest("smooth", 3.4, 300.0) == pytest.approx(4 * unit)
-    assert thickest("smooth", 1.7, 100.0) < 0.6 * unit  # wavelength 0.0370 A
+    unit = thickest("smooth", 0.25, 300.0)
+    assert unit == pytest.approx(0.6 / (math.pi * 0.0196875 * 0.25**2), rel=1e-5)
+    assert thickest("smooth", 0.125, 300.0) == pytest.approx(4 * unit)
+    assert thickest("smooth", 0.25, 100.0) < 0.6 * unit  # wavelength 0.0370 A
     # What the wave's grid cannot hold is in no image; beyond the corners there are no pixels.
-    assert thickest("smooth", 1.7, 300.0, 1.0) == pytest.approx(unit * 9 / 4)
-    assert thickest("smooth", 1.7, 300.0, 3.0) == pytest.approx(unit / 2)
-    assert thickest("smooth", 1.7, 300.0, 8.0) == pytest.approx(unit / 2)
+    for oversampling, expected in ((1.0, 1 / 6), (1.5, 0.25), (3.0, 8**-0.5), (8.0, 8**-0.5)):
+        assert highest_frequency(2.0, oversampling) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("changes", "thickness", "depth"), [
+    ([], 155.0, "smooth"),  # 0.6 / (pi 0.0196875 / 16)
+    (["pixel_size=4"], 621.0, "smooth"),
+    (["specimen.ice.granularity=1"], 150.0, "smooth"),  # a quarter of the ice
+    (["interaction.depth=nearest"], 15.5, "nearest"),
+    (["interaction.slice_thickness=20"], 20.0, None),
+    (["interaction.slice_thickness=20", "interaction.depth=smooth"], 20.0, "smooth"),
+    (["+specimen.particles.gold={fiducial: 50, count: 1}"], 155.0, "smooth"),
+    (["+specimen.particles.gold={fiducial: 50, count: 1}", "pixel_size=1"], 12.9, "smooth"),
+    (["pixel_size=1"], 38.7, "smooth"),
+])
+def test_scene_without_a_thickness_has_the_thickest(changes, thickness, depth):
+    scene = load_scene(overrides=["specimen.ice.thickness=600", "specimen.ice.granularity=0",
+                                  *changes])
+    assert slices_for(scene) == (pytest.approx(thickness, rel=3e-3), depth)
+    assert plan(scene).instrument.slice_thickness == slices_for(scene)[0]
 
 
 def test_compensation_is_the_factor_of_least_error(double):
@@ -162,3 +182,76 @@ def test_gradient_in_z_across_slices(double, z):
     assert float(gradient) == pytest.approx(expected, rel=1e-4, abs=1e-9)
     if z == 50:
         assert abs((here - low) / step - expected) > 1e-3 * abs(expected)
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """A specimen that says nothing of empty slices."""
+
+    specimen: ParticlesInIce
+
+    def depth_range(self, view):
+        return self.specimen.depth_range(view)
+
+    def slices(self, view, first, count):
+        return self.specimen.slices(view, first, count)
+
+    def attenuation(self, view):
+        return None
+
+
+@pytest.mark.parametrize("depth", ["nearest", "smooth"])
+@pytest.mark.parametrize("thickness", [4.0, 40.0])
+def test_empty_slices_are_one_propagation(double, monkeypatch, depth, thickness):
+    """Neither made nor transformed; the wave and its gradients are those through all of them."""
+    asked, moves = [], []
+    monkeypatch.setattr("tem_taichi.specimen.particles.slices", lambda *given: (
+        asked.extend(range(given[-2], given[-2] + given[-1])) or slices(*given)))
+    monkeypatch.setattr("tem_taichi.instrument.tem.propagated", lambda *given: (
+        moves.append(given[2]) or propagated(*given)))
+    results = []
+    for wrap in (lambda specimen: specimen, Stranger):
+        positions = as_tensor([[0.3, -0.2, -260.0], [2.0, 1.0, 3.0],
+                               [-3.0, 0.0, 7.0], [1.0, 0.0, 240.0]]).requires_grad_()
+        voltage = as_tensor(VOLTAGE).requires_grad_()
+        instrument = TEM(SHAPE, SHAPE, PIXEL, voltage, 0.05, slice_thickness=thickness, depth=depth)
+        apart = ParticlesInIce((carbons([[0.0, 0, 0]], 1e3).kinds[0],), (
+            Poses(positions, torch.eye(3, dtype=torch.float64).expand(4, 3, 3)),))
+        image = instrument.intensity(wrap(apart), Exposure(Optics(defocus=2000.0)))
+        seen = set(asked), sum(moves) / thickness
+        loss = (image * torch.linspace(0, 1, image.numel()).view_as(image)).sum()
+        results.append((image.detach(), *torch.autograd.grad(loss, (positions, voltage)),
+                        *seen))
+        asked.clear(), moves.clear()
+    (image, *gradients, here, gap), (expected, *others, everything, no_gap) = results
+    assert float(expected.std()) > 1e-3
+    assert torch.allclose(image, expected, rtol=1e-12)  # rounding of fewer transforms
+    for one, other in zip(gradients, others, strict=True):
+        assert torch.allclose(one, other, rtol=1e-8, atol=1e-10 * float(other.abs().max()))
+    assert here < everything and no_gap == 0
+    assert gap == len(everything) - len(here) >= (100 if thickness == 4.0 else 6)
+
+
+def test_nothing_is_made_for_a_specimen_without_particles(double, monkeypatch):
+    monkeypatch.setattr("tem_taichi.specimen.particles.slices", None)
+    image = TEM(SHAPE, SHAPE, PIXEL).intensity(ParticlesInIce((), ()), Exposure())
+    assert torch.equal(image, torch.ones_like(image))
+
+
+@pytest.mark.parametrize("absorbs", [False, True])
+def test_two_transforms_a_slice_there_and_back(double, monkeypatch, absorbs):
+    """None for the transmission functions; on the way back two for the wave's gradient."""
+    calls = []
+    for name in ("fft2", "ifft2", "rfft2", "irfft2", "fftn", "ifftn"):
+        real = getattr(torch.fft, name)
+        monkeypatch.setattr(torch.fft, name, lambda *a, real=real, **k: (
+            calls.append(real.__name__) or real(*a, **k)))
+    potential = torch.linspace(-10, 50, 12 * 32 * 32, dtype=torch.float64).reshape(12, 32, 32)
+    if absorbs:
+        potential = torch.complex(potential, 0.1 * potential.abs())
+    potential.requires_grad_()
+    wave = multislice(potential, 1.0, 10.0, 300.0)
+    assert sorted(calls) == ["fft_fft2"] * 12 + ["fft_ifft2"] * 12
+    calls.clear()
+    torch.autograd.grad(wave.abs().square()[:16].sum(), potential)
+    assert sorted(calls) == ["fft_fft2"] * 12 + ["fft_ifft2"] * 12

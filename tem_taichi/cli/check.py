@@ -56,8 +56,10 @@ def _describe(scene: Scene, grids: Plan, specimen: ParticlesInIce) -> float:
     print(f"{len(angles)} images of {scene.shape[0]} x {scene.shape[1]} pixels of "
           f"{scene.pixel_size:g} A, tilts {angles.min():g} to {angles.max():g} deg, "
           f"{grids.tilts['dose'].sum():g} e-/A^2 in all")
+    slices = (f" in slices of {instrument.slice_thickness:g} A" if instrument.mode == "multislice"
+              else "")
     print(f"waves on {instrument.wave_shape[0]} x {instrument.wave_shape[1]} pixels of "
-          f"{instrument.wave_pixel:.4g} A, {scene.interaction.mode}; about "
+          f"{instrument.wave_pixel:.4g} A, {scene.interaction.mode}{slices}; about "
           f"{size(grids.memory)} of memory, {duration(seconds)}")
     for doubt in found:
         print(f"warning: {doubt}")

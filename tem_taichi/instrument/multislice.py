@@ -64,6 +64,29 @@ def _fresnel_factors(
     return factor(shape[0]), factor(shape[1])
 
 
+def propagated(
+    wave: torch.Tensor, pixel_size: float, distance: float, voltage: float | torch.Tensor
+) -> torch.Tensor:
+    """A wave some distance on, through nothing.
+
+    Args:
+        wave: complex (ny, nx).
+        pixel_size: [A].
+        distance: [A], positive downstream.
+        voltage: [kV].
+
+    Returns:
+        Complex (ny, nx), in the same memory where no gradient is asked for; differentiable in the
+        wave and the voltage.
+    """
+    rows, columns = _fresnel_factors((wave.shape[-2], wave.shape[-1]), pixel_size,
+                                     as_tensor(wavelength(voltage)), distance)
+    if torch.is_grad_enabled() and (wave.requires_grad or rows.requires_grad):
+        return torch.fft.ifft2(torch.fft.fft2(wave) * rows[:, None] * columns)
+    torch.fft.fft2(wave, out=wave)
+    return torch.fft.ifft2(wave.mul_(rows[:, None]).mul_(columns), out=wave)
+
+
 def _slice(slices, absorption, phase, decay, n):  # type: ignore[no-untyped-def]
     return Slice(slices[n], absorption[n] if len(absorption) else None, phase, decay)
 

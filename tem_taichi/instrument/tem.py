@@ -25,7 +25,8 @@ from tem_taichi.device import as_tensor, current, present
 from tem_taichi.grid import fourier_crop
 from tem_taichi.instrument.distortion import anisotropic, distort
 from tem_taichi.instrument.exposure import Exposure
-from tem_taichi.instrument.multislice import interact
+from tem_taichi.instrument.groups import WHOLE, groups_of
+from tem_taichi.instrument.multislice import interact, propagated
 from tem_taichi.instrument.optics import Optics, defocus_per_energy, form_image
 from tem_taichi.physics import Value
 from tem_taichi.recompute import recomputed, tensors_in, with_tensors
@@ -33,16 +34,6 @@ from tem_taichi.rotations import tilt_rotation
 from tem_taichi.specimen.depth import DEPTHS, depth_for
 from tem_taichi.specimen.view import Specimen, View
 from tem_taichi.timing import Stages
-
-_GROUP = 6
-"""Slices held at once; of very many slices more, as the root of their number, since on the way
-back a slice needs ten times the memory of the wave that is kept for each group."""
-
-_ROOM = 6 * 3500**2
-"""Pixels of all slices that are held at once without gradients, if that is two at least."""
-
-_WHOLE = 16
-"""Up to so many slices the way back starts from all of them: faster, and no more memory."""
 
 
 @dataclass(frozen=True)
@@ -157,30 +148,29 @@ class TEM:
             centre is further under focus than its plane.
         """
         view = self.view(specimen, exposure)
+        groups = groups_of(specimen, view)
 
         def pass_through(wave: torch.Tensor, n: int, *tensors: torch.Tensor) -> torch.Tensor:
             # To make them anew is to check them anew, which would wait for a GPU.
             here, seen, how = with_tensors(parts, iter(tensors)) if recompute else parts
-            first = n * size
+            first, size, gap = groups[n]
             with self.stages("potential"):
-                chunk = here.slices(seen, first, min(size, view.n_slices - first))
+                chunk = here.slices(seen, first, size)
             with self.stages("interaction"):
-                return how.passed(chunk, seen, wave)
+                wave = how.passed(chunk, seen, wave)
+                if gap == 0:
+                    return wave
+                return propagated(wave, seen.pixel_size, gap * seen.slice_thickness, how.voltage)
 
         parts = (specimen, view, self)
         tensors = tensors_in(parts)
-        recompute = torch.is_grad_enabled() and view.n_slices > _WHOLE
-        whole = torch.is_grad_enabled() and not recompute
-        # On the way back fewer groups take less memory, since a wave is kept for each.
-        pixels = 0 if recompute else math.prod(view.shape)
-        size = _WHOLE if whole else group_size(view.n_slices, pixels)
-        n_groups = -(-view.n_slices // size)
+        recompute = torch.is_grad_enabled() and sum(group.size for group in groups) > WHOLE
         wave = torch.ones(view.shape, dtype=current().complex_dtype,
                           device=current().torch_device)
         if recompute:
-            wave = recomputed(pass_through, n_groups, wave, *tensors)
+            wave = recomputed(pass_through, len(groups), wave, *tensors)
         else:
-            for n in range(n_groups) if only is None else only:
+            for n in range(len(groups)) if only is None else only:
                 wave = pass_through(wave, n, *tensors)
         return wave, self.focus(view)
 
@@ -245,17 +235,6 @@ class TEM:
     ) -> torch.Tensor:
         """Intensity (ny, nx) on the wave's grid of a wave whose slices hold the tilt's depth."""
         return form_image(wave, self.wave_pixel, self.voltage, lens, linear=self.linear)
-
-
-def group_size(n_slices: int, pixels: int = 0) -> int:
-    """Slices held at once: of large ones fewer, but the two that one transform makes.
-
-    Args:
-        n_slices: in all.
-        pixels: of each; 0 = whatever they take.
-    """
-    size = max(_GROUP, math.isqrt(n_slices // 10))
-    return max(2, min(size, _ROOM // pixels)) if pixels else size
 
 
 def _not_negative(image: torch.Tensor, linear: bool) -> torch.Tensor:

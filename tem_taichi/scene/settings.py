@@ -143,11 +143,12 @@ class InteractionSettings:
 
     mode: str = "multislice"
     """multislice, projection or weak_phase"""
-    slice_thickness: float = 20.0
-    """[A]"""
+    slice_thickness: float | None = None
+    """[A]; null = the thickest that keep the error of images below 1 % of their contrast"""
     depth: str | None = None
     """nearest = an atom belongs to one slice; smooth = shared by two, differentiable in z;
-    null = smooth where a gradient in z is asked for in Python, else nearest"""
+    null = smooth where slice_thickness is null, or a gradient in z is asked for in Python, else
+    nearest"""
     oversampling: float = 1.5
     """detector pixels over wave pixels, a multiple of 0.5; below 1.5 signal beyond
     oversampling / 1.5 of the detector's Nyquist frequency is lost, at 1.5 that in the corners of
@@ -157,8 +158,9 @@ class InteractionSettings:
 
     def __post_init__(self) -> None:
         checks.one_of("interaction.mode", self.mode, ("multislice", "projection", "weak_phase"))
-        checks.check(self.slice_thickness >= 0.1, "interaction.slice_thickness",
-                     self.slice_thickness, "at least 0.1 [A]")
+        if self.slice_thickness is not None:
+            checks.check(self.slice_thickness >= 0.1, "interaction.slice_thickness",
+                         self.slice_thickness, "at least 0.1 [A], or null")
         if self.depth is not None:
             checks.one_of("interaction.depth", self.depth, ("nearest", "smooth"))
         checks.check(1 <= self.oversampling <= 8 and (2 * self.oversampling).is_integer(),
@@ -238,8 +240,9 @@ class Scene:
             checks.one_of("stack.kind", self.stack.kind, list(self.specimen.particles))
         checks.within("pixel_size", self.pixel_size, 0.01, 1000, "A")
         checks.positive("dose", self.dose, "e-/A^2")
-        checks.check(self.interaction.slice_thickness <= self.specimen.ice.thickness,
-                     "interaction.slice_thickness", self.interaction.slice_thickness,
+        slices = self.interaction.slice_thickness
+        checks.check(slices is None or slices <= self.specimen.ice.thickness,
+                     "interaction.slice_thickness", slices,
                      f"at most specimen.ice.thickness={self.specimen.ice.thickness:g} [A]")
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from tem_taichi.device import current
+from tem_taichi.instrument.groups import group_size
 from tem_taichi.instrument.projection import Projection
-from tem_taichi.instrument.tem import TEM, group_size
+from tem_taichi.instrument.tem import TEM
 from tem_taichi.machine import duration, memory_limit, size
 from tem_taichi.rotations import tilt_rotation
 from tem_taichi.scene.settings import Scene

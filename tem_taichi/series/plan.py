@@ -14,14 +14,19 @@ from tem_taichi.instrument.projection import Projection
 from tem_taichi.instrument.tem import TEM
 from tem_taichi.noise.camera import Camera
 from tem_taichi.physics import wavelength
+from tem_taichi.scene.particle import FiducialSettings
 from tem_taichi.scene.settings import Scene
+from tem_taichi.series.build import ice_of
 from tem_taichi.series.camera import detector_from_config
 from tem_taichi.series.cost import check_memory, check_time, least_time
 from tem_taichi.series.tilts import tilt_table
+from tem_taichi.specimen.depth import highest_frequency, thickest
 from tem_taichi.timing import Stages
 
 _MAX_WAVE = 32768
 """Pixels along a side; beyond it one wave fills a large GPU."""
+_LATTICE = 1 / 2.4
+"""Frequency [1/A] beyond which images show the planes of gold, the widest 2.355 A apart."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +104,36 @@ def _grids(scene: Scene, margin: float) -> tuple[tuple[int, int], tuple[int, int
     return (ny, nx), (wy, wx)
 
 
+def slices_for(scene: Scene) -> tuple[float, str | None]:
+    """Thickness of a scene's slices [A], and how they share atoms: what it says, or by the rule.
+
+    The rule is that of `depth.thickest`. Beside gold whose lattice the image resolves it is a
+    third, since its columns scatter electrons more than once; where ice has a structure, which
+    each slice has in its middle, at most a quarter of the ice. Measured in docs/slices.md.
+    """
+    settings = scene.interaction
+    if settings.slice_thickness is not None:
+        return settings.slice_thickness, settings.depth
+    depth = settings.depth or "smooth"
+    frequency = highest_frequency(scene.pixel_size, settings.oversampling)
+    thickness = thickest(depth, frequency, scene.microscope.voltage)
+    sources = (particle.source for particle in scene.specimen.particles.values())
+    if frequency > _LATTICE and any(isinstance(source, FiducialSettings) for source in sources):
+        thickness /= 3
+    if ice_of(scene).structured:
+        thickness = min(thickness, scene.specimen.ice.thickness / 4)
+    return float(f"{thickness:.3g}"), depth
+
+
 def _instrument(scene: Scene, tilts: pd.DataFrame) -> TEM:
     settings = scene.interaction
     detector_shape, wave_shape = _grids(scene, _margin(scene, tilts))
     kind = TEM if settings.mode == "multislice" else Projection
+    thickness, depth = slices_for(scene)
     return kind(
         detector_shape=detector_shape, wave_shape=wave_shape, pixel_size=scene.pixel_size,
         voltage=scene.microscope.voltage, amplitude_contrast=scene.optics.amplitude_contrast,
-        slice_thickness=settings.slice_thickness, depth=settings.depth,
+        slice_thickness=thickness, depth=depth,
         anisotropy=scene.optics.magnification_anisotropy,
         anisotropy_angle=scene.optics.magnification_angle,
         energy_filter=scene.microscope.energy_filter, damage=scene.specimen.damage,

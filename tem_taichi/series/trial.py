@@ -1,6 +1,5 @@
 """How long a simulation will take, from a trial of some of its slices."""
 
-import math
 import os
 import time
 from collections.abc import Callable
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 
 from tem_taichi.device import current
-from tem_taichi.instrument.tem import group_size
+from tem_taichi.instrument.groups import groups_of
 from tem_taichi.scene.settings import Scene
 from tem_taichi.series.cost import over_tilts, voxels_of
 from tem_taichi.series.movie import intensities
@@ -40,23 +39,22 @@ def foreseen_time(scene: Scene, planned: Plan, specimen: ParticlesInIce) -> floa
     def image_time(number: int) -> float:
         exposure = exposures[number]
         seen = _seconds(lambda: instrument.view(specimen, exposure))
-        n_slices = instrument.view(specimen, exposure).n_slices
-        at_once = group_size(n_slices, math.prod(instrument.wave_shape))
-        groups = math.ceil(n_slices / at_once)
-        chosen = sorted({int((n + 0.5) * groups / 3) for n in range(3)})
+        groups = groups_of(specimen, instrument.view(specimen, exposure))
+        n_slices = sum(group.size for group in groups)
+        chosen = sorted({int((n + 0.5) * len(groups) / 3) for n in range(3)}) if groups else []
         instrument.exit_wave(specimen, exposure, only=chosen[:1])  # which compiles
         spent, slices = 0.0, 0
         for n in chosen:
             if spent < _TRIAL:
                 spent += _seconds(partial(instrument.exit_wave, specimen, exposure,
                                           only=[n])) - seen
-                slices += min(at_once, n_slices - n * at_once)
+                slices += groups[n].size
         wave, distance = instrument.exit_wave(specimen, exposure, only=[])
         image = instrument.image(specimen, exposure, wave, distance)
         lens = _seconds(lambda: instrument.image(specimen, exposure, wave, distance))
         key = Key(scene.seed, "noise", exposure.stream)
         counts = _seconds(lambda: planned.camera.sample(image, exposure.dose, key))
-        once = seen + max(spent, 0.0) * n_slices / slices + lens
+        once = seen + max(spent, 0.0) * n_slices / max(slices, 1) + lens
         return once * intensities(scene, specimen.ice) + 2 * counts * scene.movie.frames
 
     with torch.no_grad():

@@ -107,18 +107,25 @@ def compensation(
     return 3 * torch.sinc(nu) ** 2 / (2 + torch.cos(2 * math.pi * nu))
 
 
-def thickest(depth: str, pixel_size: float, voltage: float, oversampling: float = 1.5) -> float:
+def highest_frequency(pixel_size: float, oversampling: float = 1.5) -> float:
+    """Of what an image holds [1/A]: the detector's Nyquist frequency, or its corners'.
+
+    Args:
+        pixel_size: of the detector at the specimen [A].
+        oversampling: detector pixels over wave pixels, whose band may end before.
+    """
+    return min(BAND_LIMIT * oversampling, math.sqrt(2)) * 0.5 / pixel_size
+
+
+def thickest(depth: str, frequency: float, voltage: float) -> float:
     """Thickness of slices [A] that keeps the error of images below 1 % of their contrast.
 
-    theta / (pi lambda k^2) at the image's highest frequency k: the detector's Nyquist frequency,
-    or that of its corners, as far as the wave's band goes. Derived for images whose signal is
-    the same at all frequencies; measured for protein, Zika virions and gold in docs/slices.md.
+    Derived for weak scattering, and images whose signal is the same at all frequencies; measured
+    for protein, virions and gold in docs/slices.md.
 
     Args:
         depth: of `depth_weights`.
-        pixel_size: of the detector at the specimen [A].
+        frequency: highest of the image [1/A].
         voltage: [kV].
-        oversampling: detector pixels over wave pixels.
     """
-    highest = min(BAND_LIMIT * oversampling, math.sqrt(2)) * 0.5 / pixel_size
-    return _THETA[depth] / (math.pi * wavelength(voltage) * highest**2)
+    return _THETA[depth] / (math.pi * wavelength(voltage) * frequency**2)

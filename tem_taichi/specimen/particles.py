@@ -9,7 +9,7 @@ from tem_taichi.specimen.kinds import Kind as Kind
 from tem_taichi.specimen.kinds import kind_of as kind_of
 from tem_taichi.specimen.layer import Ice as Ice
 from tem_taichi.specimen.poses import Poses
-from tem_taichi.specimen.slicing import extent, slices
+from tem_taichi.specimen.slicing import extent, filled, slices
 from tem_taichi.specimen.view import Attenuation, View
 
 
@@ -34,6 +34,10 @@ class ParticlesInIce:
     def depth_range(self, view: View) -> tuple[float, float]:
         """See `view.Specimen`."""
         return extent(self.kinds, self.poses, self.ice, view)
+
+    def filled(self, view: View) -> torch.Tensor:
+        """See `view.Sparse` and `slicing.filled`."""
+        return filled(self.kinds, self.poses, self.ice, view)
 
     def slices(self, view: View, first: int, count: int) -> torch.Tensor:
         """See `view.Specimen` and `slicing.slices`."""

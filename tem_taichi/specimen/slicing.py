@@ -20,7 +20,7 @@ from tem_taichi.specimen.poses import Poses
 from tem_taichi.specimen.potential import render
 from tem_taichi.specimen.splatting import narrow
 from tem_taichi.specimen.view import View
-from tem_taichi.specimen.volumes import Volume, volume_for
+from tem_taichi.specimen.volumes import Volume, box_for, volume_for
 
 BATCH = 1_000_000
 """Scatterers rendered at once: bounds the memory of crowded scenes."""
@@ -64,6 +64,46 @@ def extent(
         bounds.append(depth_range(ice.layer, view.rotation, *view.field))
     return (min((low for low, _ in bounds), default=0.0),
             max((high for _, high in bounds), default=0.0))
+
+
+def filled(
+    kinds: tuple[Kind, ...], poses: tuple[Poses, ...], ice: Ice, view: View
+) -> torch.Tensor:
+    """Slices of a view that a copy reaches, or ice with a structure; booleans (n_slices,).
+
+    Args:
+        kinds: of particles.
+        poses: where the copies of each kind are.
+        ice: around them.
+        view: how it lies and how it is sliced.
+    """
+    more = spare(depth_of(kinds, poses, view), view.slice_thickness)
+    ends = [_reach(kind, pose, view, more) for kind, pose in zip(kinds, poses, strict=True)]
+    if ice.structured:
+        low, high = depth_range(ice.layer, view.rotation, *view.field)
+        ends.append((as_tensor([low]), as_tensor([high])))
+    # Copies that begin in a slice, less those that end before it.
+    change = torch.zeros(view.n_slices + 1, dtype=torch.int64, device=current().torch_device)
+    for low_and_high in ends:
+        for z, sign in zip(low_and_high, (1, -1), strict=True):
+            slice_of = ((z - view.entrance) / view.slice_thickness).floor().long()
+            slice_of = (slice_of + (sign < 0)).clamp(0, view.n_slices)
+            change.index_add_(0, slice_of, torch.full_like(slice_of, sign))
+    return change.cumsum(0)[:-1] > 0
+
+
+def _reach(
+    kind: Kind, pose: Poses, view: View, more: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Least and largest z [A] that copies are drawn at, (copies,)."""
+    if len(pose.positions) and drawn_as_volume(kind, len(pose.positions), view):
+        box = box_for(kind, view.pixel_size)  # as far as `add_copies` goes
+        rotations = view.rotation @ as_tensor(pose.rotations)
+        z = (as_tensor(pose.positions) @ view.rotation.T + rotations @ box.centre)[:, 2].detach()
+        reach = box.radius + 2 * view.slice_thickness
+        return z - reach, z + reach
+    low, high = depths(kind, pose, view.rotation)
+    return low - more, high + more
 
 
 def depth_of(kinds: tuple[Kind, ...], poses: tuple[Poses, ...], view: View) -> str:

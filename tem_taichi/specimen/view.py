@@ -1,7 +1,7 @@
 """How a specimen is seen: one tilted view of it, cut into slices, and what can be seen so."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -73,3 +73,11 @@ class Specimen(Protocol):
 
     def attenuation(self, view: View) -> Attenuation | None:
         """What is lost beside it, on the view's grid; None = nothing."""
+
+
+@runtime_checkable
+class Sparse(Specimen, Protocol):
+    """A specimen that knows which slices are empty: no other method is called for these."""
+
+    def filled(self, view: View) -> torch.Tensor:
+        """Whether each slice of a view may hold anything, booleans (n_slices,)."""
