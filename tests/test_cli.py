@@ -98,7 +98,15 @@ def test_check_says_what_would_be_and_writes_nothing(here, capsys):
     out, err = capsys.readouterr()
     assert "The scene is sound. 1 p, 1 q (20 scatterers) in 60 A of ice" in out
     assert "3 images of 32 x 40 pixels of 2 A, tilts -30 to 30 deg, 9 e-/A^2 in all" in out
+    assert "multislice in slices of 15 A; about" in out  # a quarter of the granular ice
     assert err == "" and files(here) == before
+    words = ["scene.yaml", "--check", "interaction.slice_thickness=60",
+             "specimen.ice.granularity=0"]
+    assert main(words) == 0
+    assert "note: slices of 60 A; 15.5 A keep the error of images below 1 %" in (
+        capsys.readouterr().out)
+    assert main([*words, "interaction.mode=projection"]) == 0
+    assert "note: slices" not in capsys.readouterr().out
 
 
 def test_a_camera_of_another_voltage_is_said_wherever_it_is_used(here, capsys):

@@ -105,16 +105,22 @@ def _grids(scene: Scene, margin: float) -> tuple[tuple[int, int], tuple[int, int
 
 
 def slices_for(scene: Scene) -> tuple[float, str | None]:
-    """Thickness of a scene's slices [A], and how they share atoms: what it says, or by the rule.
+    """Thickness of a scene's slices [A], and how they share atoms: what it says, or by the rule."""
+    settings = scene.interaction
+    if settings.slice_thickness is not None:
+        return settings.slice_thickness, settings.depth
+    return by_rule(scene), settings.depth or "smooth"
+
+
+def by_rule(scene: Scene) -> float:
+    """Thickness of slices [A] that keeps the error of a scene's images below 1 %.
 
     The rule is that of `depth.thickest`. Beside gold whose lattice the image resolves it is a
     third, since its columns scatter electrons more than once; where ice has a structure, which
     each slice has in its middle, at most a quarter of the ice. Measured in docs/slices.md.
     """
     settings = scene.interaction
-    if settings.slice_thickness is not None:
-        return settings.slice_thickness, settings.depth
-    depth = settings.depth or "smooth"
+    depth = settings.depth or ("smooth" if settings.slice_thickness is None else "nearest")
     frequency = highest_frequency(scene.pixel_size, settings.oversampling)
     thickness = thickest(depth, frequency, scene.microscope.voltage)
     sources = (particle.source for particle in scene.specimen.particles.values())
@@ -122,7 +128,7 @@ def slices_for(scene: Scene) -> tuple[float, str | None]:
         thickness /= 3
     if ice_of(scene).structured:
         thickness = min(thickness, scene.specimen.ice.thickness / 4)
-    return float(f"{thickness:.3g}"), depth
+    return float(f"{thickness:.3g}")
 
 
 def _instrument(scene: Scene, tilts: pd.DataFrame) -> TEM:
