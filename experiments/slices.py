@@ -236,8 +236,8 @@ def draw(rows: list[dict], path: Path) -> None:
     for ax in axes:
         ax.axhline(1, color="grey", lw=0.8)
         ax.axvline(0.6, color="grey", lw=0.8, ls=":")
-        ax.set(xlabel="theta = pi wavelength kc^2 thickness", ylim=(2e-3, 50))
-        ax.legend(fontsize=4.8)
+        ax.set(xlabel="theta = pi wavelength kc^2 thickness", ylim=(3e-4, 50))
+        ax.legend(fontsize=4.8, loc="lower right")
         small(ax)
     axes[0].set_ylabel("error of images [% of their contrast]")
     letter(axes)
