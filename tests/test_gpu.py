@@ -11,7 +11,7 @@ from taichi_twins import weighted_sum
 from tem_taichi import device, form_image, multislice, read_structure, slice_potential
 from tem_taichi.device import as_tensor, init, kernels_for_a_gpu, many_threads
 from tem_taichi.experiment import images
-from tem_taichi.instrument.tem import group_size
+from tem_taichi.instrument.groups import group_size
 from tem_taichi.scene.settings import (
     IceSettings,
     InteractionSettings,
