@@ -200,9 +200,10 @@ class Stranger:
         return None
 
 
-@pytest.mark.parametrize("depth", ["nearest", "smooth"])
-@pytest.mark.parametrize("thickness", [4.0, 40.0])
-def test_empty_slices_are_one_propagation(double, monkeypatch, depth, thickness):
+@pytest.mark.parametrize(("depth", "thickness", "render"), [
+    ("nearest", 4.0, "atoms"), ("smooth", 4.0, "atoms"), ("smooth", 40.0, "atoms"),
+    ("smooth", 4.0, "volume"), ("nearest", 40.0, "volume")])
+def test_empty_slices_are_one_propagation(double, monkeypatch, depth, thickness, render):
     """Neither made nor transformed; the wave and its gradients are those through all of them."""
     asked, moves = [], []
     monkeypatch.setattr("tem_taichi.specimen.particles.slices", lambda *given: (
@@ -215,7 +216,8 @@ def test_empty_slices_are_one_propagation(double, monkeypatch, depth, thickness)
                                [-3.0, 0.0, 7.0], [1.0, 0.0, 240.0]]).requires_grad_()
         voltage = as_tensor(VOLTAGE).requires_grad_()
         instrument = TEM(SHAPE, SHAPE, PIXEL, voltage, 0.05, slice_thickness=thickness, depth=depth)
-        apart = ParticlesInIce((carbons([[0.0, 0, 0]], 1e3).kinds[0],), (
+        kind = replace(carbons([[0.0, 0, 0], [1.0, 0, 0.5]], 500.0).kinds[0], render=render)
+        apart = ParticlesInIce((kind,), (
             Poses(positions, torch.eye(3, dtype=torch.float64).expand(4, 3, 3)),))
         image = instrument.intensity(wrap(apart), Exposure(Optics(defocus=2000.0)))
         seen = set(asked), sum(moves) / thickness

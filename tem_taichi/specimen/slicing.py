@@ -77,7 +77,8 @@ def filled(
         ice: around them.
         view: how it lies and how it is sliced.
     """
-    more = spare(depth_of(kinds, poses, view), view.slice_thickness)
+    # A little more than they need: rounding puts no atom into a slice that is left out.
+    more = spare(depth_of(kinds, poses, view), view.slice_thickness) + 1e-3 * view.slice_thickness
     ends = [_reach(kind, pose, view, more) for kind, pose in zip(kinds, poses, strict=True)]
     if ice.structured:
         low, high = depth_range(ice.layer, view.rotation, *view.field)
