@@ -89,7 +89,7 @@ def filled(
         for z, sign in zip(low_and_high, (1, -1), strict=True):
             slice_of = ((z - view.entrance) / view.slice_thickness).floor().long()
             slice_of = (slice_of + (sign < 0)).clamp(0, view.n_slices)
-            change.index_add_(0, slice_of, torch.full_like(slice_of, sign))
+            change.scatter_add_(0, slice_of, torch.full_like(slice_of, sign))
     return change.cumsum(0)[:-1] > 0
 
 
