@@ -20,9 +20,9 @@ _ROWS = 1 << 18
 
 @ti.ad.grad_replaced
 def _fill(numbers, shape, material, pixel_size, entrances, depth, out):  # type: ignore[no-untyped-def]
-    places = torch.tensor(entrances, dtype=out.dtype, device=out.device)
-    launch(kernels.fill, numbers, places, depth, steps_of(shape, depth) if is_lens(shape) else 1,
-           pixel_size, int(has_film(shape)), int(material == "carbon"), out)
+    launch(kernels.fill, numbers, as_tensor(entrances), depth,
+           steps_of(shape, depth) if is_lens(shape) else 1, pixel_size, int(has_film(shape)),
+           int(material == "carbon"), out)
 
 
 @ti.ad.grad_for(_fill)
@@ -67,16 +67,24 @@ def _of_numbers(numbers: torch.Tensor, lens: bool) -> tuple[IceShape, torch.Tens
         carbon_edge=numbers[8]), numbers[9:18].reshape(3, 3)
 
 
-def _known(
+def _heights(
     shape: IceShape, rotation: torch.Tensor, shift: torch.Tensor, width: float, height: float,
-    z0: float, depth: float, material: str,
-) -> float | None:
-    """0 or 1 where a slice is all outside or inside in this field, None where it may be cut."""
+    depth: float,
+) -> list[float]:
+    """Of a slice's points above the mid-plane: by its z, at z = 0, and how far others are off."""
     slope = (rotation[:, 2] - shape.slope_x * rotation[:, 0]
              - shape.slope_y * rotation[:, 1]).detach()
-    # Height above the mid-plane in the middle of the slice, and how far it is from that elsewhere.
-    middle = float(slope[2]) * (z0 + depth / 2) - float(slope[:2] @ shift.detach())
-    reach = float(slope.abs() @ as_tensor([width / 2, height / 2, depth / 2]))
+    # At once, since each number waits for a GPU.
+    return torch.stack([slope[2], -(slope[:2] @ shift.detach()), slope.abs() @ as_tensor(
+        [width / 2, height / 2, depth / 2])]).tolist()
+
+
+def _known(
+    shape: IceShape, heights: list[float], z0: float, depth: float, material: str
+) -> float | None:
+    """0 or 1 where a slice is all outside or inside in this field, None where it may be cut."""
+    rise, origin, reach = heights
+    middle = rise * (z0 + depth / 2) + origin
     edge = shape.thickness if shape.edge_thickness is None else shape.edge_thickness
     thick = [number(shape.thickness)] + ([number(edge)] if is_lens(shape) else [])
     if material == "carbon":
@@ -125,8 +133,8 @@ def fills(
     shift = as_tensor([0.0, 0.0]) if shift is None else to_field("shift", shift)
     check_array("shift", shift, (2,), "A")
     ny, nx = grid_shape
-    out = [_known(shape, rotation, shift, (nx + 1) * pixel_size, (ny + 1) * pixel_size, z0, depth,
-                  material) for z0 in entrances]
+    heights = _heights(shape, rotation, shift, (nx + 1) * pixel_size, (ny + 1) * pixel_size, depth)
+    out = [_known(shape, heights, z0, depth, material) for z0 in entrances]
     cut = [n for n, part in enumerate(out) if part is None]
     if not cut:
         return out  # type: ignore[return-value]

@@ -124,7 +124,8 @@ def slab_structure_factor(
 
 def _factors(k: torch.Tensor) -> torch.Tensor:
     """Peng's scattering factors of H, C and O [A], shape (3, ...)."""
-    table = peng_table()[[1, 6, 8]].to(k)
+    table = peng_table().to(k)
+    table = torch.stack([table[z] for z in (1, 6, 8)])
     return (table[:, 0] * torch.exp(-table[:, 1] * k[..., None, None] ** 2)).sum(-1).movedim(-1, 0)
 
 

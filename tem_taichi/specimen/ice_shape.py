@@ -7,7 +7,7 @@ import torch
 
 from tem_taichi.arguments import check_number, check_positive_number, to_field
 from tem_taichi.checks import one_of
-from tem_taichi.device import number, present
+from tem_taichi.device import many_threads, number, present
 from tem_taichi.physics import Value
 
 _LENS_STEP = 0.02
@@ -133,10 +133,11 @@ def _between(
     old: tuple[torch.Tensor, torch.Tensor], new: tuple[torch.Tensor, torch.Tensor]
 ) -> torch.Tensor | float:
     """Part of a step between two surfaces, from the distances to both at its ends."""
-    if min(number(end.min()) for end in (*old, *new)) >= 0:
-        return 1.0
-    if any(max(number(a.max()), number(b.max())) <= 0 for a, b in zip(old, new, strict=True)):
-        return 0.0
+    if not many_threads():  # to look would wait for a GPU, for longer than the rest takes
+        if min(number(end.min()) for end in (*old, *new)) >= 0:
+            return 1.0
+        if any(max(number(a.max()), number(b.max())) <= 0 for a, b in zip(old, new, strict=True)):
+            return 0.0
     low, high = (_positive(a, b) for a, b in zip(old, new, strict=True))
     return (torch.minimum(low[1], high[1]) - torch.maximum(low[0], high[0])).clamp(min=0)
 

@@ -22,7 +22,7 @@ WAITING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::m
            "aten::repeat_interleave.Tensor", "aten::bincount"}
 
 
-def _here() -> str:
+def here() -> str:
     """The line of the package that asks, and those that called it."""
     frames = [f for f in traceback.extract_stack() if Path(f.filename).is_relative_to(PACKAGE)]
     return " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames[:-7:-1])
@@ -38,7 +38,7 @@ class _Count(TorchDispatchMode):
         masks = name.startswith("aten::index") and any(
             t is not None and t.dtype == torch.bool for t in args[1] if isinstance(args[1], list))
         if name in WAITING or masks:
-            self.found[f"{name.removeprefix('aten::')}: {_here()}"] += 1
+            self.found[f"{name.removeprefix('aten::')}: {here()}"] += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -51,7 +51,7 @@ def host_waits() -> Iterator[Counter]:
         method = getattr(torch.Tensor, name)
 
         def call(tensor, *args, **kwargs):  # type: ignore[no-untyped-def]
-            found[f"{name}: {_here()}"] += 1
+            found[f"{name}: {here()}"] += 1
             return method(tensor, *args, **kwargs)
         return call
 
