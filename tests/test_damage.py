@@ -35,3 +35,27 @@ def test_a_damped_potential_has_a_gradient_in_the_exposure(double):
     constant = narrow(slices.clone(), 1.0, damping((12, 12), 2.0, 20.0, 300.0))
     graph = narrow(slices.clone(), 1.0, damping((12, 12), 2.0, exposure, 300.0)).detach()
     assert torch.allclose(constant, graph, atol=1e-14)
+
+
+def test_slices_are_narrowed_together_as_alone(double, monkeypatch):
+    """Two large ones in one complex transform, complex ones as two; and so are their gradients."""
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((12, 12), (9, 14), (10, 7)):
+        slices = torch.rand(3, *shape, dtype=torch.float64, generator=generator)
+        left = damping(shape, 2.0, 20.0, 300.0)
+        alone = narrow(slices.clone(), 2.0, left)
+        both = narrow(torch.complex(slices[:2], slices[1:]), 2.0, left)
+        torch.testing.assert_close(both, torch.complex(alone[:2], alone[1:]), rtol=0, atol=1e-13)
+        exposure = torch.tensor(20.0, dtype=torch.float64, requires_grad=True)
+        graph = narrow(torch.complex(slices[:2], slices[1:]), 2.0,
+                       damping(shape, 2.0, exposure, 300.0))
+        torch.testing.assert_close(graph.detach(), both, rtol=0, atol=1e-13)
+        with monkeypatch.context() as patch:
+            patch.setattr("tem_taichi.specimen.splatting._LARGE", 1)
+            torch.testing.assert_close(narrow(slices.clone(), 2.0, left), alone, rtol=0,
+                                       atol=1e-13)
+            assert torch.autograd.gradcheck(
+                lambda s, factor=left: narrow(s.clone(), 2.0, factor), (slices.requires_grad_(),))
+        complex_ones = torch.complex(slices[:1], slices[1:2]).detach().requires_grad_()
+        assert torch.autograd.gradcheck(
+            lambda s, factor=left: narrow(s.clone(), 2.0, factor), (complex_ones,))

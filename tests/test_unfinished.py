@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 
 import tem_taichi
 from tem_taichi import sharing
+from tem_taichi.device import current
 from tem_taichi.files.records import Records
 from tem_taichi.files.unfinished import key_of, unfinished, unfinished_folder
 from tem_taichi.instrument.tem import TEM
@@ -36,7 +38,7 @@ specimen:
 tilts: {minimum: -40, maximum: 40, step: 20}
 detector: {halves: true}
 movie: {frames: 2, drift: [3, 0]}
-formats: [relion5, warp, aretomo, imod, shrec, tiff]
+formats: [relion5, warp, shrec, tiff]
 stack: {box: 16}
 compute: {arch: cpu}
 output: out
@@ -57,20 +59,23 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def computed(monkeypatch):
-    """Numbers of the exposures that are imaged; `stop` in it is one at which Ctrl-C comes."""
-    seen = []
+    """Numbers of the exposures that are `seen`, and of those at which Ctrl-C comes: `stop`.
+
+    An image is a flat one, unless it is to be the `real` one.
+    """
+    about = {"seen": [], "stop": set(), "real": False}
     intensity = TEM.intensity
 
     def counted(self, specimen, exposure):
-        if exposure.stream in stop:
+        if exposure.stream in about["stop"]:
             raise KeyboardInterrupt
-        seen.append(exposure.stream)
-        return intensity(self, specimen, exposure)
+        about["seen"].append(exposure.stream)
+        if about["real"]:
+            return intensity(self, specimen, exposure)
+        return torch.full(self.detector_shape, 1 + exposure.tilt_angle / 100, dtype=current().dtype)
 
-    stop = set()
-    seen_and_stop = {"seen": seen, "stop": stop}
     monkeypatch.setattr(TEM, "intensity", counted)
-    return seen_and_stop
+    return about
 
 
 def content(folder):
@@ -86,10 +91,15 @@ FAST = ["interaction.mode=projection", "interaction.margin=0", "specimen.ice.gra
         "formats=[]", "stack.box=null"]
 
 
+@lru_cache
+def scene_in(folder, *words):
+    return load_scene(Path(folder, "scene.yaml"), [*FAST, *words])
+
+
 def simulated(*words):
     """The scene with its images in the unfinished folder of `out`."""
     with unfinished("out") as folder:
-        series = pipeline.simulate(load_scene("scene.yaml", [*FAST, *words]), folder=folder)
+        series = pipeline.simulate(scene_in(os.getcwd(), *words), folder=folder)
         return [stack.clone() for stack in (series.images, series.noise_free, series.halves,
                                             series.frames)], series.threads
 
@@ -127,7 +137,7 @@ def test_killed_series_goes_on_to_the_same_bytes(here):
     assert sorted(os.listdir()) == ["out", "p.pdb", "scene.yaml", "whole"]
     ours, theirs = content("out"), content("whole")
     assert ours[1].pop("files").keys() == theirs[1].pop("files").keys() and ours[1] == theirs[1]
-    assert ours[0].keys() == theirs[0].keys() and len(ours[0]) > 40
+    assert ours[0].keys() == theirs[0].keys() and len(ours[0]) > 30
     for name in ours[0].keys() - {"scene.yaml"}:  # which names the folder
         assert ours[0][name] == theirs[0][name], name
 
@@ -173,7 +183,7 @@ def test_other_scenes_files_and_versions_are_computed_anew(here, computed, monke
 def test_damaged_parts_are_computed_anew(here, computed, damage):
     """Never wrong: of four images that were finished, what is damaged is made again."""
     interrupted(7, computed)
-    whole = pipeline.simulate(load_scene("scene.yaml", FAST))
+    whole = pipeline.simulate(scene_in(here))
     folder = unfinished_folder("out")
     records, = folder.glob("*.records")
     parts = sorted(folder.glob("*.json"))
@@ -325,27 +335,27 @@ def _anonymous():
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is Linux's")
-def test_memory_does_not_grow_with_tilts_or_frames(here, monkeypatch):
-    """A stack of 40 images has 42 MB, and so have 40 frames. What is allowed, 20 MB, is what
+def test_memory_does_not_grow_with_tilts_or_frames(here, computed, monkeypatch):
+    """A stack of 40 images has 26 MB, and 40 frames of two 52 MB. What is allowed, 15 MB, is what
     allocators round to and collectors leave; nothing is computed but the files."""
-    monkeypatch.setattr(TEM, "intensity", lambda self, *_: torch.ones(self.detector_shape))
     monkeypatch.setattr(Camera, "sample", lambda self, *_: torch.full(self.shape, 3.0))
-    words = [*WORDS, *FAST, "shape=[256,1024]", "detector.halves=false", "overwrite=true",
-             "stack.box=64", "formats=[relion5,tiff]", "tilts.minimum=0", "tilts.step=1",
+    words = [*WORDS, *FAST, "shape=[256,640]", "detector.halves=false", "overwrite=true",
+             "stack.box=64", "formats=[tiff]", "tilts.minimum=0", "tilts.step=1",
              "movie.drift=[0,0]", "specimen.damage=0"]
     few = ["movie.frames=2", "tilts.maximum=4"]
     assert main([*words, *few]) == 0  # which imports
     peaks = []
     for other in (few, ["movie.frames=2", "tilts.maximum=39"],
-                  ["movie.frames=40", "tilts.maximum=0"]):
+                  ["movie.frames=40", "tilts.maximum=1"]):
         with _Peak() as peak:
             assert main([*words, *other]) == 0
         peaks.append(peak.most)
-    assert max(peaks[1:]) < peaks[0] + 20e6, peaks
+    assert max(peaks[1:]) < peaks[0] + 15e6, peaks
 
 
 def test_frames_that_are_equal_are_computed_once(here, computed):
     """And give the same bytes as those that are computed each for itself."""
+    computed["real"] = True
     words = [*FAST, "movie.drift=[0,0]", "specimen.damage=0", "movie.frames=3"]
     scene = load_scene("scene.yaml", words)
     shared = pipeline.simulate(scene)
@@ -372,7 +382,7 @@ def test_the_time_left_is_that_of_what_is_missing(here, computed, capsys):
     capsys.readouterr()
     reports = []
     with unfinished("out") as folder:
-        pipeline.simulate(load_scene("scene.yaml", FAST), lambda *done: reports.append(done),
+        pipeline.simulate(scene_in(here), lambda *done: reports.append(done),
                           folder=folder)
     assert reports == [(2, 5), (3, 5), (4, 5), (5, 5)]
     for part in sorted(unfinished_folder("out").glob("*.json"))[:2]:

@@ -148,14 +148,20 @@ def slices(
     scale = SCATTERING_TO_POTENTIAL / view.pixel_size**2
     left = _factor(view, depth_of(kinds, poses, view)) if layers else None
     device = current()
-    potential = absorbing = taken = None
+    potential = absorbing = taken = both = None
     if layers:
         displaced = layers.pop("displaced", None)
         # Narrowing works in place, on arrays that are needed nowhere else.
-        potential = narrow(added(layers.pop("group"), displaced, ice.potential), scale, left)
-        if absorption is not None:
+        potential = added(layers.pop("group"), displaced, ice.potential)
+        if absorption is None:
+            potential = narrow(potential, scale, left)
+        else:
             absorbing = _scaled(layers.pop("absorbing"), ice.particle_absorption)
-            absorbing = _scaled(narrow(added(absorbing, displaced, 1.0), scale, left), absorption)
+            absorbing = _scaled(added(absorbing, displaced, 1.0), absorption)
+            both = torch.complex(potential, absorbing)
+            del potential, absorbing  # room for the transforms
+            both = narrow(both, scale, left)
+            potential, absorbing = both.real, both.imag
         if ice.structured and displaced is not None:
             # As splatted: it only says where grains are, and narrowing would make it ring.
             taken = _scaled(displaced, -scale / view.slice_thickness)
@@ -167,6 +173,8 @@ def slices(
                                 device=device.torch_device)
     if ice.structured:
         potential = with_structure(potential, ice, view, first, taken)
+    if both is not None and not torch.is_grad_enabled():
+        return both
     if absorbing is None and contrast is not None:
         absorbing = torch.zeros_like(potential)
     return potential if absorbing is None else torch.complex(potential, absorbing)

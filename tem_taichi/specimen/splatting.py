@@ -141,6 +141,11 @@ def _multiply(factor, out):  # type: ignore[no-untyped-def]
     launch(multiply, torch.view_as_real(out), factor)
 
 
+def _filtered(both: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """A complex slice with its spectrum times a factor of half of it that is even in kx."""
+    return torch.fft.ifft2(differentiable(_multiply, torch.fft.fft2(both), factor))
+
+
 class _Filter(torch.autograd.Function):
     """Multiply the spectrum of every slice by a real factor, in place; its own adjoint."""
 
@@ -149,11 +154,14 @@ class _Filter(torch.autograd.Function):
         ctx.save_for_backward(factor)
         slices = slices.detach()
         singly = slices
-        if slices[0].numel() >= _LARGE:
+        if slices.is_complex():
+            singly = slices[:0]
+            for both in slices:
+                both.copy_(_filtered(both, factor))
+        elif slices[0].numel() >= _LARGE:
             singly = slices[len(slices) // 2 * 2:]
             for one, other in zip(slices[::2], slices[1::2], strict=False):
-                both = torch.fft.fft2(torch.complex(one, other))
-                both = torch.fft.ifft2(differentiable(_multiply, both, factor))
+                both = _filtered(torch.complex(one, other), factor)
                 one.copy_(both.real)
                 other.copy_(both.imag)
         for image in singly:  # one slice at a time stays in the cache
@@ -171,7 +179,7 @@ def narrow(
     """Undo the widening of `splat` inside the band, set the rest to zero, and scale.
 
     Args:
-        splatted: slices (n_slices, ny, nx), overwritten.
+        splatted: slices (n_slices, ny, nx), overwritten; complex ones are two of them each.
         scale: constant factor of the result.
         damping: real factor of each coefficient of the rfft2, (ny, nx // 2 + 1); the same for k
             and -k.
@@ -185,5 +193,8 @@ def narrow(
         factor = factor * damping
     if factor.requires_grad:
         shape = splatted.shape[-2:]
+        if splatted.is_complex():
+            return torch.complex(*(torch.fft.irfft2(torch.fft.rfft2(part) * factor, s=shape)
+                                   for part in (splatted.real, splatted.imag)))
         return torch.fft.irfft2(torch.fft.rfft2(splatted) * factor, s=shape)
     return _Filter.apply(splatted, factor)
