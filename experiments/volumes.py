@@ -51,7 +51,7 @@ def by_atoms(kind: Kind, rotations: torch.Tensor, shifts: torch.Tensor, size: in
              pixel: float) -> torch.Tensor:
     """What `project` makes of a volume, from the atoms."""
     out = torch.zeros((len(rotations), size, size))
-    for n, (rotation, shift) in enumerate(zip(rotations, shifts, strict=True)):
+    for n, (rotation, shift) in enumerate(zip(rotations, shifts, strict=False)):
         placed = ((kind.positions @ rotation.T)[:, :2] + shift) / pixel + size // 2
         depth = torch.full((len(placed), 1), n + 0.5)
         out = render(out, [kind.group], torch.cat([placed, depth], 1), pixel)
@@ -76,6 +76,7 @@ def errors(kind: Kind, pixel: float) -> dict[str, Any] | None:
         return None
     rng = np.random.default_rng(0)
     rotations, shifts = random_rotations(POSES, rng), rng.uniform(-5, 5, (POSES, 3)) * pixel
+    shifts[:, 2] = 0.3 * THIN
     size = box.patch + 32
     found = project(volume_of(kind, pixel), as_tensor(rotations), as_tensor(shifts[:, :2]),
                     (size, size))
@@ -161,7 +162,7 @@ def draw(rows: list[dict[str, Any]], kind: Kind, pixel: float, file: Path) -> No
     volume = project(volume_of(kind, pixel), *pose, (size, size))[0]
     half, top = size * pixel / 20, float(atoms.max())
     for ax, image, title in zip(axes[1:], (atoms, volume, 200 * (volume - atoms)), (
-            "atoms", "volume", "200 times the difference"), strict=True):
+            "atoms", "volume", "200 x difference"), strict=True):
         ax.imshow(image, cmap="gray", origin="lower", vmin=-top * (image is not atoms
                   and image is not volume), vmax=top, extent=np.array([-1, 1, -1, 1]) * half)
         ax.set_title(title, fontsize=8)
@@ -184,7 +185,7 @@ def main() -> None:
             if (row := errors(kind, pixel))]
     for row in rows:
         print(" | ".join(f"{v:.2g}" if isinstance(v, float) else str(v) for v in row.values()))
-    timed = times(kinds[0], 1.6)
+    timed = times(kinds[0], 1.8)
     for one in timed:
         print(one)
     options.json.parent.mkdir(parents=True, exist_ok=True)

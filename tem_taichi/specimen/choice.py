@@ -10,7 +10,7 @@ from tem_taichi.specimen.volumes import Box, box_for
 
 PER_SCATTERER = 4e-7
 """Seconds that a core takes to draw a scatterer in one slice."""
-PER_COEFFICIENT = 1e-7
+PER_COEFFICIENT = 1.2e-7
 """Seconds that a core takes for a coefficient of a plane of a volume, transform included."""
 
 GAIN = 4.0
