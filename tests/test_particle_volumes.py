@@ -18,7 +18,13 @@ from tem_taichi.rotations import (
     tilt_rotation,
 )
 from tem_taichi.specimen.atoms import Atoms
-from tem_taichi.specimen.choice import drawn_as_volume
+from tem_taichi.specimen.choice import (
+    PER_SCATTERER,
+    cost_of_copies,
+    drawn_as_volume,
+    memory_of,
+    seconds_of,
+)
 from tem_taichi.specimen.copies import n_planes, project, share_series
 from tem_taichi.specimen.depth import depth_weights
 from tem_taichi.specimen.fiducials import gold_kind
@@ -31,7 +37,7 @@ from tem_taichi.specimen.potential import render
 from tem_taichi.specimen.slicing import depths
 from tem_taichi.specimen.splatting import narrow
 from tem_taichi.specimen.view import View
-from tem_taichi.specimen.volumes import padded_spectrum, volume_for, volume_of
+from tem_taichi.specimen.volumes import box_for, padded_spectrum, volume_for, volume_of
 
 
 def blob(n=300, size=(30.0, 18.0, 10.0), b_factors=(5.0, 120.0), seed=0, **how) -> Kind:
@@ -355,3 +361,14 @@ def test_stages_under_a_taichi_tape(double, stage):
     for found_by_tape, leaf in zip(inputs, by_torch, strict=True):
         assert float(leaf.grad.abs().max()) > 0
         assert torch.allclose(found_by_tape.grad, leaf.grad, rtol=1e-12)
+
+
+def test_cost_counts_what_is_drawn():
+    kinds = [replace(blob(5000), render="volume"), replace(blob(300), render="atoms")]
+    poses, view = [crowd(7), crowd(9)], looked_at(600.0, 1, pixel=5.0)
+    box = box_for(kinds[0], 5.0)
+    seconds, memory = cost_of_copies(kinds, poses, view)
+    assert seconds == pytest.approx(7 * seconds_of(box, view) + 9 * 300 * PER_SCATTERER)
+    assert memory == memory_of(box, kinds[0])
+    slabs = looked_at(600.0, 2, pixel=1.0)
+    assert seconds_of(box, slabs) == pytest.approx(5 * seconds_of(box, replace(slabs, n_slices=1)))

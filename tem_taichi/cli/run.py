@@ -58,7 +58,7 @@ def prepare(scene: Scene, read: Sequence[str] = (),
     specimen = build_specimen(scene)
     angles = grids.tilts["tilt_angle"].to_numpy()
     memory = check_memory(scene, grids.instrument, angles, specimen)
-    seconds = least_time(scene, grids.instrument, angles, specimen.n_scatterers)
+    seconds = least_time(scene, grids.instrument, angles, specimen)
     if DAY / _NEAR < seconds < DAY and not scene.force:
         seconds = foreseen_time(scene, grids, specimen)
     check_time(scene, seconds, len(grids.exposures))

@@ -17,9 +17,11 @@ from tem_taichi.scene.settings import Scene
 from tem_taichi.series.build import ice_of
 from tem_taichi.series.movie import intensities
 from tem_taichi.series.record import tomogram_height
+from tem_taichi.specimen.choice import cost_of_copies
 from tem_taichi.specimen.ice_shape import depth_range
 from tem_taichi.specimen.particles import ParticlesInIce
 from tem_taichi.specimen.slicing import BATCH
+from tem_taichi.specimen.view import View
 
 DAY = 86400.0
 """Of computing [s], beyond which a scene must say force: true."""
@@ -38,8 +40,8 @@ _PER_VOXEL, _SLAB, _PER_VOXEL_OF_SLAB = 40.0, 1 << 24, 50.0
 """Memory of a voxel of the volumes of shrec and copick [bytes], how many of them are in work for
 their masks, and what these take besides."""
 
-_LEAST, _LEAST_SCATTERER = 4e-8, 4e-7
-"""Seconds for a pixel of a slice and for a scatterer on one core: less than any scene takes."""
+_LEAST = 4e-8
+"""Seconds for a pixel of a slice on one core: less than any scene takes."""
 _ON_GPU = 200.0
 """How many cores a GPU stands for."""
 
@@ -79,12 +81,21 @@ def foreseen_memory(
     if specimen is not None:
         waves += number / 4 * (
             min(BATCH, specimen.n_scatterers) * _PER_SCATTERER
-            + sum(len(kind.positions) * _PER_ATOM for kind in specimen.kinds))
+            + sum(len(kind.positions) * _PER_ATOM for kind in specimen.kinds)
+            + copies_cost(instrument, specimen)[1])
     images = math.prod(scene.shape) * _PER_IMAGE_PIXEL * number / 4
     if specimen is not None:
         images += sum(len(pose.positions) for pose in specimen.poses) * _PER_COPY
     voxels = voxels_of(scene)
     return waves, images + voxels * _PER_VOXEL + min(voxels, _SLAB) * _PER_VOXEL_OF_SLAB
+
+
+def copies_cost(instrument: TEM, specimen: ParticlesInIce) -> tuple[float, float]:
+    """Least seconds of a core for the copies of one image, and bytes of their volumes."""
+    view = View(torch.eye(3), torch.zeros(2), instrument.wave_shape, instrument.wave_pixel,
+                instrument.slice_thickness, voltage=instrument.voltage,
+                n_slices=1 if isinstance(instrument, Projection) else 2)
+    return cost_of_copies(specimen.kinds, specimen.poses, view)
 
 
 def voxels_of(scene: Scene) -> float:
@@ -120,12 +131,13 @@ def check_memory(scene: Scene, instrument: TEM, angles: np.ndarray,
 
 
 def least_time(scene: Scene, instrument: TEM, angles: np.ndarray,
-               scatterers: int = 0) -> float:
+               specimen: ParticlesInIce | None = None) -> float:
     """Seconds that a run takes at the very least; within a factor of some five."""
+    copies = copies_cost(instrument, specimen)[0] if specimen is not None else 0.0
     cores = _ON_GPU if current().torch_device.type == "cuda" else float(os.cpu_count() or 1)
     slices = over_tilts(angles, lambda n: slices_of(scene, instrument, angles[n]))
     waves = math.prod(instrument.wave_shape) * float(slices) * _LEAST
-    return (waves + len(angles) * float(scatterers) * _LEAST_SCATTERER) / cores * (
+    return (waves + len(angles) * copies) / cores * (
         intensities(scene, ice_of(scene)))
 
 

@@ -1,10 +1,12 @@
 """Whether copies of a kind are drawn atom by atom, or as a volume."""
 
 import math
+from collections.abc import Sequence
 
 from tem_taichi.machine import memory_limit
 from tem_taichi.specimen.copies import n_planes
 from tem_taichi.specimen.kinds import Kind
+from tem_taichi.specimen.poses import Poses
 from tem_taichi.specimen.view import View
 from tem_taichi.specimen.volumes import Box, box_for
 
@@ -53,5 +55,28 @@ def seconds_of(box: Box, view: View) -> float:
 
 
 def memory_of(box: Box, kind: Kind) -> float:
-    """Bytes of the spectra of a kind in single precision."""
-    return box.bytes * (1 + (kind.displaced is not None) + (kind.absorbing is not None))
+    """Bytes that the spectra of a kind take in single precision, and what it takes to make them."""
+    channels = 1 + (kind.displaced is not None) + (kind.absorbing is not None)
+    return box.bytes * (2 * channels + 3)
+
+
+def cost_of_copies(
+    kinds: Sequence[Kind], poses: Sequence[Poses], view: View
+) -> tuple[float, float]:
+    """What it takes to draw all copies in a view: least seconds of a core, and bytes of volumes.
+
+    Args:
+        kinds: of particles.
+        poses: where the copies of each are.
+        view: its pixels and slices.
+    """
+    seconds = memory = 0.0
+    for kind, pose in zip(kinds, poses, strict=True):
+        copies = len(pose.positions)
+        if copies and drawn_as_volume(kind, copies, view):
+            box = box_for(kind, view.pixel_size)
+            seconds += copies * seconds_of(box, view)
+            memory += memory_of(box, kind)
+        else:
+            seconds += copies * len(kind.positions) * PER_SCATTERER
+    return seconds, memory

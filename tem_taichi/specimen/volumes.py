@@ -131,7 +131,8 @@ def volume_of(
          for part in parts_of(kind, name, solvent_potential)), torch.zeros(())))
         for name in names]
     x, y, z = (PADDING * n for n in box.voxels)
-    return Volume(torch.stack(found), names, samples=(x, y, z), centre=box.centre,
+    spectra = torch.stack(found) if len(found) > 1 else found[0][None]
+    return Volume(spectra, names, samples=(x, y, z), centre=box.centre,
                   radius=box.radius, patch=box.patch, pixel_size=pixel_size)
 
 
