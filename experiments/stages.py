@@ -17,7 +17,7 @@ import torch
 
 import tem_taichi  # noqa: F401  before torch, whose threads and memory it sets
 from tem_taichi.device import init
-from tem_taichi.instrument.tem import group_size
+from tem_taichi.instrument.groups import group_size
 from tem_taichi.scene.load import load_scene
 from tem_taichi.series.build import build_specimen
 from tem_taichi.series.plan import plan

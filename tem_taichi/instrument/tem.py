@@ -4,6 +4,7 @@ Every number may be a tensor with a gradient. What is not continuous (grids, the
 which slice an atom belongs to with depth "nearest") has none: a tensor there is refused.
 """
 
+import gc
 import math
 import warnings
 from collections.abc import Sequence
@@ -34,6 +35,9 @@ from tem_taichi.rotations import tilt_rotation
 from tem_taichi.specimen.depth import DEPTHS, depth_for
 from tem_taichi.specimen.view import Specimen, View
 from tem_taichi.timing import Stages
+
+_HUGE = 1 << 24
+"""Pixels of a slice from which room matters more than a tenth of a second."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,8 @@ class TEM:
             first, size, gap = groups[n]
             with self.stages("potential"):
                 chunk = here.slices(seen, first, size)
+                if chunk[0].numel() >= _HUGE:
+                    gc.collect()  # what Taichi compiled keeps the arrays that it was first given
             with self.stages("interaction"):
                 wave = how.passed(chunk, seen, wave)
                 if gap == 0:
