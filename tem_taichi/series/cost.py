@@ -28,9 +28,10 @@ DAY = 86400.0
 
 _BASE = 0.5e9
 """Memory of the program itself [bytes]."""
-_PER_PIXEL, _PER_SLICE = 100.0, 25.0
+_PER_PIXEL, _PER_SLICE = 45.0, 19.0
 """Memory for each pixel of the wave in single precision, alone and for each slice in work [bytes],
-measured on waves of 1000^2 to 3400^2 pixels with six slices."""
+measured with ferritins in granular ice on waves of 2520^2 pixels, 2 and 6 slices (101 and 162 in
+all), and of 6804^2, 2 slices (74)."""
 _PER_SCATTERER, _PER_ATOM, _PER_COPY = 250.0, 60.0, 500.0
 """Memory of a scatterer that is placed, of one of a kind, and of a copy of the kind [bytes]."""
 _PER_IMAGE_PIXEL = 100.0
