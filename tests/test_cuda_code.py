@@ -26,7 +26,9 @@ import torch
 from tem_taichi import device, multislice
 from tem_taichi.noise.draws import deposit, poisson
 from tem_taichi.specimen import gridding
+from tem_taichi.specimen.filling import fills
 from tem_taichi.specimen.ice import ice_slice
+from tem_taichi.specimen.ice_shape import IceShape
 from tem_taichi.specimen.potential import peng_table
 from tem_taichi.specimen.splatting import splat
 from tem_taichi.streams import Key
@@ -50,12 +52,24 @@ x = (16 * torch.rand(9)).requires_grad_()
 index = torch.zeros(9, dtype=torch.int64)
 splat(torch.zeros(2, 16, 16), x, x, index, x, x, index + 6, peng_table()).sum().backward()
 ice_slice((16, 16), 1.5, 10.0, seed=1, stream=0, index=0)
+lens = IceShape(20.0, 30.0, 10.0, carbon_thickness=10.0)
+fills(lens, torch.eye(3), (16, 16), 2.0, [-5.0], 10.0)
+grid = torch.rand(1, 8, 8, 5, 2)
+frames, places = torch.rand(2, 3, 3, requires_grad=True), torch.rand(2, 2, requires_grad=True)
+planes = gridding.sample(grid, frames, places, torch.zeros(1), 8)
+planes.real.sum().backward()
+gridding.spread(4 + torch.rand(9, 3), torch.rand(1, 9), (16, 16, 16))
+patches = torch.rand(2, 8, 8, requires_grad=True)
+windows = torch.ones(32), torch.ones(32)
+gridding.add(torch.zeros(2, 16, 16), patches, torch.ones(2), index[:2], index[:2],
+             torch.zeros(2, 2, dtype=torch.int64), windows).sum().backward()
 deposit(poisson(torch.ones(4, 4), Key(0, "noise")), 0.5, Key(0, "noise"))
 say("end")
 ti.sync()
 """
 KERNELS = {"transmit", "transmit_adjoint", "propagate", "propagate_adjoint", "splat_tiles",
-           "adjoint", "noise_pair", "poisson", "deposit"}
+           "adjoint", "noise_pair", "poisson", "deposit", "fill", "spread", "sample",
+           "add_patches", "add_patches_adjoint"}
 
 
 def run(folder: Path, code: str) -> list[str]:
