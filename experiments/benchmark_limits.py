@@ -85,7 +85,8 @@ def passes(n: int) -> dict[str, Callable[[], Any]]:
                           for _ in range(3))
     potential = torch.rand((n, n), device=wave.device)
     here = Slice(potential, None, as_tensor([1e-3]), as_tensor([0.0]))
-    kept, way = room(1, wave)[0], Way(wave[0], wave[0])
+    factor = torch.ones(n, dtype=wave.dtype, device=wave.device)
+    kept, way = room(1, wave)[0], Way(factor, factor)
     wanted = Wanted(torch.zeros_like(potential), None, None, None)
     if kept is not None:
         kept.fill_(1)
