@@ -10,6 +10,7 @@ import torch
 
 from tem_taichi import bridge, timing
 from tem_taichi.bridge import launch
+from tem_taichi.device import init
 
 
 class Stream:
@@ -115,17 +116,40 @@ def double_it(values: ti.types.ndarray(ndim=2)):
         values[i, j] *= 2.0
 
 
+GPU = pytest.param("gpu", marks=[
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")])
+
+
+@pytest.mark.parametrize("arch", ["cpu", GPU])
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.int32])
-def test_a_kernel_writes_where_torch_reads(kind):
+def test_a_kernel_writes_where_torch_reads(arch, kind):
     """No copies: a view of a view, at the address of the whole."""
-    whole = torch.arange(24).to(kind).reshape(4, 6)
+    place = init(arch).torch_device
+    whole = torch.arange(24, device=place).to(kind).reshape(4, 6)
     part, address = whole[1:3], whole.data_ptr()
     seen = []
     launch(lambda values: (seen.append(values.data_ptr()), double_it(values)), part)
     assert seen == [address + 6 * whole.element_size()]
     expected = torch.arange(24).reshape(4, 6)
     expected[1:3] *= 2
-    assert torch.equal(whole, expected.to(kind))
+    assert torch.equal(whole.cpu(), expected.to(kind))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("aside", [False, True])
+def test_kernels_come_in_their_turn(aside):
+    """Behind work of torch's that takes long, and before what reads their result, on the default
+    stream or another."""
+    place = init("gpu").torch_device
+    with torch.cuda.stream(torch.cuda.Stream(place) if aside else torch.cuda.default_stream(place)):
+        for _ in range(5):
+            slow = torch.eye(6000, device=place)
+            for _ in range(20):
+                slow = slow @ slow
+            launch(double_it, slow)
+            assert float((slow + 0).sum()) == 12000.0
 
 
 def test_what_would_have_to_be_copied_is_refused():
