@@ -259,16 +259,24 @@ def interact(
     phase = (sigma * (1 - contrast**2).sqrt()).reshape(1)
     decay = (sigma * contrast).reshape(1)
     if mode != "multislice":
-        real = phase * slices.sum(0)
-        lost = decay * slices.sum(0) + sigma * absorption.sum(0)
-        angle = torch.complex(real, lost)
-        return incident * (1 + 1j * angle if mode == "weak_phase" else torch.exp(1j * angle))
+        whole = _sum(slices)
+        real, lost = phase * whole, decay * whole
+        if len(absorption):
+            lost = lost + sigma * _sum(absorption)
+        if mode == "weak_phase":
+            return incident * torch.complex(1 - lost, real)
+        return incident * torch.polar(torch.exp(-lost), real)
     rows, columns = _fresnel_factors(shape, pixel_size, as_tensor(wavelength(voltage)),
                                      as_tensor(slice_thickness))
     if band is not None:
         return _band_limited(slices, absorption, incident, rows[:, None] * columns, phase, decay,
                              band)
     return _passed(slices, absorption, incident, rows, columns, phase, decay)
+
+
+def _sum(slices: torch.Tensor) -> torch.Tensor:
+    """Of all slices; no copy where there is but one."""
+    return slices[0] if len(slices) == 1 else slices.sum(0)
 
 
 def _stack(slices: torch.Tensor) -> torch.Tensor:
