@@ -10,7 +10,13 @@ from tem_taichi.device import as_tensor
 from tem_taichi.grid import squared_frequencies
 from tem_taichi.instrument.optics import Optics, form_image, lens_transfer
 from tem_taichi.instrument.projection import Projection
-from tem_taichi.instrument.tiles import Axis, cut, image_in_tiles, margin_of
+from tem_taichi.instrument.tiles import (
+    Axis,
+    background_is_steady,
+    cut,
+    image_in_tiles,
+    margin_of,
+)
 from tem_taichi.rotations import tilt_rotation
 
 STEP = 0.5 / (math.pi * 0.019687489 / 4 / 10**2)
@@ -37,12 +43,13 @@ def whole_images(wave, lens, rotation, pixel, linear):
     return torch.stack(images).sum(0)
 
 
-@pytest.mark.parametrize(("tilt", "axis", "linear"), [
-    (60.0, 0.0, False), (-50.0, 37.0, False), (0.0, 0.0, False), (60.0, -90.0, True)])
-def test_tiles_of_a_large_field_are_its_whole_images(double, tilt, axis, linear):
+@pytest.mark.parametrize(("tilt", "axis", "linear", "source"), [
+    (60.0, 0.0, False, 0.03), (-50.0, 37.0, False, 0.2), (0.0, 0.0, False, 0.03),
+    (60.0, -90.0, True, 0.03)])
+def test_tiles_of_a_large_field_are_its_whole_images(double, tilt, axis, linear, source):
     instrument = Projection((512, 512), (768, 768), 10.0, linear=linear)
     wave, rotation = strong_phase(768), tilt_rotation(tilt, axis)
-    lens = Optics(defocus=2e4, astigmatism=2e3, energy_spread=0.4, convergence=0.03)
+    lens = Optics(defocus=2e4, astigmatism=2e3, energy_spread=0.4, convergence=source)
     with torch.no_grad():
         found = instrument.field_image(wave, lens, rotation)
         exact = whole_images(wave, lens, rotation, instrument.wave_pixel, linear)
@@ -51,6 +58,8 @@ def test_tiles_of_a_large_field_are_its_whole_images(double, tilt, axis, linear)
     steep = tuple(float(rotation[i, 2] / rotation[2, 2]) / STEP * 20 / 3 for i in (1, 0))
     axes = cut((768, 768), steep, margin_of(lens, 300.0, 20 / 3, 1e4))
     assert any(part.parts > 1 for part in axes)  # it was in tiles
+    # Of a wide source each defocus has a background of its own.
+    assert background_is_steady(lens, 300.0, 20 / 3, 1e4, STEP) == (source < 0.1)
 
 
 def test_a_field_is_whole_where_electrons_travel_across_it():
@@ -59,7 +68,8 @@ def test_a_field_is_whole_where_electrons_travel_across_it():
     assert math.isinf(far) and [part.margin for part in cut((512, 512), (0.0, 0.01), far)] == [0, 0]
 
 
-def test_gradients_through_tiles_are_those_of_finite_differences(double):
+@pytest.mark.parametrize("steady", [True, False])
+def test_gradients_through_tiles_are_those_of_finite_differences(double, steady):
     instrument = Projection((160, 160), (240, 240), 10.0)
     phase = torch.angle(strong_phase(240))
     axes = (Axis(240, 2, 192, 32), Axis(240, 3, 128, 24))
@@ -71,7 +81,8 @@ def test_gradients_through_tiles_are_those_of_finite_differences(double):
         slopes = [-rotation[i, 2] / rotation[2, 2] * 20 / 3 / STEP for i in (1, 0)]
         image = image_in_tiles(
             torch.polar(torch.ones_like(phase), scale * phase), axes, slopes,
-            lambda n: lens_transfer((192, 128), 20 / 3, 300.0, Optics(defocus=defocus + n * STEP)))
+            lambda n: lens_transfer((192, 128), 20 / 3, 300.0, Optics(
+                defocus=defocus + n * STEP, convergence=0.03)), steady)
         return (image * weights).sum()
 
     values = [as_tensor(value).requires_grad_() for value in (2e4, 50.0, 1.0)]

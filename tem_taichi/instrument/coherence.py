@@ -124,15 +124,20 @@ class Transfer:
 
     def image(self, spectrum: torch.Tensor) -> torch.Tensor:
         """Intensity (..., ny, nx) of a wave, from its spectrum (..., ny, nx)."""
+        image, background = self.coherent(spectrum), self.background(spectrum)
+        return image if background is None else image + background
+
+    def coherent(self, spectrum: torch.Tensor) -> torch.Tensor:
+        """That of the electrons which interfere with the unscattered beam."""
         wave = torch.fft.ifft2(self.wave * spectrum)
-        if self.linear:
-            return 2 * wave.real - 1
-        image = _squared(wave)
+        return 2 * wave.real - 1 if self.linear else _squared(wave)
+
+    def background(self, spectrum: torch.Tensor) -> torch.Tensor | None:
+        """That of the others; None where there are none."""
         if self.rest is None or self.blur is None:
-            return image
-        rest = torch.fft.ifft2(self.rest * spectrum)
-        background = torch.fft.rfft2(_squared(rest)) * self.blur
-        return image + torch.fft.irfft2(background, s=image.shape[-2:])
+            return None
+        rest = _squared(torch.fft.ifft2(self.rest * spectrum))
+        return torch.fft.irfft2(torch.fft.rfft2(rest) * self.blur, s=rest.shape[-2:])
 
 
 def _squared(wave: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,12 @@ from tem_taichi.instrument.coherence import Transfer
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics, lens_transfer
 from tem_taichi.instrument.tem import TEM
-from tem_taichi.instrument.tiles import cut, image_in_tiles, margin_of
+from tem_taichi.instrument.tiles import (
+    background_is_steady,
+    cut,
+    image_in_tiles,
+    margin_of,
+)
 from tem_taichi.physics import wavelength
 from tem_taichi.specimen.view import Specimen, View
 
@@ -68,4 +73,5 @@ class Projection(TEM):
             return lens_transfer((axes[0].length, axes[1].length), self.wave_pixel, self.voltage,
                                  replace(lens, defocus=lens.defocus + n * step), self.linear)
 
-        return image_in_tiles(wave, axes, slopes, transfer)
+        steady = background_is_steady(lens, self.voltage, self.wave_pixel, depth, step)
+        return image_in_tiles(wave, axes, slopes, transfer, steady)

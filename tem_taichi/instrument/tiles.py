@@ -85,6 +85,22 @@ def margin_of(lens: Optics, voltage: Value, pixel_size: float, depth: float) -> 
     return travelled / pixel_size
 
 
+def background_is_steady(
+    lens: Optics, voltage: Value, pixel_size: float, depth: float, step: float
+) -> bool:
+    """Whether electrons that do not interfere are as many at neighbouring defoci, to 2 %.
+
+    Args:
+        lens: as in `margin_of`, and so are the next three.
+        voltage: [kV].
+        pixel_size: [A].
+        depth: [A].
+        step: from one defocus to the next [A].
+    """
+    q, angle = math.pi / pixel_size, 1e-3 * number(lens.convergence)
+    return angle**2 / 2 * q**2 * (abs(number(lens.defocus)) + depth) * step < 0.02
+
+
 def cut(shape: tuple[int, int], steep: tuple[float, float], margin: float) -> tuple[Axis, Axis]:
     """The cheapest tiles of a field, along y and x; the whole field if nothing is cheaper.
 
@@ -112,7 +128,7 @@ def cut(shape: tuple[int, int], steep: tuple[float, float], margin: float) -> tu
 
 def image_in_tiles(
     wave: torch.Tensor, axes: tuple[Axis, Axis], slopes: tuple[torch.Tensor, torch.Tensor],
-    transfer: Callable[[int], Transfer],
+    transfer: Callable[[int], Transfer], steady: bool = False,
 ) -> torch.Tensor:
     """Image of a wave whose defocus changes linearly across the field.
 
@@ -124,6 +140,7 @@ def image_in_tiles(
         slopes: of the defocus along y and x from the centre n // 2, in steps a pixel, shape ();
             differentiable.
         transfer: of a tile with its margins at a number of steps from the centre's defocus.
+        steady: whether one image of what does not interfere is enough for a tile.
 
     Returns:
         Intensity (ny, nx), differentiable in wave, slopes and what the transfers are made from.
@@ -146,7 +163,7 @@ def image_in_tiles(
             inner = (slice(along_y.margin, along_y.margin + y1 - y0),
                      slice(along_x.margin, along_x.margin + x1 - x0))
             row.append(_between(torch.fft.fft2(tile), height[0][:, None] + height[1], inner,
-                                transfer, known))
+                                transfer, known, steady))
         rows.append(torch.cat(row, dim=1))
     return torch.cat(rows)
 
@@ -162,16 +179,19 @@ def _around(wave: torch.Tensor, axis: Axis, first: int, dim: int) -> torch.Tenso
 
 def _between(
     spectrum: torch.Tensor, height: torch.Tensor, inner: tuple[slice, slice],
-    transfer: Callable[[int], Transfer], known: dict[int, Transfer],
+    transfer: Callable[[int], Transfer], known: dict[int, Transfer], steady: bool,
 ) -> torch.Tensor:
     """Part of a tile, each pixel between images at the steps about its height (m, n)."""
     ends = [float(bound) for bound in torch.aminmax(height.detach())]
     # Rounding of a height of a whole step asks for no other.
     first, last = math.floor(ends[0] + 1e-4), math.ceil(ends[1] - 1e-4)
-    parts = []
-    for n in range(first, max(first, last) + 1):
+    nodes = range(first, max(first, last) + 1)
+    for n in nodes:
         if n not in known:
             known[n] = transfer(n)
-        image = known[n].image(spectrum)[inner]
-        parts.append(image if first >= last else image * (1 - (height - n).abs()).clamp(min=0))
-    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+    once = known[nodes[len(nodes) // 2]].background(spectrum) if steady else None
+    image = torch.zeros_like(height) if once is None else once[inner]
+    for n in nodes:
+        seen = (known[n].coherent if steady else known[n].image)(spectrum)[inner]
+        image = image + (seen * (1 - (height - n).abs()).clamp(min=0) if len(nodes) > 1 else seen)
+    return image
