@@ -9,7 +9,9 @@ import torch
 from taichi_twins import weighted_sum
 
 from tem_taichi.device import as_tensor
+from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.multislice import multislice
+from tem_taichi.instrument.tem import TEM
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL
 from tem_taichi.rotations import (
     euler_to_matrix,
@@ -17,6 +19,7 @@ from tem_taichi.rotations import (
     rotation_from_vector,
     tilt_rotation,
 )
+from tem_taichi.specimen import volumes
 from tem_taichi.specimen.atoms import Atoms
 from tem_taichi.specimen.choice import (
     PER_SCATTERER,
@@ -372,3 +375,41 @@ def test_cost_counts_what_is_drawn():
     assert memory == memory_of(box, kinds[0])
     slabs = looked_at(600.0, 2, pixel=1.0)
     assert seconds_of(box, slabs) == pytest.approx(5 * seconds_of(box, replace(slabs, n_slices=1)))
+
+
+def test_a_volume_is_made_once_also_where_slices_are_computed_again(double, monkeypatch):
+    made = []
+    monkeypatch.setattr(volumes, "volume_of", lambda *how: made.append(how) or volume_of(*how))
+    instrument = TEM((32, 32), (48, 48), 3.0, slice_thickness=8.0, depth="smooth")
+    kind = blob(60, render="volume")
+    pose = Poses(as_tensor([[5.0, 3.0, -90.0], [-7.0, 2.0, 60.0]]), crowd(2).rotations)
+
+    def total(positions):
+        specimen = scene([kind], [replace(pose, positions=positions)], potential=4.5)
+        wave, _ = instrument.exit_wave(specimen, Exposure(tilt_angle=20.0))
+        return (wave.abs() ** 4).sum()
+
+    positions = pose.positions.clone().requires_grad_()
+    assert instrument.view(scene([kind], [pose]), Exposure(tilt_angle=20.0)).n_slices > 16
+    total(positions).backward()
+    assert len(made) == 1
+    way = torch.ones_like(positions)
+    expected = (total(pose.positions + 1e-4 * way) - total(pose.positions - 1e-4 * way)) / 2e-4
+    assert float(positions.grad.sum()) == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_bad_arguments_of_volumes():
+    kind = blob(20)
+    volume = volume_of(kind, 3.0)
+    for rotations, shifts, shape, said in (
+            (np.eye(3), np.zeros((1, 2)), (8, 8), "rotations"),
+            (np.eye(3)[None], np.zeros((2, 2)), (8, 8), "shifts"),
+            (np.eye(3)[None], np.zeros((1, 2)), (8, 0), "shape")):
+        with pytest.raises(ValueError, match=said):
+            project(volume, rotations, shifts, shape)
+    with pytest.raises(ValueError, match="pixel_size"):
+        volume_of(kind, 0.0)
+    with pytest.raises(ValueError, match="kind"):
+        volume_of(replace(kind, positions=kind.positions.clone().requires_grad_()), 3.0)
+    with pytest.raises(ValueError, match="spectra"):
+        replace(volume, spectra=volume.spectra.clone().requires_grad_())

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
+from tem_taichi.arguments import check_array, check_grid, to_field
 from tem_taichi.device import as_tensor, number
 from tem_taichi.grid import BAND_LIMIT
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL, wavelength
@@ -119,17 +120,23 @@ def project(
     Returns:
         Images (n, ny, nx) [V A], zero beyond 2/3 of the Nyquist frequency; differentiable in
         rotations and shifts.
+
+    Raises:
+        ValueError: for arrays of other shapes.
     """
-    rotations, shifts = as_tensor(rotations), as_tensor(shifts)
-    ny, nx = shape
+    rotations, shifts = to_field("rotations", rotations), to_field("shifts", shifts)
+    check_array("rotations", rotations, ("n", 3, 3), "1")
+    check_array("shifts", shifts, (len(rotations), 2), "A")
+    ny, nx = check_grid("shape", shape)
     offset = torch.einsum("nij,j->ni", rotations, volume.centre)[:, :2]
     pixels = (shifts + offset) / volume.pixel_size + as_tensor([nx // 2, ny // 2])
     out = torch.zeros((len(pixels), ny, nx), dtype=volume.spectra.dtype,
                       device=volume.spectra.device)
     windows = _window(nx, out), _window(ny, out)
-    for part in torch.arange(len(pixels)).split(max(1, _AT_ONCE // volume.patch**2)):
+    numbers = torch.arange(len(pixels), device=out.device)
+    for part in numbers.split(max(1, _AT_ONCE // volume.patch**2)):
         patches = projections(volume, rotations[part], pixels[part])[:, 0]
-        own = torch.arange(len(part))
+        own = torch.arange(len(part), device=out.device)
         out = add(out, patches, torch.ones_like(pixels[part, 0]), own, part,
                   _nearest(pixels[part]) - volume.patch // 2, windows)
     return narrow(out, SCATTERING_TO_POTENTIAL / volume.pixel_size**2, damping)

@@ -15,7 +15,10 @@ import numpy as np
 import torch
 from scipy.fft import next_fast_len
 
+from tem_taichi.arguments import no_gradient
 from tem_taichi.device import as_tensor, current
+from tem_taichi.grid import check_pixel_size
+from tem_taichi.recompute import tensors_in
 from tem_taichi.specimen.gridding import SAMPLING, SPREADING, spread
 from tem_taichi.specimen.kinds import Kind, parts_of
 from tem_taichi.specimen.potential import Gaussians
@@ -60,6 +63,9 @@ class Volume:
     """Side of a copy's projection [pixel], even."""
     pixel_size: float
     """[A]"""
+
+    def __post_init__(self) -> None:
+        no_gradient("spectra", self.spectra, "particles drawn as atoms have one in their tensors")
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,14 @@ def volume_of(
         names: fields of the kind, such as group and displaced; all that it has of them.
         solvent_potential: mean inner potential [V] of the solvent whose displacement is part of
             `group`; 0 for particles in vacuum, 4.48 for vitreous ice.
+
+    Raises:
+        ValueError: if a gradient is asked for in the kind's own tensors, or the pixel size is not
+            positive.
     """
+    pixel_size = check_pixel_size(pixel_size)
+    for tensor in tensors_in(kind):
+        no_gradient("kind", tensor, "a volume has none in it; draw it as atoms")
     box = box_for(kind, pixel_size)
     names = tuple(name for name in names if getattr(kind, name) is not None)
     found = [padded_spectrum(sum(
