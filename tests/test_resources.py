@@ -14,6 +14,7 @@ import pytest
 from tem_taichi import machine
 from tem_taichi.files.mrc import read_volume
 from tem_taichi.files.packed import content_of
+from tem_taichi.instrument.groups import group_size
 from tem_taichi.scene.load import load_scene
 from tem_taichi.simulate import main
 from tem_taichi.specimen.assemblies import assembly_generators
@@ -77,9 +78,6 @@ def test_limit_of_a_container(tmp_path, monkeypatch, own, limits, limit):
     ([f"{P}.structure=p.pdb", f"{P}.placement=helix", f"{P}.count=1000000", f"{P}.rise=0.1",
       f"{P}.twist=1", f"{P}.length=1000"], f"{P}.count=1000000: 10,000 copies each: needs about"),
     ([f"{P}.map=big.mrc"], f"{P}.map: "),
-    # Slices of 0.1 A, so many that the group in work is too large.
-    (["interaction.slice_thickness=0.1", "specimen.ice.thickness=1e6", "force=true",
-      "shape=[512,512]"], "enlarge interaction.slice_thickness"),
 ])
 def test_what_cannot_fit_is_refused_at_once(here, small_machine, capsys, words, said):
     with mrcfile.new("big.mrc") as mrc:
@@ -104,6 +102,15 @@ def test_more_than_a_day_asks_for_force(here, capsys, monkeypatch, words):
     err = capsys.readouterr().err
     assert "force=false: " in err and "must be true for more than a day" in err
     assert err.count("\n") == 1
+
+
+def test_very_many_slices_take_no_more_room_than_few():
+    """Slices of 0.1 A in 0.1 mm of ice were held a thousand at once."""
+    for n_slices, pixels in ((10**7, 800**2), (500, 3000**2), (100, 7000**2)):
+        held = group_size(n_slices, pixels)
+        assert held >= 2
+        assert held == 2 or held * pixels <= 6 * 3500**2
+    assert group_size(100, 2000**2) == 6
 
 
 def test_force_lets_it_run(here):
