@@ -29,7 +29,6 @@ from tem_taichi.specimen.splatting import narrow, splat
 
 KINDS = {"a": particle_of(globule=12.0, count=3), "b": particle_of(globule=8.0, count=2)}
 CASES = {
-    "slab": (IceSettings(60.0, granularity=0.0), "atoms"),
     "granular lens in a film": (IceSettings(
         60.0, edge_thickness=70.0, hole_radius=50.0, carbon_thickness=20.0),
         "atoms"),
