@@ -152,6 +152,7 @@ def table(found: list[dict[str, Any]]) -> str:
 def plot(found: list[dict[str, Any]], file: Path) -> None:
     """Seconds against what varies, and the fits."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     panels = figure.subplots(2, 2).ravel()
@@ -169,7 +170,8 @@ def plot(found: list[dict[str, Any]], file: Path) -> None:
         axes.set_xlabel({"atoms": "atoms of a particle", "copies": "copies", "tilts": "tilts",
                          "pixels": "pixels a side"}[varied], fontsize=8)
         axes.set_ylabel("time [s]", fontsize=8)
-        axes.tick_params(labelsize=7)
+        axes.tick_params(which="both", labelsize=7)
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(True, alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=6, title="exponent of what grows", title_fontsize=6)

@@ -109,19 +109,21 @@ def table(lines: list[dict]) -> str:
     text = ["| | scatterers | mode | 1 tilt | 61 tilts | structures | peak MB | error, 0 deg | "
             "60 deg | TEM-simulator | GPU-TEM |", "| --- " * 11 + "|"]
     for row in ROWS:
+        first = True
         for mode in MODES:
             runs = [cases.get((row, mode, tilts)) for tilts in TILTS]
             if not any(runs):
                 continue
             last = next(one for one in reversed(runs) if one)
             error = {k: v for one in runs if one for k, v in one.get("errors", {}).items()}
-            published = PUBLISHED.get(row, ("", "")) if mode == MODES[0] else ("", "")
+            published = PUBLISHED.get(row, ("", "")) if first else ("", "")
             times = [duration(one["seconds"]) if one else "" for one in runs]
             text.append(" | ".join([
-                f"| {SAID[row] if mode == MODES[0] else ''}", f"{last['scatterers']:,}", mode,
+                f"| {SAID[row] if first else ''}", f"{last['scatterers']:,}", mode,
                 *times, duration(last["structures"]), f"{last['megabytes']:.0f}",
                 *(f"{error[angle]:.1%}" if angle in error else "" for angle in ("0", "60")),
                 *published]) + " |")
+            first = False
     return "\n".join(text) + "\n"
 
 
