@@ -146,6 +146,11 @@ def _filtered(both: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     return torch.fft.ifft2(differentiable(_multiply, torch.fft.fft2(both), factor))
 
 
+def _holds(image: torch.Tensor) -> bool:
+    """Whether a slice holds something; a GPU is not waited for to say so."""
+    return image.is_cuda or bool(image.any())
+
+
 class _Filter(torch.autograd.Function):
     """Multiply the spectrum of every slice by a real factor, in place; its own adjoint."""
 
@@ -156,15 +161,17 @@ class _Filter(torch.autograd.Function):
         singly = slices
         if slices.is_complex():
             singly = slices[:0]
-            for both in slices:
+            for both in filter(_holds, slices):
                 both.copy_(_filtered(both, factor))
         elif slices[0].numel() >= _LARGE:
             singly = slices[len(slices) // 2 * 2:]
             for one, other in zip(slices[::2], slices[1::2], strict=False):
+                if not (_holds(one) or _holds(other)):
+                    continue
                 both = _filtered(torch.complex(one, other), factor)
                 one.copy_(both.real)
                 other.copy_(both.imag)
-        for image in singly:  # one slice at a time stays in the cache
+        for image in filter(_holds, singly):  # one slice at a time stays in the cache
             image.copy_(torch.fft.irfft2(torch.fft.rfft2(image).mul_(factor), s=image.shape))
         return slices.view_as(slices)
 
