@@ -309,6 +309,9 @@ def test_what_is_made_of_a_kind_follows_its_tensors():
     kind.positions.mul_(2.0)
     assert kind.radius == pytest.approx(2 * before)
     assert volume_for(kind, 2.0, ("group",)).radius == pytest.approx(2 * first.radius)
+    for n in range(20):
+        kind.once(("thing", n), lambda: 0)
+    assert len(kind.made) < 8
     other = replace(kind, positions=kind.positions / 4)
     assert other.radius == pytest.approx(before / 2)
 

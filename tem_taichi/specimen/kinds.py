@@ -20,6 +20,9 @@ T = TypeVar("T")
 
 RENDERS = ("atoms", "volume")
 
+_KEPT = 6
+"""Things that are kept of a kind at once: volumes at one or two pixel sizes, and small ones."""
+
 _FEW = 2000
 """Scatterers of which the outermost are not worth looking for."""
 
@@ -81,6 +84,8 @@ class Kind:
         if found is None or found[0] != stamp:
             # Kept with the tensors, so that no other takes their place in memory.
             found = self.made[key] = (stamp, make(), tensors)
+            while len(self.made) > _KEPT:
+                self.made.pop(next(iter(self.made)))
         return found[1]
 
     @property
