@@ -30,7 +30,7 @@ from tem_taichi.specimen.filling import fills
 from tem_taichi.specimen.ice import ice_slice
 from tem_taichi.specimen.ice_shape import IceShape
 from tem_taichi.specimen.potential import peng_table
-from tem_taichi.specimen.splatting import splat
+from tem_taichi.specimen.splatting import narrow, splat
 from tem_taichi.streams import Key
 
 # torch has no GPU here: its tensors are the host's, which the driver takes for the device's.
@@ -51,6 +51,7 @@ multislice(slices, 1.0, number, number).abs().sum().backward()
 x = (16 * torch.rand(9)).requires_grad_()
 index = torch.zeros(9, dtype=torch.int64)
 splat(torch.zeros(2, 16, 16), x, x, index, x, x, index + 6, peng_table()).sum().backward()
+narrow(torch.zeros(1, 16, 16, dtype=torch.complex64))
 ice_slice((16, 16), 1.5, 10.0, seed=1, stream=0, index=0)
 lens = IceShape(20.0, 30.0, 10.0, carbon_thickness=10.0)
 fills(lens, torch.eye(3), (16, 16), 2.0, [-5.0], 10.0)
@@ -69,7 +70,7 @@ ti.sync()
 """
 KERNELS = {"transmit", "transmit_adjoint", "propagate", "propagate_adjoint", "splat_tiles",
            "adjoint", "noise_pair", "poisson", "deposit", "fill", "spread", "sample",
-           "add_patches", "add_patches_adjoint"}
+           "add_patches", "add_patches_adjoint", "multiply"}
 
 
 def run(folder: Path, code: str) -> list[str]:
