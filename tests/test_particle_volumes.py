@@ -285,7 +285,7 @@ def test_the_rule():
     small, large = blob(40, b_factors=(20.0, 20.0)), blob(200_000, (150.0, 150.0, 150.0))
     far = looked_at(600.0, 1, pixel=6.0)
     assert drawn_as_volume(large, 20, far)
-    assert not drawn_as_volume(large, 5, far)  # too little to be worth it
+    assert not drawn_as_volume(large, 4, far)  # too little to be worth it
     assert not drawn_as_volume(small, 100_000, far)  # a plane is no cheaper than forty atoms
     assert not drawn_as_volume(large, 20, looked_at(10.0, 80, pixel=0.8))
     assert not drawn_as_volume(replace(large, render="atoms"), 20, far)

@@ -15,10 +15,10 @@ PER_SCATTERER = 4e-7
 PER_COEFFICIENT = 1.2e-7
 """Seconds that a core takes for a coefficient of a plane of a volume, transform included."""
 
-GAIN = 4.0
+GAIN = 2.0
 """How much faster a volume must be, which is not quite the same as its atoms."""
-ENOUGH = 2_000_000
-"""Scatterers of all copies below which no volume is made: atoms take about a second."""
+ENOUGH = 1_000_000
+"""Scatterers of all copies below which no volume is made: atoms take a second or two."""
 SHARE = 0.1
 """Of the memory that a volume may take."""
 
@@ -27,8 +27,8 @@ def drawn_as_volume(kind: Kind, copies: int, view: View) -> bool:
     """Whether the copies of a kind are drawn as a volume in a view.
 
     Never where a gradient is asked for in the kind's own tensors, which a volume has not; else as
-    `Kind.render` says; else where all of these hold: the copies have at least 2,000,000 scatterers
-    together; a volume is at least four times faster, by the number of scatterers against that of
+    `Kind.render` says; else where all of these hold: the copies have at least 1,000,000 scatterers
+    together; a volume is at least twice as fast, by the number of scatterers against that of
     the frequencies of its planes; and its spectra take at most a tenth of the memory.
 
     Args:
