@@ -99,3 +99,37 @@ def fill(
                 here = next_here
                 rise = next_rise
             out[n, row, column] = total / n_steps
+
+
+@ti.kernel
+def fill_slab(
+    p: ti.types.ndarray(ndim=1),
+    entrances: ti.types.ndarray(ndim=1),
+    depth: float,
+    pixel_size: float,
+    out: ti.types.ndarray(ndim=3),
+):
+    """As `fill`, for ice of one thickness without a hole: its surfaces are planes.
+
+    Args:
+        p: as of `fill`.
+        entrances: where slices begin [A], (n,).
+        depth: of each [A].
+        pixel_size: [A].
+        out: (n, ny, nx), written.
+    """
+    for row, n in ti.ndrange(out.shape[1], out.shape[0]):
+        y = (row - out.shape[1] // 2) * pixel_size - p[19]
+        # How the height above the mid-plane grows along the image's axes.
+        along_x = p[11] - p[5] * p[9] - p[6] * p[10]
+        along_y = p[14] - p[5] * p[12] - p[6] * p[13]
+        along_z = p[17] - p[5] * p[15] - p[6] * p[16]
+        # Where the ray crosses the middle and how far the surfaces are from there, of a slice.
+        middle = -(along_y * y - along_x * p[18]) / along_z - entrances[n]
+        shear = -along_x / along_z * pixel_size / depth
+        reach = p[0] / 2 / ti.abs(along_z) / depth
+        start = middle / depth - shear * (out.shape[2] // 2)
+        for column in range(out.shape[2]):
+            there = start + shear * column
+            out[n, row, column] = ti.max(
+                ti.min(there + reach, 1.0) - ti.max(there - reach, 0.0), 0.0)

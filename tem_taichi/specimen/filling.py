@@ -20,9 +20,11 @@ _ROWS = 1 << 18
 
 @ti.ad.grad_replaced
 def _fill(numbers, shape, material, pixel_size, entrances, depth, out):  # type: ignore[no-untyped-def]
-    launch(kernels.fill, numbers, as_tensor(entrances), depth,
-           steps_of(shape, depth) if is_lens(shape) else 1, pixel_size, int(has_film(shape)),
-           int(material == "carbon"), out)
+    if not is_lens(shape):  # nor a film
+        launch(kernels.fill_slab, numbers, as_tensor(entrances), depth, pixel_size, out)
+        return
+    launch(kernels.fill, numbers, as_tensor(entrances), depth, steps_of(shape, depth), pixel_size,
+           int(has_film(shape)), int(material == "carbon"), out)
 
 
 @ti.ad.grad_for(_fill)
