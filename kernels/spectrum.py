@@ -5,7 +5,7 @@ import taichi as ti
 
 @ti.kernel
 def multiply(spectrum: ti.types.ndarray(ndim=3), factor: ti.types.ndarray(ndim=2)):
-    """A whole spectrum times a real factor that is the same for kx and -kx, in place.
+    """A whole spectrum times a real factor that is the same for k and -k, in place.
 
     Args:
         spectrum: (ny, nx, 2), real and imaginary part.
@@ -13,11 +13,14 @@ def multiply(spectrum: ti.types.ndarray(ndim=3), factor: ti.types.ndarray(ndim=2
     """
     for row in range(spectrum.shape[0]):
         nx = spectrum.shape[1]
+        mirror = 0
+        if row > 0:
+            mirror = spectrum.shape[0] - row
         for column in range(nx // 2 + 1):  # not *=, which would be atomic
             f = factor[row, column]
             spectrum[row, column, 0] = spectrum[row, column, 0] * f
             spectrum[row, column, 1] = spectrum[row, column, 1] * f
         for column in range(nx // 2 + 1, nx):
-            f = factor[row, nx - column]
+            f = factor[mirror, nx - column]
             spectrum[row, column, 0] = spectrum[row, column, 0] * f
             spectrum[row, column, 1] = spectrum[row, column, 1] * f

@@ -37,6 +37,21 @@ def test_a_damped_potential_has_a_gradient_in_the_exposure(double):
     assert torch.allclose(constant, graph, atol=1e-14)
 
 
+def test_a_factor_of_twofold_symmetry_is_the_same_in_any_transform(double, monkeypatch):
+    """As a transfer function with astigmatism is: the same for k and -k, not for kx and -kx."""
+    for shape in ((12, 16), (9, 14), (10, 7)):
+        slices = torch.rand(3, *shape, dtype=torch.float64,
+                            generator=torch.Generator().manual_seed(1))
+        ky, kx = torch.fft.fftfreq(shape[0])[:, None], torch.fft.rfftfreq(shape[1])
+        factor = torch.cos(30 * (kx**2 - ky**2) + 20 * kx * ky).double()
+        alone = narrow(slices.clone(), 1.0, factor)
+        both = narrow(torch.complex(slices[:2], slices[1:]), 1.0, factor)
+        torch.testing.assert_close(both, torch.complex(alone[:2], alone[1:]), rtol=0, atol=1e-13)
+        monkeypatch.setattr("tem_taichi.specimen.splatting._LARGE", 1)
+        torch.testing.assert_close(narrow(slices.clone(), 1.0, factor), alone, rtol=0, atol=1e-13)
+        monkeypatch.undo()
+
+
 def test_slices_are_narrowed_together_as_alone(double, monkeypatch):
     """Two large ones in one complex transform, complex ones as two; and so are their gradients."""
     generator = torch.Generator().manual_seed(0)

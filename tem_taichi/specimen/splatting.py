@@ -142,7 +142,7 @@ def _multiply(factor, out):  # type: ignore[no-untyped-def]
 
 
 def _filtered(both: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """A complex slice with its spectrum times a factor of half of it that is even in kx."""
+    """A complex slice with its spectrum times a factor of half of it, the same for k and -k."""
     return torch.fft.ifft2(differentiable(_multiply, torch.fft.fft2(both), factor))
 
 
