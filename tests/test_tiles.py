@@ -66,6 +66,8 @@ def test_a_field_is_whole_where_electrons_travel_across_it():
     assert [part.parts for part in cut((512, 512), (0.01, 0.0), 600.0)] == [1, 1]
     far = margin_of(Optics(defocus=1e4, aperture=50.0), 300.0, 5.0, 0.0)
     assert math.isinf(far) and [part.margin for part in cut((512, 512), (0.0, 0.01), far)] == [0, 0]
+    # A phase plate takes the mean apart from all else, and that of a tile is another.
+    assert math.isinf(margin_of(Optics(defocus=1e4, phase_shift=90.0), 300.0, 5.0, 0.0))
 
 
 @pytest.mark.parametrize("steady", [True, False])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tem_taichi.device import number
+from tem_taichi.device import number, present
 from tem_taichi.instrument.coherence import Transfer
 from tem_taichi.instrument.optics import Optics, defocus_per_energy
 from tem_taichi.physics import Value, wavelength
@@ -68,8 +68,8 @@ def margin_of(lens: Optics, voltage: Value, pixel_size: float, depth: float) -> 
         pixel_size: [A]; what scatters beyond its Nyquist frequency is not in the wave.
         depth: by how much the defocus may differ from that [A].
     """
-    if lens.aperture is not None:
-        return math.inf  # its sharp edge spreads everything
+    if lens.aperture is not None or present(lens.phase_shift):
+        return math.inf  # a sharp edge, be it about k = 0, spreads everything
     k, wave = 0.5 / pixel_size, number(wavelength(voltage))
     angle = wave * k
     spherical = number(lens.spherical_aberration) * 1e7
