@@ -370,6 +370,15 @@ def test_particle_of_atoms_is_gaussians_on_a_floor_of_solvent() -> None:
     assert float(particle.potential[5, 5, 5]) == pytest.approx(expected, rel=2e-3)
 
 
+@pytest.mark.parametrize(("x", "y"), [(500.0, 0.0), (0.0, -500.0), (-500.0, 500.0), (100.0, -95.0)])
+def test_what_is_outside_the_image_is_left_out(x: float, y: float) -> None:
+    rotation = tilt_rotation(20.0, 10.0).double()
+    wide, narrow = (project(blob(), rotation, torch.tensor([x, y, 0.0], dtype=torch.float64),
+                            (n, n), 4.0) for n in (512, 48))
+    torch.testing.assert_close(narrow, wide[:, 232:280, 232:280], rtol=0, atol=1e-12)
+    assert bool(narrow.any()) == (max(abs(x), abs(y)) < 200)
+
+
 def test_bad_input_is_named() -> None:
     setup = Setup((16, 16), 4.0, dose=1.0)
     with pytest.raises(ValueError, match="together"):

@@ -341,9 +341,14 @@ def _spread(
 def _placed(
     image: torch.Tensor, row: int, column: int, shape: tuple[int, int]
 ) -> torch.Tensor:
-    """An image within a larger one (..., ny, nx), its first pixel at a row and column of it."""
-    (ny, nx), (my, mx) = shape, image.shape[-2:]
-    return torch.nn.functional.pad(image, (column, nx - column - mx, row, ny - row - my))
+    """An image within another one (..., ny, nx), its first pixel at a row and column of it."""
+    pads: list[int] = []
+    for axis, (first, n) in enumerate(zip((row, column), shape, strict=True), start=-2):
+        begin, end = max(first, 0), min(first + image.shape[axis], n)
+        image = image.narrow(axis, max(begin - first, 0) if begin < end else 0,
+                             max(end - begin, 0))
+        pads = [begin, n - end, *pads] if begin < end else [0, n, *pads]
+    return torch.nn.functional.pad(image, pads)
 
 
 def _face_means(maps: torch.Tensor) -> torch.Tensor:
