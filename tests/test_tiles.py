@@ -70,8 +70,9 @@ def test_a_field_is_whole_where_electrons_travel_across_it():
     assert math.isinf(margin_of(Optics(defocus=1e4, phase_shift=90.0), 300.0, 5.0, 0.0))
 
 
-@pytest.mark.parametrize("steady", [True, False])
-def test_gradients_through_tiles_are_those_of_finite_differences(double, steady):
+@pytest.mark.parametrize(("steady", "angle"), [
+    (True, 50.0), (False, 50.0), (False, 0.0)])  # at 0 all pixels are at one defocus
+def test_gradients_through_tiles_are_those_of_finite_differences(double, steady, angle):
     instrument = Projection((160, 160), (240, 240), 10.0)
     phase = torch.angle(strong_phase(240))
     axes = (Axis(240, 2, 192, 32), Axis(240, 3, 128, 24))
@@ -87,11 +88,35 @@ def test_gradients_through_tiles_are_those_of_finite_differences(double, steady)
                 defocus=defocus + n * STEP, convergence=0.03)), steady)
         return (image * weights).sum()
 
-    values = [as_tensor(value).requires_grad_() for value in (2e4, 50.0, 1.0)]
+    values = [as_tensor(value).requires_grad_() for value in (2e4, angle, 1.0)]
     gradients = torch.autograd.grad(score(*values), values)
-    for n, (gradient, step) in enumerate(zip(gradients, (1.0, 1e-4, 1e-4), strict=True)):
+    # The image is linear in the tilt's tangent up to the next defocus, 5 degrees are within it.
+    steps = (1.0, 1e-4 if angle else 5.0, 1e-4)
+    for n, (gradient, step) in enumerate(zip(gradients, steps, strict=True)):
         with torch.no_grad():
             up, down = (score(*(value + sign * step * (i == n) for i, value in enumerate(values)))
                         for sign in (1, -1))
+        if step == 5.0:
+            step = math.degrees(math.tan(math.radians(step)))
         # Of the tilt, interpolation has corners: some of 57,600 pixels pass one in the step.
         assert float(gradient) == pytest.approx(float((up - down) / (2 * step)), rel=2e-4), n
+
+
+def test_a_field_without_tilt_knows_what_a_tilt_would_do(double):
+    """By the defocus of its pixels, which are all at one as yet."""
+    instrument, lens = Projection((160, 160), (240, 240), 10.0), Optics(2e4, convergence=0.03)
+    wave, along = strong_phase(240), torch.linspace(-1, 1, 240, dtype=torch.float64)
+
+    def score(tilt):
+        image = instrument.field_image(wave, lens, tilt_rotation(tilt, 0.0))
+        return (image**2 * along).sum()
+
+    tilt = as_tensor(0.0).requires_grad_()
+    (gradient,) = torch.autograd.grad(score(tilt), tilt)
+    with torch.no_grad():
+        step = 5.0
+        slope = (score(as_tensor(step)) - score(as_tensor(-step))) / 2
+    slope /= math.degrees(math.tan(math.radians(step)))
+    # The finite step takes one background for a tile, steady to 2 %.
+    assert abs(float(slope)) > 1e-3
+    assert float(gradient) == pytest.approx(float(slope), rel=0.03)

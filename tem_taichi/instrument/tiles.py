@@ -186,12 +186,22 @@ def _between(
     # Rounding of a height of a whole step asks for no other.
     first, last = math.floor(ends[0] + 1e-4), math.ceil(ends[1] - 1e-4)
     nodes = range(first, max(first, last) + 1)
-    for n in nodes:
+
+    def at(n: int) -> Transfer:
         if n not in known:
             known[n] = transfer(n)
-    once = known[nodes[len(nodes) // 2]].background(spectrum) if steady else None
+        return known[n]
+
+    def seen(n: int) -> torch.Tensor:
+        return (at(n).coherent if steady else at(n).image)(spectrum)[inner]
+
+    once = at(nodes[len(nodes) // 2]).background(spectrum) if steady else None
     image = torch.zeros_like(height) if once is None else once[inner]
-    for n in nodes:
-        seen = (known[n].coherent if steady else known[n].image)(spectrum)[inner]
-        image = image + (seen * (1 - (height - n).abs()).clamp(min=0) if len(nodes) > 1 else seen)
+    if len(nodes) > 1:
+        for n in nodes:
+            image = image + seen(n) * (1 - (height - n).abs()).clamp(min=0)
+        return image
+    image = image + seen(first)
+    if height.requires_grad:  # its slope is the mean of those to both sides
+        image = image + (height - first) * (seen(first + 1) - seen(first - 1)) / 2
     return image
