@@ -80,12 +80,25 @@ def test_without_another_kind_the_middle_is_the_specimens():
     assert np.allclose(np.linalg.norm(place(scene, {"p": 30.0})[0].positions, axis=1), 200)
 
 
+def test_kinds_about_the_specimens_middle_stay_clear_of_each_other():
+    kinds = {"small": particle_of(globule=50.0, placement="ball", radius=260.0, count=60),
+             "large": particle_of(globule=50.0, placement="sphere", radius=200.0, count=8)}
+    small, large = place(Scene(specimen=SpecimenSettings(particles=kinds)),
+                         {"small": 20.0, "large": 40.0})
+    assert len(small.positions) == 60
+    assert cKDTree(large.positions).query(small.positions)[0].min() >= 60
+
+
 @pytest.mark.parametrize(("keys", "said"), [
     ({"placement": "sphere"}, r"spike\.radius=null: must be given for placement: sphere"),
     ({"radius": 100.0}, r"spike\.radius=100.0: must be null for placement: random"),
     ({"placement": "ball", "radius": 9.0, "around": "nothing"},
      r'spike\.around="nothing": must be the name of another particle'),
     ({"placement": "sphere", "radius": -1.0}, r"spike\.radius=-1.0: must be above 0"),
+    ({"placement": "ball", "radius": 90.0, "even": True},
+     r"spike\.even=true: must be false for placement: ball"),
+    ({"placement": "ball", "radius": 90.0, "orientations": [[0.0, 0.0, 0.0]]},
+     r"spike\.orientations=.*: must be null in a ball"),
 ])
 def test_what_cannot_stand_is_refused_in_one_line(keys, said):
     content = {"specimen": {"particles": {"spike": {"globule": 50.0, **keys}}}}
@@ -159,7 +172,7 @@ def test_a_patch_needs_a_cell_or_an_area_and_two_leaflets(patch_file, tmp_path):
     text = patch_file.read_text()
     bare.write_text(text[text.index("ATOM"):])
     particle = particle_of(vesicle=300.0, lipids=str(bare))
-    with pytest.raises(ValueError, match=r"particles\.v\.vesicle: .*lipid_area must be given"):
+    with pytest.raises(ValueError, match=r"particles\.v\.lipids: .*lipid_area must be given"):
         load_kind("v", particle)
     assert read_patch(str(bare), 45.0).sides == pytest.approx((math.sqrt(450),) * 2)
     assert len(load_kind("v", particle_of(vesicle=300.0, lipids=str(bare), lipid_area=45.0)

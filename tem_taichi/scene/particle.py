@@ -152,7 +152,7 @@ class ParticleSettings:
     sphere: SphereSettings | None = field(default=None, metadata=BESIDE)
     render: str | None = None
     """atoms = every copy atom by atom; volume = copies of one volume, within 2e-3 of the atoms and
-    faster for many copies at coarse pixels; null = volume where at least 4 times faster"""
+    faster for many copies at coarse pixels; null = volume where at least twice as fast"""
 
     @classmethod
     def from_plain(cls, content: Any, key: str = "particle") -> "ParticleSettings":

@@ -59,6 +59,9 @@ class PlacingSettings:
             checks.check((self.positions is None) != (self.file is None), f"{key}.positions",
                          self.positions, "given for placement: listed, or else file, and not both")
         else:
+            checks.check(self.orientations is None or self.placement != "ball",
+                         f"{key}.orientations", self.orientations,
+                         "null in a ball, whose copies are turned at random")
             checks.check(self.orientations is None or self.placement != "sphere"
                          or len(self.orientations) == 1, f"{key}.orientations", self.orientations,
                          "one for all on a sphere")
@@ -149,6 +152,8 @@ def sphere_of(values: dict[str, Any], placement: str, key: str) -> SphereSetting
     if placement in ROUND:
         checks.check("radius" in values, f"{key}.radius", None,
                      f"given for placement: {placement} [A]")
+        checks.check(placement == "sphere" or not values.get("even"), f"{key}.even",
+                     values.get("even"), f"false for placement: {placement}")
         return SphereSettings(**values)
     for name in OF_SPHERE:
         checks.check(not values.get(name), f"{key}.{name}", values.get(name),

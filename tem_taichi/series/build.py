@@ -1,6 +1,8 @@
 """From a scene to its specimen: kinds read or made, copies placed, the ice and its loss."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +36,7 @@ from tem_taichi.specimen.fiducials import GOLD_B_FACTOR, gold_kind
 from tem_taichi.specimen.globules import globule_kind
 from tem_taichi.specimen.ice_shape import IceShape
 from tem_taichi.specimen.kinds import Kind, kind_of
-from tem_taichi.specimen.lipids import bent_into_sphere, read_patch
+from tem_taichi.specimen.lipids import Patch, bent_into_sphere, read_patch
 from tem_taichi.specimen.maps import map_gaussians, ratio_of_maps
 from tem_taichi.specimen.membranes import membrane_kind, vesicle_kind
 from tem_taichi.specimen.particles import Ice, ParticlesInIce
@@ -54,17 +56,29 @@ def load_kind(name: str, particle: ParticleSettings, ratios: Ratios | None = Non
     """
     distance = particle.helix.axis_distance if particle.helix else None
     keeps_axis = particle.helix is not None and distance is None
-    try:
-        kind = replace(_made(name, particle.source, keeps_axis, ratios), render=particle.render)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"specimen.particles.{name}.{particle.made_from}: {error}") from error
+    source, key = particle.source, f"specimen.particles.{name}"
+    patch = None
+    if isinstance(source, VesicleSettings) and source.lipids is not None:
+        with _said_of(f"{key}.lipids"):
+            patch = read_patch(source.lipids, source.lipid_area)
+    with _said_of(f"{key}.{particle.made_from}"):
+        kind = replace(_made(name, source, keeps_axis, ratios, patch), render=particle.render)
     if distance is None:
         return kind
     return replace(kind, positions=kind.positions + as_tensor([distance, 0, 0]))
 
 
-def _made(name: str, source: Source, keeps_axis: bool, ratios: Ratios | None) -> Kind:
-    """What a particle is made from, by its class."""
+@contextmanager
+def _said_of(key: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
+def _made(name: str, source: Source, keeps_axis: bool, ratios: Ratios | None,
+          patch: Patch | None) -> Kind:
+    """What a particle is made from, by its class; a vesicle of a patch, if there is one."""
     match source:
         case StructureSettings():
             return _of_structure(name, source, keeps_axis, ratios)
@@ -76,8 +90,7 @@ def _made(name: str, source: Source, keeps_axis: bool, ratios: Ratios | None) ->
         case GlobuleSettings():
             return globule_kind(name, source.globule, ratios)
         case VesicleSettings():
-            if source.lipids is not None:
-                patch = read_patch(source.lipids, source.lipid_area)
+            if patch is not None:
                 return kind_of(bent_into_sphere(patch, source.vesicle), name, ratios)
             return vesicle_kind(name, source.vesicle, ratios)
         case MembraneSettings():

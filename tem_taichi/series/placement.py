@@ -66,7 +66,7 @@ def place(scene: Scene, radii: dict[str, float]) -> tuple[Poses, ...]:
     reach = _reaches(particles, radii)
     placed: dict[str, Poses] = {}
     for name, particle in particles.items():
-        placing, filaments, sphere = particle.placing, particle.helix, particle.sphere
+        placing, filaments = particle.placing, particle.helix
         if placing.placement == "listed":
             placed[name] = _listed(name, placing)
         elif placing.placement == "lattice":
@@ -75,24 +75,27 @@ def place(scene: Scene, radii: dict[str, float]) -> tuple[Poses, ...]:
             listed = _listed(name, placing)
             placed[name] = _filaments(filaments, np.asarray(listed.positions),
                                       np.asarray(listed.rotations))
-        elif sphere is not None and sphere.around is None:
-            placed[name] = _around(name, scene, _CENTRE, radii, [])
-    later = [name for name in particles if name not in placed]
-    around = [name for name in later if particles[name].sphere is not None]
-    for name in sorted(set(later) - set(around), key=lambda name: (
+    middles = {name: particle.sphere.around for name, particle in particles.items()
+               if particle.sphere is not None}
+
+    def stand(around: Sequence[str]) -> None:
+        """Largest first, clear of the others about the same middle."""
+        for name in sorted(around, key=lambda name: (-radii[name], name)):
+            middle = middles[name]
+            beside = [(placed[other], radii[other]) for other in around
+                      if other in placed and middles[other] == middle]
+            placed[name] = _around(
+                name, scene, _CENTRE if middle is None else placed[middle], radii, beside)
+
+    stand([name for name, middle in middles.items() if middle is None])
+    for name in sorted(set(particles) - set(placed) - set(middles), key=lambda name: (
             particles[name].helix is None, -reach[name], name)):
         taken = [(np.asarray(poses.positions), reach[other]) for other, poses in placed.items()]
         placing, filaments = particles[name].placing, particles[name].helix
         placed[name] = (
             _random(name, scene, placing, reach[name], taken) if filaments is None else
             _random_filaments(name, scene, placing, filaments, reach[name], taken))
-    for name in sorted(around, key=lambda name: (-radii[name], name)):
-        sphere = particles[name].sphere
-        middle = sphere.around if sphere is not None else None
-        beside = [other for other in around if other in placed
-                  and getattr(particles[other].sphere, "around", None) == middle]
-        placed[name] = _around(name, scene, placed[middle or ""], radii,
-                               [(placed[other], radii[other]) for other in beside])
+    stand([name for name, middle in middles.items() if middle is not None])
     return tuple(placed[name] for name in particles)
 
 
