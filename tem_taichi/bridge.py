@@ -57,9 +57,9 @@ def launch(kernel: Callable, *arguments: Any) -> None:
     """Run a kernel on torch tensors, in the order of torch's current stream and without copies.
 
     Taichi launches on the null stream of the first CUDA device and waits for nothing (see
-    tests/reference/fake_cuda.c). That is torch's default stream. With another one in use, events order the
-    two on the device; the processor waits only if TEM_TAICHI_SYNCHRONIZE is 1 in the environment,
-    or if torch's default stream is not the null stream.
+    tests/reference/fake_cuda.c). That is torch's default stream. With another one in use, events
+    order the two on the device; the processor waits only if TEM_TAICHI_SYNCHRONIZE is 1 in the
+    environment, or if torch's default stream is not the null stream.
 
     Args:
         kernel: of Taichi.
