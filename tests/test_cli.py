@@ -103,8 +103,8 @@ def test_check_says_what_would_be_and_writes_nothing(here, capsys):
     words = ["scene.yaml", "--check", "interaction.slice_thickness=60",
              "specimen.ice.granularity=0"]
     assert main(words) == 0
-    assert "note: slices of 60 A; 15.5 A keep the error of images below 1 %" in (
-        capsys.readouterr().out)
+    assert ("note: slices of 60 A; 15.5 A keep the error of images below 1 %, and so does "
+            "interaction.slice_thickness=null: 155 A, depth smooth\n") in capsys.readouterr().out
     assert main([*words, "interaction.mode=projection"]) == 0
     assert "note: slices" not in capsys.readouterr().out
 

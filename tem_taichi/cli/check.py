@@ -1,13 +1,14 @@
 """What a run of scenes would compute, without computing or writing it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tem_taichi.cli.run import check_output, prepare
 from tem_taichi.files.unfinished import unfinished_folder
 from tem_taichi.machine import duration, size
 from tem_taichi.scene.settings import Scene, doubts
 from tem_taichi.series.cost import check_time
-from tem_taichi.series.plan import Plan, by_rule
+from tem_taichi.series.plan import Plan, by_rule, slices_for
 from tem_taichi.series.simulate import images_there, records_of
 from tem_taichi.series.trial import foreseen_time
 from tem_taichi.sharing import Sharing
@@ -65,6 +66,9 @@ def _describe(scene: Scene, grids: Plan, specimen: ParticlesInIce) -> float:
         print(f"warning: {doubt}")
     enough = by_rule(scene)
     if instrument.mode == "multislice" and instrument.slice_thickness > enough:
+        free, depth = slices_for(replace(scene, interaction=replace(
+            scene.interaction, slice_thickness=None)))
         print(f"note: slices of {instrument.slice_thickness:g} A; {enough:g} A keep the error "
-              "of images below 1 % (interaction.slice_thickness=null takes the thickest that do)")
+              "of images below 1 %, and so does interaction.slice_thickness=null: "
+              f"{free:g} A, depth {depth}")
     return seconds
