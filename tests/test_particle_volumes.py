@@ -292,6 +292,7 @@ def test_the_rule():
     assert drawn_as_volume(replace(small, render="volume"), 1, far)
     moving = replace(large, render="volume", positions=large.positions.clone().requires_grad_())
     assert not drawn_as_volume(moving, 20, far)
+    assert not drawn_as_volume(replace(small, render="volume"), 0, far)  # none is made
 
 
 def test_bad_render():
@@ -314,6 +315,22 @@ def test_what_is_made_of_a_kind_follows_its_tensors():
     assert len(kind.made) < 8
     other = replace(kind, positions=kind.positions / 4)
     assert other.radius == pytest.approx(before / 2)
+
+
+def test_of_volumes_the_last_two_are_kept():
+    kind = blob(30)
+    made = [volume_for(kind, 3.0, ("group",), solvent) for solvent in (4.0, 4.5, 5.0)]
+    assert [key[3] for key in kind.made if key[0] == "volume"] == [4.5, 5.0]
+    assert volume_for(kind, 3.0, ("group",), 4.5) is made[1]
+
+
+def test_volumes_are_refused_that_kernels_cannot_count(monkeypatch):
+    kind = blob(30)
+    largest = volume_of(kind, 3.0, ("group", "displaced")).spectra.numel()
+    monkeypatch.setattr(volumes, "_NUMBERS", largest)
+    volume_of(kind, 3.0)
+    with pytest.raises(ValueError, match="pixel_size=3"):
+        volume_of(kind, 3.0, ("group", "displaced"))
 
 
 def test_depths_from_the_outermost_atoms():

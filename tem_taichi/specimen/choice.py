@@ -36,7 +36,7 @@ def drawn_as_volume(kind: Kind, copies: int, view: View) -> bool:
         copies: how many.
         view: its pixels and slices.
     """
-    if kind.has_gradient:
+    if kind.has_gradient or not copies:
         return False
     if kind.render is not None:
         return kind.render == "volume"
@@ -73,7 +73,7 @@ def cost_of_copies(
     seconds = memory = 0.0
     for kind, pose in zip(kinds, poses, strict=True):
         copies = len(pose.positions)
-        if copies and drawn_as_volume(kind, copies, view):
+        if drawn_as_volume(kind, copies, view):
             box = box_for(kind, view.pixel_size)
             seconds += copies * seconds_of(box, view)
             memory += memory_of(box, kind)

@@ -43,8 +43,9 @@ def spread(
         y, z = (part[:, axis].floor().int() for axis in (1, 2))
         key, order = torch.sort(z * ny + y, stable=True)
         start = torch.searchsorted(key, (planes + SPREADING.width // 2 - 1) * ny).int()
-        launch(spread_kernel(SPREADING.taps), part[order],
-               amounts[:, begin:begin + _AT_ONCE][:, order], start, volumes)
+        for volume, amount in zip(volumes, amounts, strict=True):  # all would be many to count
+            launch(spread_kernel(SPREADING.taps), part[order],
+                   amount[None, begin:begin + _AT_ONCE][:, order], start, volume[None])
     return volumes
 
 

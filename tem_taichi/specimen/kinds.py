@@ -1,6 +1,6 @@
 """Kinds of particles: sums of Gaussians about a centre of their own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -10,7 +10,6 @@ from scipy.spatial import ConvexHull, QhullError
 
 from tem_taichi.arguments import check_array, to_field
 from tem_taichi.checks import one_of
-from tem_taichi.device import as_tensor
 from tem_taichi.recompute import tensors_in
 from tem_taichi.specimen.absorption import Ratios, absorption_ratios
 from tem_taichi.specimen.atoms import Atoms
@@ -42,7 +41,7 @@ class Kind:
     """What it adds to the imaginary potential for each volt of that of ice."""
     render: str | None = None
     """Whether copies are drawn as atoms or volume; None = by `choice.drawn_as_volume`."""
-    made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    made: dict[tuple[Hashable, ...], Any] = field(default_factory=dict, repr=False, compare=False)
     """What `once` keeps."""
 
     def __post_init__(self) -> None:
@@ -62,7 +61,7 @@ class Kind:
     @property
     def radius(self) -> float:
         """Of the sphere about the centre that holds all scatterers [A]."""
-        return self.once("radius", lambda: float(
+        return self.once(("radius",), lambda: float(
             torch.linalg.vector_norm(self.positions.detach(), dim=1).max()))
 
     @property
@@ -70,11 +69,11 @@ class Kind:
         """Whether a gradient is asked for in one of its own tensors."""
         return any(tensor.requires_grad for tensor in tensors_in(self))
 
-    def once(self, key: Any, make: Callable[[], T]) -> T:
+    def once(self, key: tuple[Hashable, ...], make: Callable[[], T]) -> T:
         """Something that is made of its tensors, kept until one of them changes.
 
         Args:
-            key: what it is.
+            key: what it is, and of what else it is made; of each the last two are kept.
             make: makes it, without a gradient.
         """
         tensors = tensors_in(self)
@@ -82,6 +81,9 @@ class Kind:
                  for t in tensors]
         found = self.made.get(key)
         if found is None or found[0] != stamp:
+            # Before the next one is made, which may be as large.
+            for old in [other for other in self.made if other[0] == key[0]][:-1]:
+                del self.made[old]
             # Kept with the tensors, so that no other takes their place in memory.
             found = self.made[key] = (stamp, make(), tensors)
             while len(self.made) > _KEPT:
@@ -93,7 +95,7 @@ class Kind:
         """Positions that hold all others between them [A], (m, 3); without a gradient."""
         if len(self.positions) < _FEW or self.has_gradient:
             return self.positions.detach()
-        return self.once("outermost", lambda: _corners(self.positions.detach()))
+        return self.once(("outermost",), lambda: _corners(self.positions.detach()))
 
 
 def parts_of(kind: Kind, name: str, solvent_potential: float = 0.0) -> list[Gaussians]:
@@ -114,7 +116,8 @@ def _corners(positions: torch.Tensor) -> torch.Tensor:
     """Corners of the convex hull of points (n, 3); all points where they lie in a plane."""
     points = positions.double().cpu().numpy()
     try:
-        return positions[as_tensor(np.sort(ConvexHull(points).vertices)).long()]
+        corners = np.sort(ConvexHull(points).vertices)
+        return positions[torch.as_tensor(corners, dtype=torch.long, device=positions.device)]
     except QhullError:
         return positions
 

@@ -97,7 +97,7 @@ def _reach(
     kind: Kind, pose: Poses, view: View, more: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Least and largest z [A] that copies are drawn at, (copies,)."""
-    if len(pose.positions) and drawn_as_volume(kind, len(pose.positions), view):
+    if drawn_as_volume(kind, len(pose.positions), view):
         box = box_for(kind, view.pixel_size)  # as far as `add_copies` goes
         rotations = view.rotation @ as_tensor(pose.rotations)
         z = (as_tensor(pose.positions) @ view.rotation.T + rotations @ box.centre)[:, 2].detach()

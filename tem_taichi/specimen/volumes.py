@@ -40,6 +40,9 @@ _NODES = 48
 _FACTORS = 1e-4
 """Error of scattering factors relative to the largest value of each."""
 
+_NUMBERS = 2**31
+"""More than a kernel can count in an array."""
+
 _BROADENINGS = 1025
 """Broadenings of each species between which amounts are interpolated."""
 
@@ -132,13 +135,19 @@ def volume_of(
 
     Raises:
         ValueError: if a gradient is asked for in the kind's own tensors, or the pixel size is not
-            positive.
+            positive, or so small that the spectra would have 2^31 numbers or more.
     """
     pixel_size = check_pixel_size(pixel_size)
     for tensor in tensors_in(kind):
         no_gradient("kind", tensor, "a volume has none in it; draw it as atoms")
     box = box_for(kind, pixel_size)
     names = tuple(name for name in names if getattr(kind, name) is not None)
+    numbers = len(names) * math.prod(
+        PADDING * n + 2 * SAMPLING.width + 2 for n in box.voxels)  # rims, and a little more
+    if numbers >= _NUMBERS:
+        raise ValueError(f"pixel_size={pixel_size:g}: as a volume {kind.name!r} has spectra of "
+                         f"{numbers:,} numbers, must be less than {_NUMBERS:,}: make it larger, "
+                         "or draw the kind as atoms")
     found = [padded_spectrum(sum(
         (made_real(part, kind.positions, box, pixel_size)
          for part in parts_of(kind, name, solvent_potential)), torch.zeros(())))
