@@ -296,6 +296,16 @@ def test_in_python_a_folder_or_the_memory_hold_the_same(here):
         assert torch.equal(again.images, held.images)
 
 
+def test_in_python_a_folder_is_a_name_and_made(here, computed):
+    scene, reports = load_scene("scene.yaml", FAST), []
+    for _ in range(2):
+        series = pipeline.simulate(scene, lambda *done: reports.append(done), folder="new/one")
+        assert len(series.images) == 5
+    assert reports[0] == (0, 5) and reports[-1] == (5, 5) and len(computed["seen"]) == 10
+    with pytest.raises(ValueError, match=r"folder='p\.pdb': must be a folder, or one that can"):
+        pipeline.simulate(scene, folder="p.pdb")
+
+
 def test_records_know_which_of_them_are_there(tmp_path):
     data = np.random.default_rng(0).random((3, 2, 4, 5)).astype(np.float32)
     records = Records(tmp_path, key_of("a"), data.shape, data.dtype)

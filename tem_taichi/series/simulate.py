@@ -28,7 +28,7 @@ def simulate(
     scene: Scene,
     progress: Callable[[int, int], None] | None = None,
     specimen: ParticlesInIce | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
 ) -> TiltSeries:
     """Simulate the tilt series of a scene.
 
@@ -37,10 +37,11 @@ def simulate(
         progress: called with the number of images done and in all, at first with those that are
             there already.
         specimen: what `build_specimen(scene)` gave, if it is at hand.
-        folder: of `files.unfinished.unfinished`, where images are kept as they finish, and those
-            of the same scene that an interrupted run has finished are found; the series' tensors
-            are maps of a file there. None = all images are held in memory; whoever wants them one
-            by one without a file takes `experiment.images`.
+        folder: where images are kept as they finish, and those of the same scene that an
+            interrupted run has finished are found, made if it is not there; the series' tensors
+            are maps of a file in it. It stays, and is for one run at a time, as
+            `files.unfinished.unfinished` holds one. None = all images are held in memory; whoever
+            wants them one by one without a file takes `experiment.images`.
 
     Returns:
         Images with and without noise, and the truth behind them.
@@ -49,16 +50,23 @@ def simulate(
         UserWarning: of `scene.settings.doubts`.
 
     Raises:
-        ValueError: for a scene that cannot be; nothing has been computed then.
+        ValueError: for a scene that cannot be, or a folder that cannot be made; nothing has been
+            computed then.
     """
     for doubt in doubts(scene):
         warnings.warn(doubt, stacklevel=2)
     init(scene.compute.arch, scene.compute.dtype)
     stages = Timer()
     planned = plan(scene)
-    records = records_of(scene, planned, folder)
+    records = records_of(scene, planned, None if folder is None else Path(folder))
     with stages("structures"):
         specimen = specimen or build_specimen(scene)
+    if folder is not None:
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"folder={str(folder)!r}: must be a folder, or one that can be made "
+                             f"({error.strerror})") from error
     experiment = planned.experiment(specimen, stages)
     total = len(planned.exposures)
     with Sharing() as share:
