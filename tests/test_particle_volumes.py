@@ -33,7 +33,7 @@ from tem_taichi.specimen.depth import depth_weights
 from tem_taichi.specimen.fiducials import gold_kind
 from tem_taichi.specimen.globules import globule_kind
 from tem_taichi.specimen.gridding import _add, _sample, add, sample
-from tem_taichi.specimen.kinds import Kind, kind_of
+from tem_taichi.specimen.kinds import Kind, Solvent, kind_of
 from tem_taichi.specimen.particles import Ice, ParticlesInIce
 from tem_taichi.specimen.poses import Poses
 from tem_taichi.specimen.potential import render
@@ -155,6 +155,33 @@ def test_absorbing_volumes():
     assert expected.is_complex()
     assert difference(found.real, expected.real) < 2e-3
     assert difference(found.imag, expected.imag) < 2e-3
+
+
+@pytest.mark.parametrize("stronger", [0.0, 1.3])
+def test_absorbing_volumes_beside_atoms(stronger):
+    """What is displaced goes with both of a volume's channels, and is a layer of its own beside."""
+    kinds, poses = [blob(), globule_kind("ball", 40.0)], [crowd(), crowd(5, seed=2)]
+    view = looked_at(600.0, 1, amplitude_contrast=None)
+    ice = {"potential": 4.5, "mean_free_path": 3000.0, "particle_absorption": stronger}
+    expected = drawn(kinds, poses, ["atoms", "atoms"], view, **ice)
+    for render_as in (["volume", "volume"], ["volume", "atoms"]):
+        found = drawn(kinds, poses, render_as, view, **ice)
+        assert difference(found.real, expected.real) < 2e-3
+        assert difference(found.imag, expected.imag) < 2e-3
+
+
+@pytest.mark.parametrize(("thickness", "n_slices"), [(15.0, 16), (200.0, 5)])
+@pytest.mark.parametrize("depth", ["smooth", "nearest"])
+def test_groups_of_slices_miss_no_copy(thickness, n_slices, depth):
+    view = looked_at(thickness, n_slices, pixel=6.0, depth=depth, shape=(48, 54))
+    specimen = scene([blob(300, render="volume")], [crowd(30, depth=0.5 * thickness * n_slices)],
+                     potential=4.5)
+    whole = specimen.slices(view, 0, n_slices)
+    for size in (1, 2):
+        parts = torch.cat([specimen.slices(view, first, min(size, n_slices - first))
+                           for first in range(0, n_slices, size)])
+        # Two slices are narrowed by one complex transform, and copies are added in another order.
+        torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5 * float(whole.abs().max()))
 
 
 def test_the_field_cuts_volumes_as_it_cuts_atoms():
@@ -319,9 +346,9 @@ def test_what_is_made_of_a_kind_follows_its_tensors():
 
 def test_of_volumes_the_last_two_are_kept():
     kind = blob(30)
-    made = [volume_for(kind, 3.0, ("group",), solvent) for solvent in (4.0, 4.5, 5.0)]
-    assert [key[3] for key in kind.made if key[0] == "volume"] == [4.5, 5.0]
-    assert volume_for(kind, 3.0, ("group",), 4.5) is made[1]
+    made = [volume_for(kind, 3.0, ("group",), Solvent(v)) for v in (4.0, 4.5, 5.0)]
+    assert [key[3].potential for key in kind.made if key[0] == "volume"] == [4.5, 5.0]
+    assert volume_for(kind, 3.0, ("group",), Solvent(4.5)) is made[1]
 
 
 def test_volumes_are_refused_that_kernels_cannot_count(monkeypatch):

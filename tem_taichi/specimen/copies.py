@@ -196,6 +196,24 @@ def _slabs(
     return patches, torch.arange(len(patches), device=index.device), index.flatten()
 
 
+def slices_reached(
+    volume: Volume, z: torch.Tensor, view: View
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """First slices that copies are added to by `add_copies`, and those behind the last, (n,).
+
+    Args:
+        volume: of the kind.
+        z: depths of the copies [slices], (n,).
+        view: its pixels and slices.
+    """
+    if n_planes(2 * volume.radius, view):
+        period = slices_of(volume.radius, view.slice_thickness)
+        first = (z - period / 2).round()
+        return first, first + period
+    first = (z - 0.5).clamp(0, view.n_slices - 1).floor()
+    return first, first + 2
+
+
 def slices_of(radius: float, slice_thickness: float) -> int:
     """Slices that a particle of a radius [A] may have a part in, wherever it is."""
     return math.ceil(2 * radius / slice_thickness) + 2

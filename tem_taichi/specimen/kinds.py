@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -98,17 +98,31 @@ class Kind:
         return self.once(("outermost",), lambda: _corners(self.positions.detach()))
 
 
-def parts_of(kind: Kind, name: str, solvent_potential: float = 0.0) -> list[Gaussians]:
-    """What a kind has of a name, with `group` also what it displaces of a solvent.
+class Solvent(NamedTuple):
+    """How much of what a kind displaces is drawn with others of its fields."""
+
+    potential: float = 0.0
+    """With `group`: mean inner potential of the solvent [V]; 0 for particles in vacuum."""
+    absorption: float = 0.0
+    """With `absorbing`: for each volt of the imaginary potential of ice [1]."""
+
+
+VACUUM = Solvent()
+"""Nothing goes with anything."""
+
+
+def parts_of(kind: Kind, name: str, solvent: Solvent = VACUUM) -> list[Gaussians]:
+    """What a kind has of a name, with what goes with it of the solvent that it displaces.
 
     Args:
         kind: of particle.
         name: group, displaced or absorbing.
-        solvent_potential: [V]
+        solvent: what goes with them.
     """
     parts = [getattr(kind, name)]
-    if name == "group" and solvent_potential and kind.displaced is not None:
-        parts.append(kind.displaced.scaled(solvent_potential))
+    factor = {"group": solvent.potential, "absorbing": solvent.absorption}.get(name, 0.0)
+    if factor and kind.displaced is not None:
+        parts.append(kind.displaced.scaled(factor))
     return [part for part in parts if part is not None]
 
 

@@ -1,6 +1,6 @@
 """Particles in ice as slices of projected potential, in a view."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -9,12 +9,12 @@ from tem_taichi.physics import SCATTERING_TO_POTENTIAL, Value
 from tem_taichi.recompute import tensors_in
 from tem_taichi.specimen.absorption import imaginary_potential
 from tem_taichi.specimen.choice import drawn_as_volume
-from tem_taichi.specimen.copies import add_copies
+from tem_taichi.specimen.copies import add_copies, slices_reached
 from tem_taichi.specimen.damage import damping
 from tem_taichi.specimen.depth import compensation, depth_for, spare
 from tem_taichi.specimen.grains import added, with_structure
 from tem_taichi.specimen.ice_shape import depth_range
-from tem_taichi.specimen.kinds import Kind, parts_of
+from tem_taichi.specimen.kinds import VACUUM, Kind, Solvent, parts_of
 from tem_taichi.specimen.layer import Ice
 from tem_taichi.specimen.poses import Poses
 from tem_taichi.specimen.potential import render
@@ -138,13 +138,11 @@ def slices(
             absorption = imaginary_potential(ice.mean_free_path, view.voltage)
     elif ice.structured:
         contrast = as_tensor(view.amplitude_contrast)
-    names, solvent = ["group"], 0.0
-    if ice.structured or absorption is not None or _wants_gradient(ice.potential):
-        names += ["displaced"] if present(ice.potential) else []
-    else:  # what they displace is needed for nothing but the sum
-        solvent = number(ice.potential)
-    names += ["absorbing"] if absorption is not None else []
-    layers = _splatted(kinds, poses, view, first, count, names, solvent)
+    names = ["group"] + (["absorbing"] if absorption is not None else [])
+    solvent = _only_in_sums(ice, absorption is not None)
+    if solvent is None or solvent.absorption:
+        names.append("displaced")
+    layers = _splatted(kinds, poses, view, first, count, names, solvent or VACUUM)
     scale = SCATTERING_TO_POTENTIAL / view.pixel_size**2
     left = _factor(view, depth_of(kinds, poses, view)) if layers else None
     device = current()
@@ -180,6 +178,19 @@ def slices(
     return potential if absorbing is None else torch.complex(potential, absorbing)
 
 
+def _only_in_sums(ice: Ice, absorbs: bool) -> Solvent | None:
+    """What goes with the other fields, if what kinds displace is needed for nothing else."""
+    if not present(ice.potential):
+        return VACUUM
+    factors = (ice.potential, ice.particle_absorption)
+    if ice.structured or any(_wants_gradient(value) for value in factors):
+        return None
+    stronger = number(ice.particle_absorption)
+    if absorbs and stronger == 0:
+        return None
+    return Solvent(number(ice.potential), 1 / stronger if absorbs else 0.0)
+
+
 def _wants_gradient(value: Value) -> bool:
     return isinstance(value, torch.Tensor) and value.requires_grad
 
@@ -205,17 +216,18 @@ def _factor(view: View, depth: str) -> torch.Tensor | None:
 
 def _splatted(
     kinds: tuple[Kind, ...], poses: tuple[Poses, ...], view: View, first: int, count: int,
-    names: list[str], solvent: float = 0.0,
+    names: list[str], solvent: Solvent,
 ) -> dict[str, torch.Tensor]:
     """What `Kind` names, summed over all copies in some slices; empty where there are none.
 
-    With `group` goes what they displace, times the potential of the solvent [V].
+    With others goes of what they displace what the solvent says: with two of them only in volumes,
+    which makes these fewer, since atoms would have to be drawn once more.
     """
     depth = depth_of(kinds, poses, view)
     device = current()
     layers: dict[str, torch.Tensor] = {}
 
-    def begin() -> None:
+    def begin(names: Sequence[str]) -> None:
         for name in names:
             if name not in layers:
                 layers[name] = torch.zeros((count, *view.shape), dtype=device.dtype,
@@ -223,21 +235,23 @@ def _splatted(
 
     for kind, pose in zip(kinds, poses, strict=True):
         if drawn_as_volume(kind, len(pose.positions), view):
-            volume = volume_for(kind, view.pixel_size, names, solvent)
+            fields = [name for name in names if not (solvent.absorption and name == "displaced")]
+            volume = volume_for(kind, view.pixel_size, fields, solvent)
             rotations, pixels = _seen(volume, pose, view, first, count)
             if len(pixels):
-                begin()
+                begin(fields)
                 drawn = add_copies(
                     [layers[name] for name in volume.names], volume, rotations, pixels,
                     view, first_slice=first, depth=depth)
                 layers |= dict(zip(volume.names, drawn, strict=True))
             continue
+        once = VACUUM if solvent.absorption else solvent
         for template, pixels in _in_slices(kind, pose, view, first, count):
             if len(pixels):
-                begin()
+                begin(names)
             for name in names if len(pixels) else ():
                 layers[name] = render(
-                    layers[name], [part.take(template) for part in parts_of(kind, name, solvent)],
+                    layers[name], [part.take(template) for part in parts_of(kind, name, once)],
                     pixels, view.pixel_size, first_slice=first, n_slices=view.n_slices,
                     depth=depth)
     return layers
@@ -251,9 +265,9 @@ def _seen(
     centres = as_tensor(pose.positions) @ view.rotation.T + rotations @ volume.centre
     pixels = torch.cat([centres[:, :2] + view.shift, centres[:, 2:]], dim=1) / _scale(view)
     pixels = pixels + _origin(view)
-    reach = volume.radius / view.slice_thickness + 3  # slices, as far as `add_copies` goes
-    half, depth = volume.patch // 2, pixels[:, 2]
-    seen = (depth > first - reach) & (depth < first + count + reach)
+    half = volume.patch // 2
+    begin, end = slices_reached(volume, pixels[:, 2].detach(), view)
+    seen = (begin < first + count) & (end > first)
     for axis, n in enumerate((view.shape[1], view.shape[0])):
         seen = seen & (pixels[:, axis] > -half) & (pixels[:, axis] < n + half)
     copies = torch.nonzero(seen).flatten()

@@ -20,7 +20,7 @@ from tem_taichi.device import as_tensor, current
 from tem_taichi.grid import check_pixel_size
 from tem_taichi.recompute import tensors_in
 from tem_taichi.specimen.gridding import SAMPLING, SPREADING, spread
-from tem_taichi.specimen.kinds import Kind, parts_of
+from tem_taichi.specimen.kinds import VACUUM, Kind, Solvent, parts_of
 from tem_taichi.specimen.potential import Gaussians
 from tem_taichi.specimen.splatting import WIDENING, reach
 
@@ -122,7 +122,7 @@ def _even(n: float) -> int:
 @torch.no_grad()
 def volume_of(
     kind: Kind, pixel_size: float, names: tuple[str, ...] = ("group",),
-    solvent_potential: float = 0.0,
+    solvent: Solvent = VACUUM,
 ) -> Volume:
     """The volume of a kind, which has no gradient in the kind's own tensors.
 
@@ -130,8 +130,7 @@ def volume_of(
         kind: of particle.
         pixel_size: of the slices [A].
         names: fields of the kind, such as group and displaced; all that it has of them.
-        solvent_potential: mean inner potential [V] of the solvent whose displacement is part of
-            `group`; 0 for particles in vacuum, 4.48 for vitreous ice.
+        solvent: what of the displaced one is part of the others.
 
     Raises:
         ValueError: if a gradient is asked for in the kind's own tensors, or the pixel size is not
@@ -141,7 +140,7 @@ def volume_of(
     for tensor in tensors_in(kind):
         no_gradient("kind", tensor, "a volume has none in it; draw it as atoms")
     box = box_for(kind, pixel_size)
-    names = tuple(name for name in names if getattr(kind, name) is not None)
+    names = tuple(name for name in names if parts_of(kind, name, solvent))
     numbers = len(names) * math.prod(
         PADDING * n + 2 * SAMPLING.width + 2 for n in box.voxels)  # rims, and a little more
     if numbers >= _NUMBERS:
@@ -150,7 +149,7 @@ def volume_of(
                          "or draw the kind as atoms")
     found = [padded_spectrum(sum(
         (made_real(part, kind.positions, box, pixel_size)
-         for part in parts_of(kind, name, solvent_potential)), torch.zeros(())))
+         for part in parts_of(kind, name, solvent)), torch.zeros(())))
         for name in names]
     x, y, z = (PADDING * n for n in box.voxels)
     spectra = torch.stack(found) if len(found) > 1 else found[0][None]
@@ -159,12 +158,12 @@ def volume_of(
 
 
 def volume_for(
-    kind: Kind, pixel_size: float, names: Sequence[str], solvent_potential: float = 0.0
+    kind: Kind, pixel_size: float, names: Sequence[str], solvent: Solvent = VACUUM
 ) -> Volume:
     """`volume_of`, kept with the kind."""
     names = tuple(names)
-    return kind.once(("volume", pixel_size, names, solvent_potential, current()),
-                     lambda: volume_of(kind, pixel_size, names, solvent_potential))
+    return kind.once(("volume", pixel_size, names, solvent, current()),
+                     lambda: volume_of(kind, pixel_size, names, solvent))
 
 
 def made_real(
