@@ -104,7 +104,7 @@ def test_gradients_through_tiles_are_those_of_finite_differences(double, steady,
 
 def test_a_field_without_tilt_knows_what_a_tilt_would_do(double):
     """By the defocus of its pixels, which are all at one as yet."""
-    instrument, lens = Projection((160, 160), (240, 240), 10.0), Optics(2e4, convergence=0.03)
+    instrument, lens = Projection((160, 160), (240, 240), 10.0), Optics(2e4)
     wave, along = strong_phase(240), torch.linspace(-1, 1, 240, dtype=torch.float64)
 
     def score(tilt):
@@ -117,6 +117,5 @@ def test_a_field_without_tilt_knows_what_a_tilt_would_do(double):
         step = 5.0
         slope = (score(as_tensor(step)) - score(as_tensor(-step))) / 2
     slope /= math.degrees(math.tan(math.radians(step)))
-    # The finite step takes one background for a tile, steady to 2 %.
     assert abs(float(slope)) > 1e-3
-    assert float(gradient) == pytest.approx(float(slope), rel=0.03)
+    assert float(gradient) == pytest.approx(float(slope), rel=2e-3)  # squares are not linear

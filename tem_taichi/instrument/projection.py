@@ -73,7 +73,5 @@ class Projection(TEM):
             return lens_transfer((axes[0].length, axes[1].length), self.wave_pixel, self.voltage,
                                  replace(lens, defocus=lens.defocus + n * step), self.linear)
 
-        # One background for all pixels of a tile knows nothing of the tilt.
-        steady = not rotation.requires_grad and background_is_steady(
-            lens, self.voltage, self.wave_pixel, depth, step)
+        steady = background_is_steady(lens, self.voltage, self.wave_pixel, depth, step)
         return image_in_tiles(wave, axes, slopes, transfer, steady)
