@@ -15,6 +15,8 @@ from tem_taichi.specimen.ice_shape import (
     path_length,
     thickness_at,
 )
+from tem_taichi.specimen.particles import Ice, ParticlesInIce
+from tem_taichi.specimen.view import View
 
 HOLE = IceShape(300.0, 800.0, 6000.0, centre_x=500.0, centre_y=-200.0)
 HELD = IceShape(300.0, 800.0, 2000.0, slope_x=0.02, slope_y=-0.01, carbon_thickness=150.0)
@@ -187,3 +189,14 @@ def test_refused_depths_and_materials():
         fill(IceShape(10.0), tilt_rotation(0.0), (4, 4), 1.0, 0.0, -5.0)
     with pytest.raises(ValueError, match="material"):
         fill(IceShape(10.0), tilt_rotation(0.0), (4, 4), 1.0, 0.0, 5.0, "gold")
+
+
+def test_no_ice_is_lost_where_the_image_is_shifted(double):
+    """Columns of granular ice are as long at the corners as in the middle."""
+    ice = Ice(100.0, potential=4.5, granularity=1.0)
+    specimen = ParticlesInIce((), (), ice)
+    view = View(tilt_rotation(60.0, 20.0), as_tensor([40.0, -30.0]), (24, 30), 4.0, 20.0)
+    low, high = specimen.depth_range(view)
+    left = fill(ice.layer, view.rotation, view.shape, view.pixel_size, low, high,
+                shift=view.shift) * (high - low)
+    torch.testing.assert_close(left, torch.full_like(left, 200.0), rtol=1e-9, atol=0)

@@ -61,9 +61,16 @@ def extent(
     more = spare(depth_of(kinds, poses, view), view.slice_thickness)
     bounds = [(float(low.min()) - more, float(high.max()) + more) for low, high in ends]
     if ice.structured:
-        bounds.append(depth_range(ice.layer, view.rotation, *view.field))
+        bounds.append(_ice_ends(ice, view))
     return (min((low for low, _ in bounds), default=0.0),
             max((high for _, high in bounds), default=0.0))
+
+
+def _ice_ends(ice: Ice, view: View) -> tuple[float, float]:
+    """Least and largest z [A] of the ice in the field, which is shifted against the ice."""
+    width, height = view.field
+    x, y = view.shift.detach().abs().tolist()
+    return depth_range(ice.layer, view.rotation, width + 2 * x, height + 2 * y)
 
 
 def filled(
@@ -81,7 +88,7 @@ def filled(
     more = spare(depth_of(kinds, poses, view), view.slice_thickness) + 1e-3 * view.slice_thickness
     ends = [_reach(kind, pose, view, more) for kind, pose in zip(kinds, poses, strict=True)]
     if ice.structured:
-        low, high = depth_range(ice.layer, view.rotation, *view.field)
+        low, high = _ice_ends(ice, view)
         ends.append((as_tensor([low]), as_tensor([high])))
     # Copies that begin in a slice, less those that end before it.
     change = torch.zeros(view.n_slices + 1, dtype=torch.int64, device=current().torch_device)
