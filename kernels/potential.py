@@ -39,8 +39,7 @@ class SplatKernels(NamedTuple):
 def cells(first, count, period):
     """Cells that hold the pixels first, first + 1, ... of a circle, each cell once.
 
-    Returns:
-        First and end of some, and the end of others that begin at 0; no more than all.
+    As first and end of some, and the end of others that begin at 0; no more than all.
     """
     begin = first % period
     end = begin + count
