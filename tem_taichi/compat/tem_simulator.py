@@ -41,6 +41,7 @@ from tem_taichi.noise import curves
 from tem_taichi.noise.detector import Detector, expected_counts
 from tem_taichi.physics import interaction_constant, wavelength
 from tem_taichi.rotations import tilt_rotation
+from tem_taichi.sharing import Sharing
 from tem_taichi.specimen.cross_sections import molecular_cross_section, scattering_transform
 
 _SMALLEST_ANGLE = 1.061e-3
@@ -160,11 +161,13 @@ def simulate_compat(
     transfer = _transfer(wide)
     taken = ice_density(setup.voltage) * (1 - _kept(_WATER, wide, 0.0))
     images = []
-    for tilt in setup.tilts:
-        rotation = tilt_rotation(tilt, setup.axis_angle)
-        scattered = None if contrast is None or poses is None else _scattered(
-            contrast, poses, wide, rotation, transfer)
-        images.append(_through_ice(hole, wide, rotation, taken, scattered))
+    with Sharing() as share:
+        for tilt in setup.tilts:
+            share()
+            rotation = tilt_rotation(tilt, setup.axis_angle)
+            scattered = None if contrast is None or poses is None else _scattered(
+                contrast, poses, wide, rotation, transfer)
+            images.append(_through_ice(hole, wide, rotation, taken, scattered))
     counts = expected_counts(torch.stack(images), pixel_size=setup.pixel_size, dose=setup.dose,
                              detector=setup.detector)
     return counts[:, my:my + ny, mx:mx + nx]
