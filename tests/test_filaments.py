@@ -210,6 +210,7 @@ def one(**values):
      "p.orientations=[[0.0, 0.0, 0.0]]: must be null for random filaments"),
     (one(globule=50, rise=3), "p.rise=3.0: must be null for placement: random"),
     (one(globule=50, placement="spiral"), 'p.placement="spiral": must be one of random, lattice'),
+    (one(globule=50, placement="\n", rise=3), r'p.placement="\n": must be one of random, lattice'),
 ])
 def test_wrong_scenes(content, said):
     with pytest.raises(ValueError) as error:

@@ -19,6 +19,7 @@ from tem_taichi.scene.placing import (
     HelixSettings,
     PlacingSettings,
     SphereSettings,
+    check_placement,
     helix_of,
     sphere_of,
 )
@@ -185,6 +186,7 @@ class ParticleSettings:
         source, placing, helix, sphere = ({word: values[word] for word in part if word in values}
                                   for part in parts)
         placed = PlacingSettings(**placing)
+        check_placement(placed.placement, key)  # before others' errors tell it
         return cls(SOURCES[name](**source), placed, helix_of(helix, placed.placement, key),
                    sphere_of(sphere, placed.placement, key), values.get("render"))
 

@@ -40,8 +40,7 @@ class PlacingSettings:
 
     def check(self, key: str) -> None:
         """ValueError unless the values are allowed; `key` is the particle's."""
-        checks.one_of(f"{key}.placement", self.placement,
-                      ("random", "lattice", "listed", "helix", *ROUND))
+        check_placement(self.placement, key)
         checks.whole(f"{key}.count", self.count, 0, 10_000_000)
         checks.not_negative(f"{key}.gap", self.gap, "A")
         checks.positives(f"{key}.spacing", self.spacing, 3, "A")
@@ -99,6 +98,12 @@ class HelixSettings:
 
 OF_HELIX = ("rise", "twist", "length", "axis_distance")
 """Keys that nothing but filaments may have; the first three they must."""
+
+
+def check_placement(placement: str, key: str) -> None:
+    """ValueError unless there is such a placement; `key` is the particle's."""
+    checks.one_of(f"{key}.placement", placement,
+                  ("random", "lattice", "listed", "helix", *ROUND))
 
 
 def helix_of(values: dict[str, Any], placement: str, key: str) -> HelixSettings | None:
