@@ -232,7 +232,7 @@ def test_an_image_that_is_not_linear_over_an_error_bar_is_said(picture):
 
 
 def test_error_bars_of_fits_through_multislice_cover():
-    """Eight fits of seven numbers; `experiments.coverage` has a hundred."""
+    """Eight fits of seven numbers; `experiments.error_bars` has a hundred."""
     init("cpu", "float64")
     found = np.array([coverage.deviations(seed) for seed in range(8)])
     # 56 numbers, some of them correlated, of unit deviation: sqrt(1 / (2 56)) = 0.09 of standard

@@ -1,6 +1,6 @@
 """Do error bars hold what they promise? Small fits through multislice, with noise of their own.
 
-python -m experiments.coverage [fits]
+python -m experiments.error_bars [fits]
 
 A particle of 150 atoms lies off the middle of the ice; its image is one tilt of a counting
 camera's. A defocus, the particle's orientation, its place along x and y and the thickness of the
