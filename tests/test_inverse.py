@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import coverage
+from experiments.error_bars import deviations
 from tem_taichi.device import as_tensor, init
 from tem_taichi.experiment import Experiment, images
 from tem_taichi.instrument.exposure import Exposure
@@ -234,7 +234,7 @@ def test_an_image_that_is_not_linear_over_an_error_bar_is_said(picture):
 def test_error_bars_of_fits_through_multislice_cover():
     """Eight fits of seven numbers; `experiments.error_bars` has a hundred."""
     init("cpu", "float64")
-    found = np.array([coverage.deviations(seed) for seed in range(8)])
+    found = np.array([deviations(seed) for seed in range(8)])
     # 56 numbers, some of them correlated, of unit deviation: sqrt(1 / (2 56)) = 0.09 of standard
     # error of their deviation were they not; four of it. A wrong factor of 2 would be seen.
     assert 0.64 < found.std() < 1.36
