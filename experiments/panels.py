@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageChops
 from PIL.PngImagePlugin import PngInfo
 
 DPI = 200
@@ -36,14 +36,18 @@ def small(axes: Axes) -> None:
 
 
 def save(figure: Figure, file: Path, **said: str) -> None:
-    """Write a PNG in true colour, the same bytes from the same figure, and texts inside it."""
+    """Write a PNG in true colour or grey, the same bytes from the same figure, with texts in it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI)
     texts = PngInfo()
     for name, text in said.items():
         texts.add_text(name, text)
-    Image.open(drawn).convert("RGB").save(file, "png", optimize=True, pnginfo=texts)
+    picture = Image.open(drawn).convert("RGB")
+    grey = picture.convert("L")
+    if ImageChops.difference(picture, grey.convert("RGB")).getbbox() is None:
+        picture = grey  # half of the bytes
+    picture.save(file, "png", optimize=True, pnginfo=texts)
     print(f"wrote {file}")
 
 

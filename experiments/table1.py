@@ -92,11 +92,11 @@ def run(row: str, mode: str, tilts: int, work: Path, repeats: int, more: list[st
             **median_of(runs)}
 
 
-def errors(row: str, tilts: int, work: Path) -> dict[str, float]:
-    """Projection against multislice: rms of the difference over that of the contrast, by tilt."""
+def errors(exact_images: Path, images: Path) -> dict[str, float]:
+    """Of kept images against others: rms of the difference over that of the contrast, by tilt."""
     found = {}
-    for angle in KEPT:
-        files = [work / f"{row}_{mode}_{tilts}" / f"tilt_{angle:g}.npy" for mode in MODES]
+    for angle in KEPT if images != exact_images else ():
+        files = [folder / f"tilt_{angle:g}.npy" for folder in (exact_images, images)]
         if all(file.is_file() for file in files):
             exact, other = (np.load(file).astype(np.float64) for file in files)
             found[f"{angle:g}"] = float((other - exact).std() / exact.std())
@@ -138,6 +138,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder")
     parser.add_argument("--work", type=Path, help="folder for images",
                         default=Path(tempfile.gettempdir()) / "tem_taichi_table1")
+    parser.add_argument("--against", type=Path, help="other such folder, with whose multislice "
+                        "images these are compared; by default with those of this run")
     parser.add_argument("--set", nargs="*", default=[], dest="more", metavar="KEY=VALUE",
                         help="further overrides, such as compute.arch=gpu")
     parser.add_argument("--case", help=argparse.SUPPRESS)  # one case, in this process
@@ -161,7 +163,9 @@ def main() -> None:
                 except subprocess.CalledProcessError as error:  # it has said why
                     failed.append(f"{row} {mode} {tilts} ({error.returncode})")
                     continue
-                add_row(file, {**line, "errors": errors(row, tilts, options.work)})
+                exact = (options.against or options.work) / f"{row}_multislice_{tilts}"
+                add_row(file, {**line, "errors": errors(
+                    exact, options.work / f"{row}_{mode}_{tilts}")})
                 print(f"{SAID[row]:32}{mode:12}{tilts:3} tilts {line['seconds']:9.1f} s"
                       f"{line['megabytes']:7.0f} MB", flush=True)
                 lines = rows_of(file)

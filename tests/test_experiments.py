@@ -148,7 +148,9 @@ def test_rows_of_the_table_say_times_and_errors(tmp_path):
         for angle in table1.KEPT:
             # A chequerboard of contrast 1, and one less by a half.
             np.save(folder / f"tilt_{angle:g}.npy", (1 - off) * (np.indices((8, 8)).sum(0) % 2))
-    found = table1.errors("zika_10", 61, tmp_path)
+    exact = tmp_path / "zika_10_multislice_61"
+    found = table1.errors(exact, tmp_path / "zika_10_projection_61")
+    assert table1.errors(exact, exact) == {}
     assert found == {"0": pytest.approx(0.5), "60": pytest.approx(0.5)}
     lines = [line, {**line, "mode": "projection", "tilts": 61, "seconds": 7200.0, "errors": found}]
     rows = [[cell.strip() for cell in row.split("|")] for row in table1.table(lines).splitlines()]

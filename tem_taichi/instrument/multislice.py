@@ -76,15 +76,14 @@ def propagated(
         voltage: [kV].
 
     Returns:
-        Complex (ny, nx), in the same memory where no gradient is asked for; differentiable in the
-        wave and the voltage.
+        Complex (ny, nx); differentiable in the wave and the voltage. The wave is overwritten where
+        no gradient is asked for.
     """
     rows, columns = _fresnel_factors((wave.shape[-2], wave.shape[-1]), pixel_size,
                                      as_tensor(wavelength(voltage)), distance)
     if torch.is_grad_enabled() and (wave.requires_grad or rows.requires_grad):
         return torch.fft.ifft2(torch.fft.fft2(wave) * rows[:, None] * columns)
-    torch.fft.fft2(wave, out=wave)
-    return torch.fft.ifft2(wave.mul_(rows[:, None]).mul_(columns), out=wave)
+    return Way(rows, columns).propagate(wave)
 
 
 def _slice(slices, absorption, phase, decay, n):  # type: ignore[no-untyped-def]

@@ -42,9 +42,10 @@ def spread(
         part = places[begin:begin + _AT_ONCE]
         y, z = (part[:, axis].floor().int() for axis in (1, 2))
         key, order = torch.sort(z * ny + y, stable=True)
+        part = part[order]
         start = torch.searchsorted(key, (planes + SPREADING.width // 2 - 1) * ny).int()
         for volume, amount in zip(volumes, amounts, strict=True):  # all would be many to count
-            launch(spread_kernel(SPREADING.taps), part[order],
+            launch(spread_kernel(SPREADING.taps), part,
                    amount[None, begin:begin + _AT_ONCE][:, order], start, volume[None])
     return volumes
 
