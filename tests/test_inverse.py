@@ -13,13 +13,30 @@ from tem_taichi.experiment import Experiment, images
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics
 from tem_taichi.inverse.fisher import error_bars, fisher
-from tem_taichi.inverse.measures import correlation, resolution, shell_correlation
+from tem_taichi.inverse.measures import (
+    affine_fit,
+    affine_rmse,
+    contrast_to_noise,
+    correlation,
+    equivalent_looks,
+    frequencies,
+    peak_signal_to_noise,
+    resolution,
+    shell_correlation,
+    structural_similarity,
+)
 from tem_taichi.inverse.minimise import Optimiser
 from tem_taichi.inverse.priors import gaussian, smooth, sparse, total_variation
 from tem_taichi.inverse.problem import Problem, fit
+from tem_taichi.inverse.shells import (
+    masked_shell_correlation,
+    measured_region,
+    randomise_phases,
+)
 from tem_taichi.noise.camera import Camera
 from tem_taichi.noise.detector import Detector
 from tem_taichi.noise.gaussian import Gaussian
+from tem_taichi.rotations import tilt_rotation
 
 SIZE = 16
 
@@ -301,3 +318,122 @@ def test_measures_see_noise_where_it_is(double):
         shell_correlation(low, low[1:], pixel)
     assert math.isclose(float(shell_correlation(low[0], low[0], pixel).counts.sum()),
                         float((k[0, :, :n // 2 + 1] * pixel <= 0.5).sum() - 1), rel_tol=0.03)
+
+
+def test_scale_and_offset_do_not_count_where_they_are_fitted(double):
+    rng = np.random.default_rng(0)
+    truth, error = (torch.as_tensor(rng.standard_normal((40, 30))) for _ in range(2))
+    one, other = truth - truth.mean(), error - error.mean()
+    error = other - one * (one * other).sum() / one.square().sum()  # of no use to explain the truth
+    assert float(affine_rmse(7 - 3 * truth, truth)) < 1e-12
+    assert torch.allclose(affine_fit(7 - 3 * truth, truth), truth)
+    # The regression of y on y + e, e of variance v: what is left is v / (1 + v) of y's variance.
+    v = float(error.square().mean() / one.square().mean())
+    left = float(one.square().mean()) * v / (1 + v)
+    assert float(affine_rmse(5 + 2 * (truth + error), truth)) == pytest.approx(left**0.5, rel=1e-9)
+    assert float(affine_rmse(0 * truth, truth)) == pytest.approx(float(truth.std(correction=0)))
+    with pytest.raises(ValueError, match="must be that of what it is compared with"):
+        affine_rmse(truth[1:], truth)
+
+
+def test_differentiable_measures_have_the_gradients_of_differences(double):
+    rng = np.random.default_rng(1)
+    image, truth = (torch.as_tensor(rng.standard_normal((8, 9))).requires_grad_() for _ in range(2))
+    left, right = (slice(None), slice(0, 4)), (slice(None), slice(4, 9))
+    for measure in (affine_rmse, correlation,
+                    lambda x, y: contrast_to_noise(x, left, right) * equivalent_looks(y, left),
+                    lambda x, y: shell_correlation(x, y, 1.0).correlation):
+        assert torch.autograd.gradcheck(measure, (image, truth))
+
+
+def test_similarity_and_peak_signal_are_their_formulas(double):
+    truth = torch.zeros(16, 16).double()
+    truth[:, 8:] = 10.0
+    assert structural_similarity(truth, truth) == pytest.approx(1.0)
+    assert peak_signal_to_noise(truth, truth) == math.inf
+    assert peak_signal_to_noise(truth + 1, truth) == pytest.approx(20.0)  # 10^2 over 1^2
+    # Of flat windows, by hand: (2 a b + C) / (a^2 + b^2 + C), C = (0.01 x 10)^2; of the others the
+    # covariance is the variance, and only the means differ.
+    found = structural_similarity(truth + 1, truth)
+    assert 0.01 / 1.01 < found < (2 * 11 * 10 + 0.01) / (121 + 100 + 0.01)
+    for measure in (structural_similarity, peak_signal_to_noise):
+        with pytest.raises(ValueError, match="every value is 3; it must have contrast"):
+            measure(truth, torch.full_like(truth, 3.0))
+
+
+def test_contrast_and_looks_of_boxes(double):
+    rng = np.random.default_rng(2)
+    field = torch.as_tensor(rng.normal(50.0, 2.0, (64, 64)))
+    field[:, 32:] += 10
+    left, right = (slice(None), slice(0, 32)), (slice(None), slice(32, 64))
+    # 2048 values a box: their standard deviation is known within 1.6 %, at 4 deviations 6 %.
+    assert float(contrast_to_noise(field, right, left)) == pytest.approx(10 / 2, rel=0.07)
+    assert float(equivalent_looks(field, left)) == pytest.approx((50 / 2)**2, rel=0.13)
+    with pytest.raises(ValueError, match=r"box=.*must be a slice of each of 2 axes"):
+        equivalent_looks(field, (slice(0, 4),))
+
+
+@pytest.mark.parametrize("axis", [0.0, 30.0, -90.0])
+def test_a_view_is_inside_the_region_that_a_series_measures(double, axis):
+    """A plane wave along the plane of a view at 20 degrees, and one at 50, of a series to 40."""
+    shape = (24, 24, 24)
+    z, y, x = torch.meshgrid(*[torch.arange(24).double() - 12] * 3, indexing="ij")
+    region = measured_region(shape, -10.0, 40.0, axis)
+    rng = np.random.default_rng(0)
+    for tilt, inside in ((20.0, True), (-5.0, True), (50.0, False), (-20.0, False)):
+        # Waves in the image's plane, seen in the specimen's frame: R^T (u, v, 0).
+        turned = tilt_rotation(tilt, axis)
+        power = torch.zeros(24, 24, 13).double()
+        for _ in range(20):
+            u, v = 0.35 * rng.standard_normal(2)
+            kx, ky, kz = (turned.T @ as_tensor([u, v, 0.0])).tolist()
+            window = torch.exp(-(x**2 + y**2 + z**2) / 30)
+            wave = window * torch.cos(2 * math.pi * (kx * x + ky * y + kz * z))
+            power += torch.fft.rfftn(wave).abs().square()
+        share = float((power * region).sum() / power.sum())
+        assert share > 0.75 if inside else share < 0.55
+    assert measured_region(shape, -90, 90).all()
+    middle = measured_region(shape, 0, 0)
+    assert bool(middle[0].all()) and not bool(middle[1:12].any())
+
+
+def test_shells_of_a_region_leave_the_others_out(double):
+    rng = np.random.default_rng(0)
+    one, noise = (torch.as_tensor(rng.standard_normal((32, 32, 32))) for _ in range(2))
+    region = measured_region(one.shape, -60, 60)
+    f = torch.fft.rfftn(one)
+    other = torch.fft.irfftn(torch.where(region, f, torch.fft.rfftn(noise)), s=one.shape)
+    inside = shell_correlation(one, other, 2.0, region).correlation[3:]
+    outside = shell_correlation(one, other, 2.0, ~region).correlation[3:]
+    assert float(inside.min()) > 0.97  # planes at Nyquist have no mates in the region
+    assert abs(float(outside.mean())) < 0.1
+    both = shell_correlation(one, other, 2.0)
+    parts = [shell_correlation(one, other, 2.0, part).counts.sum() for part in (region, ~region)]
+    assert float(sum(parts)) == pytest.approx(float(both.counts.sum()))
+    with pytest.raises(ValueError, match="region of shape"):
+        shell_correlation(one, other, 2.0, region[1:])
+
+
+def test_what_a_mask_has_given_is_seen_by_random_phases(double):
+    """Two noises with the same low frequencies: a tight mask makes them alike beyond."""
+    rng = np.random.default_rng(3)
+    n = 48
+    z, y, x = torch.meshgrid(*[torch.arange(n).double() - n // 2] * 3, indexing="ij")
+    mask = ((x**2 + y**2 + z**2).sqrt() < 9).double()
+    k = frequencies(mask).square().sum(0).sqrt()
+    low = torch.fft.irfftn(torch.fft.rfftn(torch.as_tensor(rng.standard_normal((n,) * 3)))
+                           * (k < 0.12), s=mask.shape)
+    halves = [3 + low + 0.05 * torch.as_tensor(rng.standard_normal((n,) * 3)) for _ in range(2)]
+    found = masked_shell_correlation(*halves, mask, 2.0)
+    beyond = found.frequency > 0.1
+    assert float(found.correlation[beyond].mean()) > 0.5  # by the mask's edge alone
+    # A mask of 3 % of the volume leaves some 20 to 60 independent coefficients a shell, 15 shells:
+    # a standard deviation of 0.05 of their mean.
+    assert abs(float(found.corrected[beyond].mean())) < 0.2
+    assert float(found.corrected[found.frequency < 0.05].min()) > 0.8
+    again = randomise_phases(low, 2.0, 30.0, seed=1)
+    f, g = torch.fft.rfftn(low), torch.fft.rfftn(again)
+    assert torch.allclose(f.abs(), g.abs(), atol=1e-8 * float(f.abs().max()))
+    inside = k / 2.0 <= 1 / 30
+    assert torch.allclose(f[inside], g[inside])
+    assert not torch.equal(again, randomise_phases(low, 2.0, 30.0, seed=2))
