@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tem_taichi import multislice, simulate
+from tem_taichi.device import init
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL, interaction_constant, wavelength
 from tem_taichi.scene.load import load_scene
 from tem_taichi.series.build import build_specimen
@@ -16,13 +17,14 @@ from tem_taichi.specimen.absorption import (
     elastic_beyond,
     ice_elastic_beyond,
     imaginary_potential,
+    inelastic_ratios,
     loss_with_aperture,
     mean_free_path,
     protein_potentials,
 )
 from tem_taichi.specimen.atoms import Atoms
 from tem_taichi.specimen.cross_sections import elastic_cross_section
-from tem_taichi.specimen.ice import ICE_DENSITY
+from tem_taichi.specimen.ice import ICE_DENSITY, _amplitudes
 from tem_taichi.specimen.particles import Ice, ParticlesInIce, kind_of
 from tem_taichi.specimen.poses import Poses
 from tem_taichi.specimen.potential import peng_table
@@ -43,6 +45,17 @@ def test_water_molecules_make_the_imaginary_potential_of_ice():
     forward = SCATTERING_TO_POTENTIAL * peng_table()[:, 0].sum(1)
     absorbed = forward * absorption_ratios()
     assert ICE_DENSITY * float(2 * absorbed[1] + absorbed[8]) == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize(("kept", "given"), [(inelastic_ratios, ()), (_amplitudes, ("ice", 2.0))])
+def test_what_is_kept_is_the_same_whatever_was_computed_before(kept, given):
+    """Of a process that begins in float64, too: else the images' last digits would be others."""
+    found = []
+    for precision in ("float64", "float32"):
+        kept.cache_clear()
+        init("cpu", precision)
+        found.append(np.asarray(kept(*given)))
+    assert (found[0] == found[1]).all()
 
 
 def test_mean_free_path_follows_the_velocity():

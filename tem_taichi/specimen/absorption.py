@@ -26,7 +26,7 @@ from tem_taichi.physics import (
 )
 from tem_taichi.specimen.cross_sections import BOHR_RADIUS, inelastic_cross_section
 from tem_taichi.specimen.ice import ICE_DENSITY, ice_power
-from tem_taichi.specimen.potential import peng_table
+from tem_taichi.specimen.potential import peng_factors
 
 _VOLTAGE = 300.0
 """[kV] of the ratios: between 100 and 300 kV they change by less than 2 % for H to S."""
@@ -61,12 +61,18 @@ def imaginary_potential(mean_free_path: Value, voltage: Value) -> Value:
     return 1 / (2 * interaction_constant(voltage) * mean_free_path)
 
 
+def _forward() -> list[float]:
+    """Integral of the potential of elements 0 to 98 [V A^3]."""
+    return (SCATTERING_TO_POTENTIAL * peng_factors()[:, 0].sum(1)).tolist()
+
+
 @cache
-def _ratios() -> tuple[float, ...]:
+def inelastic_ratios() -> tuple[float, ...]:
+    """`Ratios` of inelastic scattering alone."""
     section = [0.0] + [float(inelastic_cross_section(z, _VOLTAGE)) for z in range(1, 99)]
     water = (2 * section[1] + section[8]) * ICE_DENSITY
-    forward = SCATTERING_TO_POTENTIAL * peng_table()[:, 0].sum(1).cpu()
-    return (0.0, *(section[z] / (water * float(forward[z])) for z in range(1, 99)))
+    forward = _forward()
+    return (0.0, *(section[z] / (water * forward[z]) for z in range(1, 99)))
 
 
 Ratios = tuple[float, ...]
@@ -82,15 +88,14 @@ def absorption_ratios(ratios: Ratios | None = None) -> torch.Tensor:
     Returns:
         Tensor (99,) [1/V]; row 0 is unused.
     """
-    return as_tensor(ratios or _ratios())
+    return as_tensor(ratios or inelastic_ratios())
 
 
 def protein_potentials(ratios: Ratios | None = None) -> tuple[float, float]:
     """Mean potential of protein [V], and its imaginary one relative to that of ice."""
-    forward = SCATTERING_TO_POTENTIAL * peng_table()[:, 0].sum(1).cpu()
-    ratio = ratios or _ratios()
-    real = sum(count * float(forward[z]) for z, count in PROTEIN.items())
-    imaginary = sum(count * float(forward[z]) * ratio[z] for z, count in PROTEIN.items())
+    forward, ratio = _forward(), ratios or inelastic_ratios()
+    real = sum(count * forward[z] for z, count in PROTEIN.items())
+    imaginary = sum(count * forward[z] * ratio[z] for z, count in PROTEIN.items())
     return real / _RESIDUE_VOLUME, imaginary / _RESIDUE_VOLUME
 
 
@@ -132,7 +137,7 @@ def elastic_beyond(number: int, k: float, voltage: float) -> float:
         k: 1/d [1/A], the angle over the wavelength, not negative.
         voltage: [kV].
     """
-    a, b = (part.double().cpu() for part in peng_table()[number])
+    a, b = torch.tensor(peng_factors()[number])
     pairs, widths = a[:, None] * a, b[:, None] + b
     start = min(k, _END)
     held = math.pi * float((pairs / widths * (
@@ -185,8 +190,8 @@ def loss_with_aperture(
     both = 1 / inelastic + elastic
     # An imaginary potential of V takes 2 sigma V of the electrons per length.
     share = 1 / inelastic / both
-    forward = SCATTERING_TO_POTENTIAL * peng_table()[:, 0].sum(1).double().cpu()
+    forward = _forward()
     ratios = (share * ratio + elastic_beyond(z, beyond, voltage)
-              / (float(forward[z]) * both * particle_absorption)
-              for z, ratio in enumerate(_ratios()) if z)
+              / (forward[z] * both * particle_absorption)
+              for z, ratio in enumerate(inelastic_ratios()) if z)
     return Loss(1 / both, (0.0, *ratios), elastic / both)

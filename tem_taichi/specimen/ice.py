@@ -20,7 +20,7 @@ from tem_taichi.device import as_tensor, current, number
 from tem_taichi.grid import BAND_LIMIT, check_pixel_size
 from tem_taichi.kernels.random import noise_pair
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL, Value
-from tem_taichi.specimen.potential import peng_table
+from tem_taichi.specimen.potential import peng_factors
 from tem_taichi.streams import ROOM, Key
 
 _OH, _HH = 0.976, 1.55
@@ -124,8 +124,7 @@ def slab_structure_factor(
 
 def _factors(k: torch.Tensor) -> torch.Tensor:
     """Peng's scattering factors of H, C and O [A], shape (3, ...)."""
-    table = peng_table().to(k)
-    table = torch.stack([table[z] for z in (1, 6, 8)])
+    table = torch.as_tensor(peng_factors()[[1, 6, 8]]).to(k)
     return (table[:, 0] * torch.exp(-table[:, 1] * k[..., None, None] ** 2)).sum(-1).movedim(-1, 0)
 
 

@@ -8,16 +8,15 @@ fraction of the water that they displace, both fitted by three pairs of Gaussian
 """
 
 import math
-from functools import cache
 
 import numpy as np
 
 from tem_taichi.checks import check, positive, positives, within
 from tem_taichi.device import as_tensor
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL
-from tem_taichi.specimen.absorption import Ratios, absorption_ratios
+from tem_taichi.specimen.absorption import Ratios, inelastic_ratios
 from tem_taichi.specimen.kinds import Kind
-from tem_taichi.specimen.potential import Gaussians, peng_table
+from tem_taichi.specimen.potential import Gaussians, peng_factors
 
 DISTANCE = np.array([2.80, 10.32, 18.75])
 """Of the Gaussians from the bilayer's middle, on both sides [A]."""
@@ -131,12 +130,11 @@ def fibonacci_sphere(n: int) -> np.ndarray:
     return np.stack([rho * np.cos(angle), rho * np.sin(angle), z], axis=1)
 
 
-@cache
 def _absorption(ratios: Ratios | None) -> float:
     """Imaginary over real potential of the lipid, per volt of the ice's imaginary one [1/V]."""
-    strength, ratio = peng_table()[:, 0].sum(1), absorption_ratios(ratios)
-    parts = [(count * float(strength[z]), float(ratio[z])) for z, count in DPPC.items()]
-    return sum(s * each for s, each in parts) / sum(s for s, _ in parts)
+    ratio = ratios or inelastic_ratios()
+    strength = {z: count * peng_factors()[z, 0].sum() for z, count in DPPC.items()}
+    return sum(strength[z] * ratio[z] for z in DPPC) / sum(strength.values())
 
 
 def _kind(name: str, points: list[np.ndarray], areas: list[np.ndarray],

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import gemmi
+import numpy as np
 import torch
 
 from tem_taichi.arguments import (
@@ -32,17 +33,18 @@ from tem_taichi.specimen.splatting import narrow, splat
 
 
 @cache
-def _peng_table() -> tuple[list[list[float]], list[list[float]]]:
-    """Peng's a_g [A] and b_g / 4 [A^2] for Z = 0..98, s-range up to 2 1/A."""
+def peng_factors() -> np.ndarray:
+    """Numbers of `peng_table` in float64, not to be changed; of Peng's s-range up to 2 1/A."""
     elements = [gemmi.Element(z).c4322 for z in range(1, 99)]
-    return ([[0.0] * 5] + [list(e.a) for e in elements],
-            [[1.0] * 5] + [[b / 4 for b in e.b] for e in elements])
+    factors = np.array([[[0.0] * 5, [1.0] * 5],
+                        *([list(e.a), [b / 4 for b in e.b]] for e in elements)])
+    factors.flags.writeable = False
+    return factors
 
 
 def peng_table() -> torch.Tensor:
     """Scattering factors f(k) = sum_g a_g exp(-b_g |k|^2), shape (99, 2, 5): a [A], b [A^2]."""
-    a, b = (as_tensor(part) for part in _peng_table())
-    return torch.stack([a, b], dim=1).contiguous()
+    return as_tensor(peng_factors().copy())
 
 
 @dataclass(frozen=True)
