@@ -39,7 +39,7 @@ BELOW = {
 PROGRAMS = {"simulate", "fit", "cli", "__init__"}
 
 
-STAGES = {"splatting", "gridding", "filling", "ice", "passes", "draws"}
+STAGES = {"splatting", "gridding", "filling", "ice", "passes", "draws", "rays"}
 """Modules that call kernels."""
 
 
