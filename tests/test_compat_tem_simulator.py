@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy.integrate import quad
 
+from tem_taichi.compat import tem_simulator_particle
 from tem_taichi.compat.tem_simulator import (
     Hole,
     Poses,
@@ -341,6 +342,23 @@ def test_gradient_in_the_maps_is_that_of_finite_differences() -> None:
             change = float(score(particle.potential + step) - score(particle.potential - step))
         # Linear but for shares below 1e-5 of a voxel, which are left out.
         assert float(potential.grad[voxel]) == pytest.approx(change / 2e-3, rel=1e-4)
+
+
+@pytest.mark.parametrize("angles", [(0, 0, 0), (0, 25, 0), (90, 25, 0), (0, 90, 90), (20, 50, 70)])
+def test_layers_are_summed_row_by_row_as_one_by_one(
+    angles: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double = blob(40)
+    particle = VoxelParticle(double.potential.float(), double.absorption.float(), 4.0)
+    rotation = euler_rotations(torch.tensor([angles], dtype=torch.float32))[0]
+    images = []
+    for few in (0, math.inf):
+        monkeypatch.setattr(tem_simulator_particle, "_FEW", few)
+        images.append(project(particle, rotation, torch.zeros(3), (64, 64), 3.0))
+    rows, layers = images
+    # Layers in another order, then running sums over 60 voxels, all of 24 bits: measured 3.2e-6.
+    for found, expected in zip(rows, layers, strict=True):
+        assert float((found - expected).abs().max()) < 1e-5 * float(expected.abs().max())
 
 
 def test_solvent_of_large_maps_is_found_in_single_precision() -> None:

@@ -18,8 +18,9 @@ a particle, and the blur of particles by the carbon film, which only takes elect
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, reduce
 
 import numpy as np
 import torch
@@ -160,17 +161,20 @@ def simulate_compat(
     contrast = None if particle is None else contrast_of(particle)
     transfer = _transfer(wide)
     taken = ice_density(setup.voltage) * (1 - _kept(_WATER, wide, 0.0))
+    kept = cache(lambda z: _kept(_CARBON, wide, z))
     images = []
     with Sharing() as share:
         for tilt in setup.tilts:
             share()
             rotation = tilt_rotation(tilt, setup.axis_angle)
             scattered = None if contrast is None or poses is None else _scattered(
-                contrast, poses, wide, rotation, transfer)
-            images.append(_through_ice(hole, wide, rotation, taken, scattered))
-    counts = expected_counts(torch.stack(images), pixel_size=setup.pixel_size, dose=setup.dose,
-                             detector=setup.detector)
-    return counts[:, my:my + ny, mx:mx + nx]
+                contrast, poses, wide, rotation, transfer, kept)
+            image = _through_ice(hole, wide, rotation, taken, scattered)
+            # One at a time: all would pass through the processor's cache at every step.
+            counts = expected_counts(image, pixel_size=setup.pixel_size, dose=setup.dose,
+                                     detector=setup.detector)
+            images.append(counts[my:my + ny, mx:mx + nx])
+    return torch.stack(images)
 
 
 def _margin(pixels: int) -> int:
@@ -202,38 +206,51 @@ def path_lengths(
     Exact for the lens z = +-t/2, t = centre + (edge - centre) rho^2 / R^2, cut by the hole's wall.
     """
     device = current()
-    y, x = ((torch.arange(n, dtype=device.dtype, device=device.torch_device) - (n - 1) / 2)
+    y, x = ((torch.arange(n, dtype=torch.float64, device=device.torch_device) - (n - 1) / 2)
             * setup.pixel_size for n in setup.shape)
-    (ax, ay, az), along = rotation.detach()[:2].T, rotation[2].detach()  # the beam's direction
-    # Rays in the specimen's frame from where they cross z = 0, about the hole's centre.
-    height = (y[:, None] * az[1] + x * az[0]) / along[2]
-    u = y[:, None] * ax[1] + x * ax[0] - height * along[0] - hole.centre_x
-    v = y[:, None] * ay[1] + x * ay[0] - height * along[1] - hole.centre_y
+    (ax, ay, az), along = rotation.detach()[:2].T.tolist(), rotation[2].tolist()  # the beam's
+
+    def plane(by_x: float, by_y: float, constant: float) -> torch.Tensor:
+        return (x * by_x + constant).to(device.dtype) + (y * by_y).to(device.dtype)[:, None]
+
+    def crossing(axis: list[float], way: float, centre: float) -> tuple[float, float, float]:
+        """Where rays cross z = 0, along an axis of the specimen from the hole's centre."""
+        by_x, by_y = (part - height * way / along[2] for part, height in zip(axis, az, strict=True))
+        return by_x, by_y, -centre
+
+    of_u = crossing(ax, along[0], hole.centre_x)
+    of_v = crossing(ay, along[1], hole.centre_y)
+    u, v = plane(*of_u), plane(*of_v)
+    by_x, by_y, constant = (along[0] * a + along[1] * b for a, b in zip(of_u, of_v, strict=True))
+    skew = plane(by_x, by_y, constant)
+    square = torch.addcmul(u * u, v, v)
     radius = hole.diameter / 2
     bend = (hole.edge_thickness - hole.centre_thickness) / radius**2
-    across, skew = float(along[0] ** 2 + along[1] ** 2), u * along[0] + v * along[1]
-    middle = hole.centre_thickness + bend * (u**2 + v**2)
+    across = along[0] ** 2 + along[1] ** 2
+    middle = hole.centre_thickness + bend * square
 
     def surface(sign: int) -> torch.Tensor:
         """Way to the upper (1) or lower (-1) surface, infinite where a ray misses it."""
-        slope = float(along[2]) - sign * bend * skew
-        root = slope**2 - bend * across * middle
-        return torch.where(root >= 0, middle / (slope + root.clamp(min=0).sqrt()), math.inf)
+        slope = along[2] - sign * bend * skew
+        root = torch.sub(slope * slope, middle, alpha=bend * across)
+        return torch.where(root >= 0, middle / slope.add_(root.sqrt()), math.inf)
 
     if across > 1e-12:
-        half = (skew**2 - across * (u**2 + v**2 - radius**2)).clamp(min=0).sqrt()
-        enter, leave = (-skew - half) / across, (-skew + half) / across
+        half = (skew * skew).sub_(square.sub_(radius**2), alpha=across).clamp_(min=0).sqrt_()
+        enter, leave = (half + skew).div_(-across), half.sub_(skew).div_(across)
     else:
-        leave = torch.where(u**2 + v**2 < radius**2, math.inf, 0.0)
+        leave = torch.where(square < radius**2, math.inf, 0.0).to(square)
         enter = -leave
-    film = hole.edge_thickness / (2 * float(along[2]))
-    ice = (torch.minimum(surface(1), leave) - torch.maximum(-surface(-1), enter)).clamp(min=0)
-    return ice, 2 * film - (leave.clamp(max=film) - enter.clamp(min=-film)).clamp(min=0)
+    film = hole.edge_thickness / (2 * along[2])
+    upper, lower = surface(1), surface(-1).neg_()
+    ice = torch.minimum(upper, leave).sub_(torch.maximum(lower, enter)).clamp_(min=0)
+    hollow = leave.clamp_(max=film).sub_(enter.clamp_(min=-film)).clamp_(min=0)
+    return ice, hollow.neg_().add_(2 * film)
 
 
 def _scattered(
     particle: Contrast, poses: Poses, setup: Setup, rotation: torch.Tensor,
-    transfer: torch.Tensor,
+    transfer: torch.Tensor, kept: Callable[[float], torch.Tensor],
 ) -> torch.Tensor:
     """Spectrum of what particles change of the intensity, without the ice, of its rfft2."""
     rotations = rotation @ euler_rotations(as_tensor(poses.angles))
@@ -248,13 +265,13 @@ def _scattered(
         if wave is not None:  # else it is still 1 everywhere
             wave = _filtered(wave, _step(setup, distance))
         here = torch.nonzero(planes == plane).flatten().tolist()
-        phase, decay = sigma * torch.stack([
+        phase, decay = sigma * reduce(torch.add, (
             project(particle, rotations[i], positions[i], setup.shape, setup.pixel_size)
-            for i in here]).sum(0)
+            for i in here))
         lost = 1 - torch.exp(-2 * decay)
         if wave is not None:
             lost = lost * (wave.real**2 + wave.imag**2)
-        background = background + _kept(_CARBON, setup, z) * torch.fft.rfft2(lost)
+        background = background + kept(z) * torch.fft.rfft2(lost)
         passed = torch.polar(torch.exp(-decay), phase)
         wave = passed if wave is None else wave * passed
     if wave is None:
@@ -296,14 +313,17 @@ def _through_ice(
     if scattered is None:
         return blank * out
     mean = ice.mean()
-    spread = float((ice - mean).abs().max()) * water
+    thinner = mean - ice
+    spread = float(thinner.abs().max()) * water
     term = scattered * torch.exp(-mean * taken)
-    factor, bound, order = torch.ones_like(ice), 1.0, 0
+    out = out + torch.fft.irfft2(term, s=setup.shape)
+    power, order, bound = thinner, 1, spread
     while bound > _SERIES_ERROR:
-        out = out + factor * torch.fft.irfft2(term, s=setup.shape)
+        term = term * taken
+        out = torch.addcmul(out, power, torch.fft.irfft2(term, s=setup.shape),
+                            value=1 / math.factorial(order))
         order += 1
-        term, factor = term * taken, factor * (mean - ice) / order
-        bound *= spread / order
+        power, bound = power * thinner, bound * spread / order
     return blank * out
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import embedding_bag
 
 from tem_taichi.device import as_tensor
 from tem_taichi.grid import check_pixel_size, frequencies
@@ -36,6 +37,9 @@ _PADDING = 10
 
 _NOTHING = 1e-5
 """Share of a layer that the rounding of a right angle makes in single precision."""
+
+_FEW = 10
+"""Layers that begin in the same column on the average, from which rows are faster than layers."""
 
 _STEP = 1.02
 """Ratio of the widths that count as the same."""
@@ -158,7 +162,7 @@ class Contrast:
     Attributes:
         maps: real and imaginary potential [V], (2, nz, ny, nx).
         voxel_size: [A].
-        layers: the maps as layers across one of their axes, (n, 2, rows, columns), by the axes
+        layers: the maps as layers across one of their axes, (n, rows, 2, columns), by the axes
             of layers, rows and columns; made when first needed.
     """
 
@@ -171,7 +175,7 @@ class Contrast:
         axes = (beam, other, main)
         if axes not in self.layers:
             first, second, third = (3 - axis for axis in axes)  # x, y, z are the last to the first
-            self.layers[axes] = self.maps.permute(first, 0, second, third).contiguous()
+            self.layers[axes] = self.maps.permute(first, second, 0, third).contiguous()
         return self.layers[axes]
 
 
@@ -258,12 +262,19 @@ class _Shear(torch.autograd.Function):
     """Layers added up, each shifted by its own whole cells and shared among four of them."""
 
     @staticmethod
-    def forward(ctx: Any, layers: torch.Tensor, shares: torch.Tensor, starts: list[list[int]],
+    def forward(ctx: Any, layers: torch.Tensor, shares: torch.Tensor, starts: torch.Tensor,
                 sizes: tuple[int, int]) -> torch.Tensor:
         ctx.save_for_backward(layers, shares)
-        ctx.starts = starts
-        out = layers.new_zeros((2, *sizes))
-        for layer, share, start in zip(layers, shares.tolist(), starts, strict=True):
+        ctx.starts = starts.tolist()
+        out = layers.new_zeros((sizes[0], 2, sizes[1]))
+        columns, counts = torch.unique_consecutive(starts[:, 1], return_counts=True)
+        if layers.dtype == torch.float32 and len(columns) * _FEW < len(layers):
+            counts = counts.tolist()
+            for column, *part in zip(columns.tolist(), layers.split(counts), shares.split(counts),
+                                     starts[:, 0].split(counts), strict=True):
+                _add_rows(out, column, *part)
+            return out
+        for layer, share, start in zip(layers, shares.tolist(), ctx.starts, strict=True):
             for i, part in enumerate(share):
                 if part > _NOTHING:
                     _window(out, start, layer, i).add_(layer, alpha=part)
@@ -284,9 +295,36 @@ class _Shear(torch.autograd.Function):
 
 def _window(out: torch.Tensor, start: list[int], layer: torch.Tensor, i: int) -> torch.Tensor:
     """One of the four parts of a lattice that a layer is shared among; rows first."""
-    (y, x), (ny, nx) = start, layer.shape[1:]
+    (y, x), (ny, _, nx) = start, layer.shape
     y, x = y + i // 2, x + i % 2
-    return out[:, y:y + ny, x:x + nx]
+    return out[y:y + ny, :, x:x + nx]
+
+
+def _add_rows(
+    out: torch.Tensor, column: int, layers: torch.Tensor, shares: torch.Tensor, rows: torch.Tensor
+) -> None:
+    """Add layers that begin in the same column to a lattice, each row of it in one go.
+
+    The layers are read once and not once for each share, and torch sums rows of single precision
+    with all that the processor has: three times as fast as layer by layer.
+    """
+    n, ny, _, nx = layers.shape
+    first, last = int(rows.min()), int(rows.max()) + ny + 1
+    two, of_layers, lattice = (torch.arange(*ends, dtype=torch.int32, device=out.device)
+                               for ends in ((2,), (0, n * ny, ny), (first, last)))
+    row = lattice[:, None, None] - (rows.int()[:, None] + two)  # of each layer: (rows, n, 2)
+    inside = (row >= 0) & (row < ny)
+    row += of_layers[:, None]
+    for i in range(2):
+        share = shares[:, i::2]
+        taken = inside & (share > _NOTHING)
+        each = taken.flatten().nonzero()[:, 0]
+        if len(each):
+            counts = taken.sum((1, 2))
+            sums = embedding_bag(
+                row.flatten()[each], layers.view(n * ny, -1), (counts.cumsum(0) - counts).int(),
+                mode="sum", per_sample_weights=share.expand_as(taken).reshape(-1)[each])
+            out[first:last, :, column + i:column + i + nx] += sums.view(-1, 2, nx)
 
 
 def _sheared(
@@ -298,19 +336,29 @@ def _sheared(
     its way through; where these are odd, it lies between the map's voxels.
     """
     beam = 3 - main - other
+    slopes = rotation[2].detach().abs()
+    if slopes[main] > slopes[other]:  # rows are what is shifted most
+        return _sheared_by_rows(contrast, rotation, beam, main, other).permute(1, 2, 0)
+    return _sheared_by_rows(contrast, rotation, beam, other, main).permute(1, 0, 2)
+
+
+def _sheared_by_rows(
+    contrast: Contrast, rotation: torch.Tensor, beam: int, other: int, main: int
+) -> torch.Tensor:
+    """As `_sheared`, (rows, 2, columns)."""
     layers = contrast.across(beam, other, main)
     height = (torch.arange(len(layers), dtype=layers.dtype, device=layers.device)
               - (len(layers) - 1) / 2)
     sizes, starts, shares = [], [], []
-    for axis, length in zip((other, main), layers.shape[2:], strict=True):
+    for axis, length in zip((other, main), layers.shape[1::2], strict=True):
         slope = (rotation[2, axis] / rotation[2, beam]).to(layers)
         sizes.append(length + int(len(layers) * abs(float(slope.detach()))) + 2)
         index = (sizes[-1] - length) / 2 - slope * height
-        starts.append(torch.floor(index.detach()))
+        starts.append(torch.floor(index.detach() + _NOTHING))
         part = index - starts[-1]
         shares.append(torch.stack([1 - part, part], dim=1))
     four = (shares[0][:, :, None] * shares[1][:, None, :]).flatten(1)
-    return _Shear.apply(layers, four, torch.stack(starts, dim=1).long().tolist(), tuple(sizes))
+    return _Shear.apply(layers, four, torch.stack(starts, dim=1).long(), tuple(sizes))
 
 
 def _spread(
