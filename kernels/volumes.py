@@ -81,7 +81,9 @@ def spread_kernel(taps: tuple[tuple[float, ...], ...]) -> Callable:
                             for y in ti.static(range(width)):
                                 w = amount * wz[z] * wy[y]
                                 for x in ti.static(range(width)):
-                                    volumes[m, iz + z, iy + y, ix + x] += w * wx[x]
+                                    # No +=, which would be atomic, at many times the cost.
+                                    volumes[m, iz + z, iy + y, ix + x] = (
+                                        volumes[m, iz + z, iy + y, ix + x] + w * wx[x])
 
     return spread
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import taichi as ti
 import torch
+from scipy.spatial import ConvexHull
 from taichi_twins import weighted_sum
 
 from tem_taichi.device import as_tensor
@@ -369,6 +370,9 @@ def test_depths_from_the_outermost_atoms():
     z = ((placed + as_tensor(pose.positions)[:, None]) @ rotation.T)[..., 2]
     assert torch.allclose(low, z.amin(1), atol=1e-4)
     assert torch.allclose(high, z.amax(1), atol=1e-4)
+    many = blob(50_000, seed=2)  # whose inner ones are left out before
+    corners = np.sort(ConvexHull(many.positions.double().numpy()).vertices)
+    assert torch.equal(many.outermost, many.positions[corners])
     flat = replace(kind, positions=kind.positions * as_tensor([1.0, 1.0, 0.0]))
     assert len(flat.outermost) == 5000  # no hull: all of them
 

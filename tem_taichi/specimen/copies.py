@@ -9,11 +9,12 @@ from tem_taichi.arguments import check_array, check_grid, to_field
 from tem_taichi.device import as_tensor, number
 from tem_taichi.grid import BAND_LIMIT
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL, wavelength
+from tem_taichi.specimen.curves import RADIUS
 from tem_taichi.specimen.depth import depth_weights
 from tem_taichi.specimen.gridding import add, sample
 from tem_taichi.specimen.splatting import WIDENING, narrow
 from tem_taichi.specimen.view import View
-from tem_taichi.specimen.volumes import RADIUS, Volume
+from tem_taichi.specimen.volumes import Volume
 
 _AT_ONCE = 1 << 19
 """Coefficients in work at once: some megabytes, which stay in the cache."""

@@ -4,6 +4,7 @@ import taichi as ti
 import torch
 
 from tem_taichi.bridge import differentiable, launch
+from tem_taichi.kernels import points
 from tem_taichi.kernels.volumes import (
     BAND,
     add_patches,
@@ -15,8 +16,13 @@ from tem_taichi.specimen.taps import least_aliases
 
 SPREADING = least_aliases(4, 2.25, 4)
 """Puts scatterers on a grid that is 1.5 times as fine as the wave's, whose band is 2/3 of that."""
+POINTS = least_aliases(6, 1.5, 5)
+"""Puts scatterers on slices of the wave's own grid, whose band is 2/3 of it: aliases 3e-5."""
 SAMPLING = least_aliases(4, 2.0, 4)
 """Reads spectra of twofold padded volumes."""
+
+NARROWEST = 2 * points.BAND
+"""Pixels that slices for points must have in each direction."""
 
 _AT_ONCE = 1 << 21
 """Points in work at once."""
@@ -48,6 +54,74 @@ def spread(
             launch(spread_kernel(SPREADING.taps), part,
                    amount[None, begin:begin + _AT_ONCE][:, order], start, volume[None])
     return volumes
+
+
+def look_up(
+    amounts: torch.Tensor, kind: torch.Tensor, weight: torch.Tensor, broadening: torch.Tensor,
+    rows: torch.Tensor, ends: torch.Tensor, table: torch.Tensor,
+) -> None:
+    """Add to amounts what a table says of each scatterer; without a gradient.
+
+    Args:
+        amounts: (n, m), added to.
+        kind: of each, integers (n,).
+        weight: factor of each, (n,).
+        broadening: of each, (n,).
+        rows: of the table for each kind, integers (kinds,).
+        ends: broadenings at the first and the last step of each row, (rows, 2).
+        table: values (rows, steps, m), linear between the steps.
+    """
+    for begin in range(0, len(kind), _AT_ONCE):
+        part = slice(begin, begin + _AT_ONCE)
+        launch(points.look_up, kind[part].int().contiguous(), weight[part].contiguous(),
+               broadening[part].contiguous(), rows.int(), ends.contiguous(), table.contiguous(),
+               amounts[part])
+
+
+def spread_on_slices(
+    grids: torch.Tensor, positions: torch.Tensor, amounts: torch.Tensor, frames: torch.Tensor,
+    *, first_slice: int, n_slices: int, depth: str,
+) -> None:
+    """Add points to slices, each as the kernel POINTS; without a gradient.
+
+    Args:
+        grids: slices first_slice, first_slice + 1, ... of n_slices, of each amount, (m, count, ny,
+            nx), added to; periodic, as wide as two bands at least.
+        positions: of a particle's points [A], (n, 3).
+        amounts: of each, (n, m).
+        frames: take positions (x, y, z, 1) of each copy to its column, row and depth in slices,
+            (copies, 3, 4). Points whose nearest pixel is outside the field are left out.
+        first_slice: see grids.
+        n_slices: see grids.
+        depth: of `depth.depth_weights`.
+    """
+    m, count, ny, nx = grids.shape
+    n, device = len(positions), grids.device
+    bands = ny // points.BAND
+    at_once = max(1, (_AT_ONCE // 2) // n)
+    size = min(n, _AT_ONCE // 2)
+    room = min(at_once, len(frames)) * size
+    places, sorted_ones = (torch.empty((room, k), dtype=grids.dtype, device=device)
+                           for k in (3, 3 + m))
+    band = torch.empty(room, dtype=torch.int32, device=device)
+    numbers = torch.empty((points.CHUNKS, bands), dtype=torch.int32, device=device)
+    smooth = int(depth == "smooth")
+    for begin in range(0, n, size):
+        part = positions[begin:begin + size]
+        for copies in frames.split(at_once):
+            k = len(copies) * len(part)
+            numbers.zero_()
+            launch(points.place, part, copies.contiguous(), ny, nx, first_slice, count,
+                   POINTS.width // 2 - 1, places[:k], band[:k], numbers)
+            # By band and then by chunk, which is the order of the points.
+            ends = numbers.T.flatten().cumsum(0, dtype=torch.int32)
+            following = (ends - numbers.T.flatten()).reshape(bands, -1)
+            start = torch.cat([following[:, 0], ends[-1:]])
+            launch(points.arrange, places[:k], band[:k], amounts, begin, len(part),
+                   following.T.contiguous(), sorted_ones)
+            for turn in range(3 if bands % 2 and bands > 1 else 2):
+                launch(points.spread_kernel(POINTS.taps), sorted_ones, start, turn, n_slices,
+                       smooth, first_slice, count, ny, nx, grids.view(-1))
 
 
 @ti.ad.grad_replaced

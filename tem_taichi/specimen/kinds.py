@@ -40,7 +40,8 @@ class Kind:
     absorbing: Gaussians | None = None
     """What it adds to the imaginary potential for each volt of that of ice."""
     render: str | None = None
-    """Whether copies are drawn as atoms or volume; None = by `choice.drawn_as_volume`."""
+    """Whether copies are drawn as atoms or volume; None = by `choice.drawn_as_volume`. Atoms are
+    points where `choice.drawn_as_points` says so."""
     made: dict[tuple[Hashable, ...], Any] = field(default_factory=dict, repr=False, compare=False)
     """What `once` keeps."""
 
@@ -130,7 +131,13 @@ def _corners(positions: torch.Tensor) -> torch.Tensor:
     """Corners of the convex hull of points (n, 3); all points where they lie in a plane."""
     points = positions.double().cpu().numpy()
     try:
-        corners = np.sort(ConvexHull(points).vertices)
+        rim = np.arange(len(points))
+        if len(points) > 10 * _FEW:  # the hull of some is around most of the others
+            some = ConvexHull(points[::len(points) // _FEW])
+            middle = points[some.vertices].mean(0)
+            inside = -(some.equations[:, :3] @ middle + some.equations[:, 3]).max()
+            rim = np.flatnonzero(((points - middle) ** 2).sum(1) >= inside**2)
+        corners = np.sort(rim[ConvexHull(points[rim]).vertices])
         return positions[torch.as_tensor(corners, dtype=torch.long, device=positions.device)]
     except QhullError:
         return positions

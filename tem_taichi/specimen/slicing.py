@@ -8,7 +8,7 @@ from tem_taichi.device import as_tensor, current, number, present
 from tem_taichi.physics import SCATTERING_TO_POTENTIAL, Value
 from tem_taichi.recompute import tensors_in
 from tem_taichi.specimen.absorption import imaginary_potential
-from tem_taichi.specimen.choice import drawn_as_volume
+from tem_taichi.specimen.choice import drawn_as_points, drawn_as_volume
 from tem_taichi.specimen.copies import add_copies, slices_reached
 from tem_taichi.specimen.damage import damping
 from tem_taichi.specimen.depth import compensation, depth_for, spare
@@ -16,6 +16,7 @@ from tem_taichi.specimen.grains import added, with_structure
 from tem_taichi.specimen.ice_shape import depth_range
 from tem_taichi.specimen.kinds import VACUUM, Kind, Solvent, parts_of
 from tem_taichi.specimen.layer import Ice
+from tem_taichi.specimen.points import add_points
 from tem_taichi.specimen.poses import Poses
 from tem_taichi.specimen.potential import render
 from tem_taichi.specimen.splatting import narrow
@@ -252,6 +253,14 @@ def _splatted(
                     view, first_slice=first, depth=depth)
                 layers |= dict(zip(volume.names, drawn, strict=True))
             continue
+        if drawn_as_points(kind, pose, view):
+            fields = [name for name in names if not (solvent.absorption and name == "displaced")]
+            copies, frames = _frames(kind, pose, view, first, count)
+            if len(copies):
+                begin(fields)
+                add_points({name: layers[name] for name in fields}, kind, frames[copies], view,
+                           first, depth, solvent)
+            continue
         once = VACUUM if solvent.absorption else solvent
         for template, pixels in _in_slices(kind, pose, view, first, count):
             if len(pixels):
@@ -297,26 +306,36 @@ def _in_slices(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Scatterers of a kind in some slices and the field: number in the kind, and pixels."""
     ny, nx = view.shape
+    seen, frames = _frames(kind, pose, view, first, count)
+    at_once = max(1, BATCH // len(kind.positions))
+    for copies in seen.split(at_once):
+        for begin in range(0, len(kind.positions), BATCH):
+            part = kind.positions[begin:begin + BATCH]
+            turns, places = frames[copies].split([3, 1], dim=2)
+            pixels = (torch.einsum("cij,nj->cni", turns, part) + places.mT).reshape(-1, 3)
+            inside = torch.nonzero((pixels[:, 0] > -0.5) & (pixels[:, 0] < nx - 0.5)
+                                   & (pixels[:, 1] > -0.5) & (pixels[:, 1] < ny - 0.5)
+                                   & (pixels[:, 2] > first - 1)
+                                   & (pixels[:, 2] < first + count + 1)).flatten()
+            yield inside.remainder(len(part)) + begin, pixels[inside]
+
+
+def _frames(
+    kind: Kind, pose: Poses, view: View, first: int, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Numbers of copies that may have scatterers in some slices and the field, and frames of all.
+
+    A frame takes a kind's positions (x, y, z, 1) to column, row and slice, (copies, 3, 4).
+    """
     low = view.entrance + (first - 1) * view.slice_thickness
     high = view.entrance + (first + count + 1) * view.slice_thickness
-    half_x, half_y = nx * view.pixel_size / 2, ny * view.pixel_size / 2
-    scale, origin = _scale(view), _origin(view)
+    half_x, half_y = (n * view.pixel_size / 2 for n in (view.shape[1], view.shape[0]))
     centres = as_tensor(pose.positions) @ view.rotation.T
     centres = torch.cat([centres[:, :2] + view.shift, centres[:, 2:]], dim=1)
     r = kind.radius
     seen = torch.nonzero((centres[:, 2] > low - r) & (centres[:, 2] < high + r)
                          & (centres[:, 0].abs() < half_x + r)
                          & (centres[:, 1].abs() < half_y + r)).flatten()
-    rotations = view.rotation @ as_tensor(pose.rotations)
-    at_once = max(1, BATCH // len(kind.positions))
-    for copies in seen.split(at_once):
-        for begin in range(0, len(kind.positions), BATCH):
-            part = kind.positions[begin:begin + BATCH]
-            placed = (torch.einsum("cij,nj->cni", rotations[copies], part)
-                      + centres[copies, None, :]).reshape(-1, 3)
-            pixels = placed / scale + origin
-            inside = torch.nonzero((pixels[:, 0] > -0.5) & (pixels[:, 0] < nx - 0.5)
-                                   & (pixels[:, 1] > -0.5) & (pixels[:, 1] < ny - 0.5)
-                                   & (pixels[:, 2] > first - 1)
-                                   & (pixels[:, 2] < first + count + 1)).flatten()
-            yield inside.remainder(len(part)) + begin, pixels[inside]
+    scale = _scale(view)
+    rotations = view.rotation @ as_tensor(pose.rotations) / scale[:, None]
+    return seen, torch.cat([rotations, (centres / scale + _origin(view))[..., None]], dim=2)

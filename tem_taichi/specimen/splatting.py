@@ -125,11 +125,11 @@ def reach(
         broadening: b [A^2] of each, shape (n,).
         pixel_size: [A].
     """
-    widest = torch.zeros(len(table), dtype=broadening.dtype, device=broadening.device)
+    widest = torch.full((len(table),), -math.inf, dtype=broadening.dtype, device=broadening.device)
     widest = widest.scatter_reduce(0, kind.long(), broadening.detach(), "amax")
-    present = torch.zeros_like(widest).index_fill_(0, torch.unique(kind).long(), 1.0)
-    b = (table[:, 1] + widest[:, None]) / pixel_size**2 + WIDENING
-    return math.ceil(float(((b * _shares(table)).amax(1) * present).max().sqrt()) / math.pi)
+    there = widest > -math.inf
+    b = (table[there, 1] + widest[there, None]) / pixel_size**2 + WIDENING
+    return math.ceil(float((b * _shares(table[there])).max().sqrt()) / math.pi)
 
 
 _LARGE = 1 << 21

@@ -19,6 +19,7 @@ from tem_taichi.arguments import no_gradient
 from tem_taichi.device import as_tensor, current
 from tem_taichi.grid import check_pixel_size
 from tem_taichi.recompute import tensors_in
+from tem_taichi.specimen.curves import looked_up, scattering_curves
 from tem_taichi.specimen.gridding import SAMPLING, SPREADING, spread
 from tem_taichi.specimen.kinds import VACUUM, Kind, Solvent, parts_of
 from tem_taichi.specimen.potential import Gaussians
@@ -30,21 +31,8 @@ PADDING = 2
 FINER = 1.5
 """How much finer the grid is on which scatterers are spread, for which SPREADING is made."""
 
-RADIUS = 0.5
-"""Frequencies that a volume holds [cycles/pixel]: up to where its Gaussians have 1 % left, beyond
-the band of 1/3, so that patches end where particles do."""
-
-_NODES = 48
-"""Frequencies at which scattering factors are compared."""
-
-_FACTORS = 1e-4
-"""Error of scattering factors relative to the largest value of each."""
-
 _NUMBERS = 2**31
 """More than a kernel can count in an array."""
-
-_BROADENINGS = 1025
-"""Broadenings of each species between which amounts are interpolated."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +135,7 @@ def volume_of(
         raise ValueError(f"pixel_size={pixel_size:g}: as a volume {kind.name!r} has spectra of "
                          f"{numbers:,} numbers, must be less than {_NUMBERS:,}: make it larger, "
                          "or draw the kind as atoms")
+    # Each part by curves of its own: the same whether what is displaced is one or not.
     found = [padded_spectrum(sum(
         (made_real(part, kind.positions, box, pixel_size)
          for part in parts_of(kind, name, solvent)), torch.zeros(())))
@@ -173,16 +162,16 @@ def made_real(
     fine = [_even(FINER * n) for n in box.voxels]
     steps = as_tensor([f / (n * pixel_size) for f, n in zip(fine, box.voxels, strict=True)])
     places = (positions - box.centre) * steps + as_tensor(fine) // 2
-    amounts, curves = scattering_curves(group, pixel_size)
+    amounts, curves = scattering_curves([group], pixel_size)
     nx, ny, nz = box.voxels
     kz, ky, kx = (_frequencies(n, places, half) for n, half in ((nz, False), (ny, False),
                                                                 (nx, True)))
     squared = kz[:, None, None]**2 + ky[:, None]**2 + kx**2
     total = torch.zeros_like(squared, dtype=current().complex_dtype)
-    for volume, curve in zip(spread(places, amounts, (fine[2], fine[1], fine[0])), curves,
+    for volume, curve in zip(spread(places, amounts.T, (fine[2], fine[1], fine[0])), curves,
                              strict=True):
         spectrum = _cropped(_cropped(torch.fft.rfftn(volume)[..., :nx // 2 + 1], 1, ny), 0, nz)
-        total += spectrum * _looked_up(curve, squared / RADIUS**2)
+        total += spectrum * looked_up(curve, squared)
     total *= torch.exp(-WIDENING * squared)
     for axis, (k, n, f) in enumerate(zip((kz, ky, kx), (nz, ny, nx), fine[::-1], strict=True)):
         spreading = SPREADING.transform(k.cpu().numpy() * n / f)
@@ -201,79 +190,6 @@ def _cropped(spectrum: torch.Tensor, axis: int, n: int) -> torch.Tensor:
 def _frequencies(n: int, like: torch.Tensor, half: bool) -> torch.Tensor:
     make = torch.fft.rfftfreq if half else torch.fft.fftfreq
     return make(n, dtype=like.dtype, device=like.device)
-
-
-def scattering_curves(
-    group: Gaussians, pixel_size: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scattering factors of many as sums of few curves.
-
-    F_j(s) = sum_m amount_mj curve_m(s), s = |k|^2 from 0 to RADIUS^2, by the singular vectors of
-    the factors themselves, to _FACTORS of F_j's largest value.
-
-    Args:
-        group: of scatterers.
-        pixel_size: [A].
-
-    Returns:
-        Amounts (m, n), and curves (m, 4097) at equal steps of s.
-    """
-    angle = (torch.arange(_NODES, dtype=torch.float64) + 0.5) * (math.pi / _NODES)
-    s = RADIUS**2 / 2 * (1 - torch.cos(angle))  # [1/pixel^2]
-    there = torch.bincount(group.kind.cpu(), minlength=len(group.table)) > 0
-    table = group.table.double().cpu()[there]
-    kind = (there.cumsum(0) - 1)[group.kind.cpu()]
-    weight, broadening = (t.detach().cpu() for t in (group.weight, group.broadening))
-    narrowest, widest = (torch.zeros(len(table), dtype=broadening.dtype).scatter_reduce(
-        0, kind, broadening, how, include_self=False).double() for how in ("amin", "amax"))
-    between = torch.linspace(0, 1, _BROADENINGS, dtype=torch.float64)
-    b = narrowest[:, None] + (widest - narrowest)[:, None] * between  # [A^2]
-    exponents = (table[:, 1, None, :] + b[..., None]) / pixel_size**2
-    factors = torch.einsum("rg,rbgs->rbs", table[:, 0],
-                           torch.exp(-exponents[..., None] * s))  # (rows, broadenings, nodes)
-    probe = factors[:, ::_BROADENINGS // 32].flatten(0, 1)
-    probe = probe / probe.abs().amax(1, keepdim=True).clamp_min(1e-30)
-    # Beyond the band only what the widening leaves of it counts.
-    importance = torch.exp(-WIDENING * (s - 1 / 9).clamp_min(0))
-    basis = _singular_vectors(probe * importance)
-    amounts = _interpolated(factors * importance @ basis.T, kind, broadening,
-                            (narrowest, widest)) * weight
-    fine = torch.linspace(-1, 1, 4097, dtype=torch.float64)
-    series = np.polynomial.chebyshev.chebfit(
-        2 * s.numpy() / RADIUS**2 - 1, (basis / importance).T.numpy(), _NODES - 1)
-    values = np.polynomial.chebyshev.chebval(fine.numpy(), series)
-    return as_tensor(amounts), as_tensor(values.reshape(len(basis), -1))
-
-
-def _singular_vectors(probe: torch.Tensor) -> torch.Tensor:
-    """As few orthonormal rows as sum to every row of an array up to _FACTORS."""
-    vectors = torch.linalg.svd(probe, full_matrices=False)[2]
-    for m in range(1, len(vectors)):
-        left = probe - probe @ vectors[:m].T @ vectors[:m]
-        if float(left.abs().max()) < _FACTORS:
-            return vectors[:m]
-    return vectors
-
-
-def _interpolated(
-    table: torch.Tensor, kind: torch.Tensor, broadening: torch.Tensor,
-    ends: tuple[torch.Tensor, torch.Tensor],
-) -> torch.Tensor:
-    """Values (m, n) of a table (rows, steps, m) at each scatterer's row and broadening."""
-    low, high = (end.to(broadening) for end in ends)
-    at = (broadening - low[kind]) / (high - low).clamp_min(1e-12)[kind] * (table.shape[1] - 1)
-    step = at.long().clamp(0, table.shape[1] - 2)
-    first = kind * table.shape[1] + step
-    columns = table.flatten(0, 1).to(broadening).T.contiguous()  # (m, rows * steps)
-    return torch.stack([torch.lerp(column[first], column[first + 1], at - step)
-                        for column in columns])
-
-
-def _looked_up(curve: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-    """Values of a curve given at equal steps from 0 to 1; the last one beyond."""
-    at = at.clamp(0, 1) * (len(curve) - 1)
-    index = at.long().clamp(max=len(curve) - 2)
-    return torch.lerp(curve[index], curve[index + 1], at - index)
 
 
 def padded_spectrum(volume: torch.Tensor) -> torch.Tensor:
