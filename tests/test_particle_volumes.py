@@ -309,6 +309,19 @@ def test_groups_of_slices_add_up():
     assert torch.equal(specimen.slices(view, 0, 16), whole)
 
 
+@pytest.mark.parametrize("thickness", [12.0, 200.0])  # slabs, and flat
+def test_the_slices_it_fills_are_those_it_is_drawn_in(thickness):
+    for z in (-3.4, 0.1, 2.5):
+        pose = Poses(as_tensor([[0.0, 0.0, z * thickness]]), torch.eye(3)[None])
+        specimen = scene([blob(render="volume")], [pose])
+        view = looked_at(thickness, 16, tilt=0.0)
+        drawn = specimen.slices(view, 0, 16).abs().amax((1, 2)) > 0
+        filled = specimen.filled(view)
+        assert bool(drawn.any()) and not bool((drawn & ~filled).any())
+        # One that rounding may reach, and of two that share a flat one the lesser part.
+        assert int(filled.sum()) <= int(drawn.sum()) + 1
+
+
 def test_the_rule():
     small, large = blob(40, b_factors=(20.0, 20.0)), blob(200_000, (150.0, 150.0, 150.0))
     far = looked_at(600.0, 1, pixel=6.0)

@@ -198,17 +198,17 @@ def _slabs(
 
 
 def slices_reached(
-    volume: Volume, z: torch.Tensor, view: View
+    radius: float, z: torch.Tensor, view: View
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """First slices that copies are added to by `add_copies`, and those behind the last, (n,).
 
     Args:
-        volume: of the kind.
+        radius: of the kind's volume [A].
         z: depths of the copies [slices], (n,).
         view: its pixels and slices.
     """
-    if n_planes(2 * volume.radius, view):
-        period = slices_of(volume.radius, view.slice_thickness)
+    if n_planes(2 * radius, view):
+        period = slices_of(radius, view.slice_thickness)
         first = (z - period / 2).round()
         return first, first + period
     first = (z - 0.5).clamp(0, view.n_slices - 1).floor()

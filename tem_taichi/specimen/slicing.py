@@ -21,10 +21,13 @@ from tem_taichi.specimen.poses import Poses
 from tem_taichi.specimen.potential import render
 from tem_taichi.specimen.splatting import narrow
 from tem_taichi.specimen.view import View
-from tem_taichi.specimen.volumes import Volume, box_for, volume_for
+from tem_taichi.specimen.volumes import Box, Volume, box_for, volume_for
 
 BATCH = 1_000_000
 """Scatterers rendered at once: bounds the memory of crowded scenes."""
+
+_ROUNDING = 1e-3
+"""Of a slice, by which a place in single precision may be off."""
 
 
 def depths(
@@ -85,34 +88,43 @@ def filled(
         ice: around them.
         view: how it lies and how it is sliced.
     """
-    # A little more than they need: rounding puts no atom into a slice that is left out.
-    more = spare(depth_of(kinds, poses, view), view.slice_thickness) + 1e-3 * view.slice_thickness
-    ends = [_reach(kind, pose, view, more) for kind, pose in zip(kinds, poses, strict=True)]
+    depth = depth_of(kinds, poses, view)
+    ends = [_reach(kind, pose, depth, view) for kind, pose in zip(kinds, poses, strict=True)]
     if ice.structured:
         low, high = _ice_ends(ice, view)
-        ends.append((as_tensor([low]), as_tensor([high])))
+        ends.append(_slices_between(as_tensor([low]), as_tensor([high]), view))
     # Copies that begin in a slice, less those that end before it.
     change = torch.zeros(view.n_slices + 1, dtype=torch.int64, device=current().torch_device)
-    for low_and_high in ends:
-        for z, sign in zip(low_and_high, (1, -1), strict=True):
-            slice_of = ((z - view.entrance) / view.slice_thickness).floor().long()
-            slice_of = (slice_of + (sign < 0)).clamp(0, view.n_slices)
+    for first_and_end in ends:
+        for slice_of, sign in zip(first_and_end, (1, -1), strict=True):
+            slice_of = slice_of.long().clamp(0, view.n_slices)
             change.scatter_add_(0, slice_of, torch.full_like(slice_of, sign))
     return change.cumsum(0)[:-1] > 0
 
 
 def _reach(
-    kind: Kind, pose: Poses, view: View, more: float
+    kind: Kind, pose: Poses, depth: str, view: View
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Least and largest z [A] that copies are drawn at, (copies,)."""
+    """First slices that copies are drawn in, and those behind the last, (copies,).
+
+    A little more than they need: rounding puts nothing into a slice that is left out.
+    """
     if drawn_as_volume(kind, len(pose.positions), view):
-        box = box_for(kind, view.pixel_size)  # as far as `add_copies` goes
-        rotations = view.rotation @ as_tensor(pose.rotations)
-        z = (as_tensor(pose.positions) @ view.rotation.T + rotations @ box.centre)[:, 2].detach()
-        reach = box.radius + 2 * view.slice_thickness
-        return z - reach, z + reach
+        box = box_for(kind, view.pixel_size)
+        z = _centres(box, pose, view)[1][:, 2].detach()
+        return (slices_reached(box.radius, z - _ROUNDING, view)[0],
+                slices_reached(box.radius, z + _ROUNDING, view)[1])
     low, high = depths(kind, pose, view.rotation)
-    return low - more, high + more
+    more = spare(depth, view.slice_thickness) + _ROUNDING * view.slice_thickness
+    return _slices_between(low - more, high + more, view)
+
+
+def _slices_between(
+    low: torch.Tensor, high: torch.Tensor, view: View
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Slices that hold z of low [A], and those behind the ones that hold high."""
+    first, last = (((z - view.entrance) / view.slice_thickness).floor() for z in (low, high))
+    return first, last + 1
 
 
 def depth_of(kinds: tuple[Kind, ...], poses: tuple[Poses, ...], view: View) -> str:
@@ -277,17 +289,24 @@ def _seen(
     volume: Volume, pose: Poses, view: View, first: int, count: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotations, and pixels of the volume's centre, of copies in some slices and the field."""
-    rotations = view.rotation @ as_tensor(pose.rotations)
-    centres = as_tensor(pose.positions) @ view.rotation.T + rotations @ volume.centre
-    pixels = torch.cat([centres[:, :2] + view.shift, centres[:, 2:]], dim=1) / _scale(view)
-    pixels = pixels + _origin(view)
+    rotations, pixels = _centres(volume, pose, view)
     half = volume.patch // 2
-    begin, end = slices_reached(volume, pixels[:, 2].detach(), view)
+    begin, end = slices_reached(volume.radius, pixels[:, 2].detach(), view)
     seen = (begin < first + count) & (end > first)
     for axis, n in enumerate((view.shape[1], view.shape[0])):
         seen = seen & (pixels[:, axis] > -half) & (pixels[:, axis] < n + half)
     copies = torch.nonzero(seen).flatten()
     return rotations[copies], pixels[copies]
+
+
+def _centres(
+    volume: Volume | Box, pose: Poses, view: View
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotations of copies to the image, and pixels and slices of their volumes' centres."""
+    rotations = view.rotation @ as_tensor(pose.rotations)
+    centres = as_tensor(pose.positions) @ view.rotation.T + rotations @ volume.centre
+    pixels = torch.cat([centres[:, :2] + view.shift, centres[:, 2:]], dim=1) / _scale(view)
+    return rotations, pixels + _origin(view)
 
 
 def _scale(view: View) -> torch.Tensor:
