@@ -20,7 +20,7 @@ from tem_taichi.rotations import (
     rotation_from_vector,
     tilt_rotation,
 )
-from tem_taichi.specimen import volumes
+from tem_taichi.specimen import choice, volumes
 from tem_taichi.specimen.atoms import Atoms
 from tem_taichi.specimen.choice import (
     PER_SCATTERER,
@@ -334,6 +334,15 @@ def test_the_rule():
     moving = replace(large, render="volume", positions=large.positions.clone().requires_grad_())
     assert not drawn_as_volume(moving, 20, far)
     assert not drawn_as_volume(replace(small, render="volume"), 0, far)  # none is made
+
+
+def test_the_system_is_asked_once_for_its_memory(monkeypatch):
+    asked = []
+    monkeypatch.setattr(choice, "memory_limit", lambda: asked.append(1) or 64e9)
+    choice._room.cache_clear()
+    large, far = blob(200_000, (150.0, 150.0, 150.0)), looked_at(600.0, 1, pixel=6.0)
+    assert all(drawn_as_volume(large, 20, far) for _ in range(3)) and len(asked) == 1
+    choice._room.cache_clear()
 
 
 def test_bad_render():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 from tem_taichi.device import many_threads
 from tem_taichi.machine import memory_limit
@@ -55,7 +56,13 @@ def drawn_as_volume(kind: Kind, copies: int, view: View) -> bool:
         return False
     box = box_for(kind, view.pixel_size)
     return (n * PER_SCATTERER > GAIN * seconds_of(box, view)
-            and memory_of(box, kind) < min(SHARE * memory_limit(), 8e9))
+            and memory_of(box, kind) < _room())
+
+
+@cache
+def _room() -> float:
+    """Memory that the spectra of a kind may take [bytes]: the same as long as a program runs."""
+    return min(SHARE * memory_limit(), 8e9)
 
 
 def drawn_as_points(kind: Kind, pose: Poses, view: View) -> bool:
