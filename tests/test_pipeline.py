@@ -199,3 +199,33 @@ def test_time_is_foreseen(atom):
         spent = time.perf_counter() - begun
         ratios.append(foreseen_time(scene, planned, specimen) / spent)
     assert 0.5 < np.median(ratios) < 2
+
+
+def test_time_is_that_of_the_images_left(atom, monkeypatch):
+    scene = scene_of(atom, tilts=TiltSettings(scheme="listed", angles=[0, 40, 60]))
+    planned, specimen = plan(scene), build_specimen(scene)
+    monkeypatch.setattr("tem_taichi.series.trial._seconds", lambda work: (work(), 1.0)[1])
+    whole = foreseen_time(scene, planned, specimen)
+    assert foreseen_time(scene, planned, specimen, {0, 2}) == pytest.approx(whole / 3)
+    assert foreseen_time(scene, planned, specimen, {0, 1, 2}) == 0
+
+
+def test_time_has_what_is_made_once(atom, monkeypatch):
+    """Kernels were not counted: a small image alone takes several times as long."""
+    scene = scene_of(atom, tilts=TiltSettings(scheme="listed", angles=[0, 1, 2, 3]))
+    planned, specimen = plan(scene), build_specimen(scene)
+    simulate(scene, specimen=specimen)  # compiles
+    compiled = False
+    exit_wave = type(planned.instrument).exit_wave
+
+    def compiling(*args, **keywords):
+        nonlocal compiled
+        if not compiled:
+            time.sleep(1.0)
+        compiled = True
+        return exit_wave(*args, **keywords)
+
+    usual = foreseen_time(scene, planned, specimen)
+    monkeypatch.setattr(type(planned.instrument), "exit_wave", compiling)
+    # Once, not for each image; a busy machine may take some tenths more or less.
+    assert foreseen_time(scene, planned, specimen) - usual == pytest.approx(1.0, abs=0.4)

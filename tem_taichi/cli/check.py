@@ -1,6 +1,6 @@
 """What a run of scenes would compute, without computing or writing it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from tem_taichi.cli.run import check_output, prepare
@@ -27,11 +27,12 @@ def check(scenes: Sequence[Scene], read: Sequence[str], swept: bool) -> None:
     seconds = 0.0
     for scene in scenes:
         planned, specimen = prepare(scene, read, may_exist=True)
-        seconds += _describe(scene, planned, specimen)
         records = records_of(scene, planned, unfinished_folder(scene.output))
-        if kept := len(images_there(records, Sharing())):
-            print(f"{kept} of {len(planned.exposures)} images are there already, of an interrupted "
-                  "run")
+        kept = images_there(records, Sharing())
+        seconds += _describe(scene, planned, specimen, kept)
+        if kept:
+            print(f"{len(kept)} of {len(planned.exposures)} images are there already, of an "
+                  "interrupted run; the time is that of the others")
         if records.bytes >= _MUCH:
             print(f"finished images take {size(records.bytes)} of disk until the output is whole")
         try:
@@ -43,9 +44,11 @@ def check(scenes: Sequence[Scene], read: Sequence[str], swept: bool) -> None:
         print(f"{len(scenes)} runs, about {duration(seconds)} in all")
 
 
-def _describe(scene: Scene, grids: Plan, specimen: ParticlesInIce) -> float:
-    """Say what would be done; returns the seconds that it would take."""
-    seconds = foreseen_time(scene, grids, specimen)
+def _describe(
+    scene: Scene, grids: Plan, specimen: ParticlesInIce, kept: Collection[int]
+) -> float:
+    """Say what would be done; returns the seconds that it would take beside images kept."""
+    seconds = foreseen_time(scene, grids, specimen, kept)
     check_time(scene, seconds, len(grids.exposures))
     angles, instrument = grids.tilts["nominal_angle"], grids.instrument
     kinds = ", ".join(f"{len(pose.positions)} {kind.name}"
