@@ -1,5 +1,10 @@
 """Time and memory of the gradient of all atom positions and the defocus, and how they grow.
 
+"forward" makes an image from the atoms without recording anything, each atom in one slice.
+"gradient" is all that it takes to get d(loss)/d(position of each atom, 3 numbers) and
+d(loss)/d(defocus) of the squared contrast: the image once more, recorded, with every atom shared by
+two slices so that it may move in z, and the way back. Their ratio is gradient over forward.
+
 Every case runs in a process of its own, whose peak memory is measured. `benchmark.py` prints these
 rows too; alone they are
 
@@ -28,13 +33,12 @@ GROWTH = {
 
 def measure(pixels: int, slices: int, atoms: int, repeats: int) -> dict[str, float]:
     """Run one case in this process: seconds and megabytes."""
-    import resource
+    import resource  # noqa: I001 - tem_taichi comes before torch, whose threads would spin else
     from dataclasses import replace
 
+    import tem_taichi as tt
     import numpy as np
     import torch
-
-    import tem_taichi as tt
     from tem_taichi.device import as_tensor, init
     from tem_taichi.instrument.exposure import Exposure
     from tem_taichi.instrument.tem import TEM

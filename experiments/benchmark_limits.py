@@ -76,7 +76,7 @@ def passes(n: int) -> dict[str, Callable[[], Any]]:
         Slice,
         Wanted,
         Way,
-        room,
+        room_for,
         transmit,
         transmit_adjoint,
     )
@@ -86,13 +86,11 @@ def passes(n: int) -> dict[str, Callable[[], Any]]:
     potential = torch.rand((n, n), device=wave.device)
     here = Slice(potential, None, as_tensor([1e-3]), as_tensor([0.0]))
     factor = torch.ones(n, dtype=wave.dtype, device=wave.device)
-    kept, way = room(1, wave)[0], Way(factor, factor)
+    way, room = Way(factor, factor), room_for(wave)
     wanted = Wanted(torch.zeros_like(potential), None, None, None)
-    if kept is not None:
-        kept.fill_(1)
-    return {"transmit": lambda: transmit(wave, here, kept),
+    return {"transmit": lambda: transmit(wave, here, wave, room),
             "propagate": lambda: way.multiply(wave),
-            "transmit's adjoint": lambda: transmit_adjoint(behind, here, kept, grad, wanted),
+            "transmit's adjoint": lambda: transmit_adjoint(behind, here, grad, wanted, room),
             "propagate's adjoint": lambda: way.multiply_adjoint(grad, grad, None)}
 
 

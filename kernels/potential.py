@@ -243,6 +243,7 @@ def splat_kernels(gaussians: int) -> SplatKernels:
         slice_index: ti.types.ndarray(ndim=1),
         table: ti.types.ndarray(ndim=3),
         slices_grad: ti.types.ndarray(ndim=3),
+        to_broadening: ti.template(),
         x_grad: ti.types.ndarray(ndim=1),
         y_grad: ti.types.ndarray(ndim=1),
         weight_grad: ti.types.ndarray(ndim=1),
@@ -250,8 +251,9 @@ def splat_kernels(gaussians: int) -> SplatKernels:
     ):
         """Gradients of `splat`, by a gather of the same pixels, one thread an atom.
 
-        With the moments m_pq = sum_pixels grad dx^p dy^q exp(-rate r^2) of each Gaussian, the
-        gradients are those of amplitude and rate, both functions of beta = pi^2 / rate.
+        With the moments m_pq = sum_pixels grad dx^p dy^q exp(-rate r^2) of each Gaussian, times
+        its amplitude and rate, the gradients are those of amplitude and rate, both functions of
+        beta = pi^2 / rate. Of moments to be summed over the Gaussians only the sum is held.
         """
         for i in range(x.shape[0]):
             ny = slices_grad.shape[1]
@@ -264,15 +266,15 @@ def splat_kernels(gaussians: int) -> SplatKernels:
             start_dx = centre_x - x[i]
             start_dy = centre_y - y[i]
             rate = rates(table, kind[i], broadening[i])
-            amplitude = amplitudes(table, kind[i], rate)
-            at_centre = ti.exp(-rate * (start_dx * start_dx + start_dy * start_dy))
+            at_centre = (rate * amplitudes(table, kind[i], rate)
+                         * ti.exp(-rate * (start_dx * start_dx + start_dy * start_dy)))
             decay = ti.exp(-rate)
             tilt_x = ti.exp(2.0 * rate * start_dx)
             tilt_y = ti.exp(2.0 * rate * start_dy)
             ratio = decay * decay
             m_00 = ti.Vector.zero(float, gaussians)
-            m_10 = ti.Vector.zero(float, gaussians)
-            m_01 = ti.Vector.zero(float, gaussians)
+            m_10 = 0.0
+            m_01 = 0.0
             m_rr = ti.Vector.zero(float, gaussians)
             for side in range(2):
                 step = 1 - 2 * side
@@ -289,14 +291,15 @@ def splat_kernels(gaussians: int) -> SplatKernels:
                     column = centre_x % nx
                     mirror = (centre_x - 1) % nx
                     row_0 = ti.Vector.zero(float, gaussians)
-                    row_1 = ti.Vector.zero(float, gaussians)
+                    row_1 = 0.0
                     row_2 = ti.Vector.zero(float, gaussians)
                     for _j in range(radius[i] + 1):
                         from_right = slices_grad[s, row, column] * right
                         from_left = slices_grad[s, row, mirror] * left
                         row_0 += from_right + from_left
-                        row_1 += dx * from_right + mirror_dx * from_left
-                        row_2 += dx * dx * from_right + mirror_dx * mirror_dx * from_left
+                        row_1 += dx * from_right.sum() + mirror_dx * from_left.sum()
+                        if ti.static(to_broadening):
+                            row_2 += dx * dx * from_right + mirror_dx * mirror_dx * from_left
                         right *= next_right
                         left *= next_left
                         next_right *= ratio
@@ -306,8 +309,9 @@ def splat_kernels(gaussians: int) -> SplatKernels:
                         column, mirror = outward(column, mirror, nx)
                     m_00 += row_0
                     m_10 += row_1
-                    m_01 += dy * row_0
-                    m_rr += row_2 + dy * dy * row_0
+                    m_01 += dy * row_0.sum()
+                    if ti.static(to_broadening):
+                        m_rr += row_2 + dy * dy * row_0
                     gauss_y *= next_y
                     next_y *= ratio
                     dy += step
@@ -316,12 +320,11 @@ def splat_kernels(gaussians: int) -> SplatKernels:
                         row = 0
                     if row < 0:
                         row = ny - 1
-            x_grad[i] += weight[i] * (2.0 * amplitude * rate * m_10).sum()
-            y_grad[i] += weight[i] * (2.0 * amplitude * rate * m_01).sum()
-            weight_grad[i] += (amplitude * m_00).sum()
+            x_grad[i] += weight[i] * 2.0 * m_10
+            y_grad[i] += weight[i] * 2.0 * m_01
+            weight_grad[i] += (m_00 / rate).sum()
             # d(rate)/d(beta) = -rate^2 / pi^2, and the amplitude is proportional to the rate.
-            broadening_grad[i] += (
-                weight[i] * (amplitude * rate * (rate * m_rr - m_00)).sum() / (PI * PI)
-            )
+            if ti.static(to_broadening):
+                broadening_grad[i] += weight[i] * (rate * m_rr - m_00).sum() / (PI * PI)
 
     return SplatKernels(splat, splat_tiles, adjoint)

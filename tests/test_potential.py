@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -315,3 +316,36 @@ def test_single_gaussians_share_what_is_the_same():
     images = [render(torch.zeros(1, 16, 16), [group], pixels, 1.5) for group in (one, each)]
     assert torch.equal(*images)
     assert float(images[0].sum()) == pytest.approx(2.5, rel=_TAIL)  # less what stencils leave out
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.complex128])
+def test_the_way_back_of_narrowing_leaves_the_gradient_it_was_given(double, kind):
+    grad = torch.randn(2, 8, 9, dtype=kind)
+    before, splatted = grad.clone(), torch.randn(2, 8, 9, dtype=kind, requires_grad=True)
+    found, = torch.autograd.grad(narrow(splatted.clone(), 2.0), splatted, grad)
+    assert torch.equal(grad, before)
+    # Its own adjoint; rounding of transforms.
+    assert torch.allclose(found, narrow(grad, 2.0), rtol=0, atol=1e-11)
+
+
+def test_empty_slices_stay_empty_and_others_do_not(double):
+    """Least values and negative zeros count as what they are, also beside an empty slice."""
+    splatted = torch.zeros(3, 8, 8, dtype=torch.float64)
+    splatted[1, 2, 3] = 1e-300
+    held = narrow(splatted).abs().amax((1, 2))
+    assert held[0] == held[2] == 0 < held[1]
+
+
+def test_positions_have_the_same_gradient_whether_b_factors_have_one(double):
+    atoms = make_atoms([[0.3, -1.2, 0.4], [2.1, 0.7, -1.0]], b_factors=[10.0, 30.0])
+
+    def gradient(with_b):
+        moved = replace(atoms, positions=atoms.positions.clone().requires_grad_(),
+                        b_factors=atoms.b_factors.clone().requires_grad_(with_b))
+        slices = slice_potential(moved, (16, 16), 1.0, 4.0, 8.0)
+        slices.square().sum().backward()
+        return moved.positions.grad
+
+    alone, beside = gradient(False), gradient(True)
+    assert float(alone.abs().min()) > 0
+    assert torch.allclose(alone, beside, rtol=1e-12)  # the order of sums in another kernel

@@ -225,6 +225,21 @@ def test_gradients(double, dtype):
     assert torch.autograd.gradcheck(wave, inputs)
 
 
+@pytest.mark.parametrize("n", [3, 18])
+def test_a_gradient_may_be_asked_for_again(double, n):
+    """The waves that were kept are not worked on: with a kept wave each, and between kept ones."""
+    rng = np.random.default_rng(7)
+    slices = torch.as_tensor(rng.uniform(-100, 300, (n, 6, 5)) + 20j).requires_grad_()
+    voltage, given = as_tensor(300.0).requires_grad_(), torch.ones(6, 5, dtype=torch.complex128)
+    wave = multislice(slices, 1.0, 10.0, voltage, amplitude_contrast=0.1, incident=given)
+    assert torch.equal(given, torch.ones_like(given))
+    loss = (wave * as_tensor(rng.standard_normal((6, 5)))).abs().square().sum()
+    first, again = (torch.autograd.grad(loss, (slices, voltage), retain_graph=True)
+                    for _ in range(2))
+    assert all(map(torch.equal, first, again))
+    assert all(float(one.abs().max()) > 0 for one in first)
+
+
 def test_gradients_with_a_band_limit(double):
     slices = 100 * torch.rand(3, 6, 9, generator=torch.Generator().manual_seed(1),
                               dtype=torch.complex128)

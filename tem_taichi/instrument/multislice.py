@@ -16,11 +16,12 @@ from tem_taichi.arguments import (
 from tem_taichi.bridge import differentiable
 from tem_taichi.device import as_tensor, current, many_threads
 from tem_taichi.grid import frequencies, pixel_length
-from tem_taichi.instrument.passes import Slice, Wanted, Way, room, transmit, transmit_adjoint
+from tem_taichi.instrument.passes import Slice, Wanted, Way, room_for, transmit, transmit_adjoint
 from tem_taichi.physics import interaction_constant, wavelength
 
 _KEPT = 16
-"""Up to so many slices every wave is kept for the gradient, beyond it one of each root."""
+"""The wave behind each of up to so many slices is kept for the gradient, of more one of each
+root."""
 
 MODES = ("multislice", "projection", "weak_phase")
 
@@ -83,7 +84,7 @@ def propagated(
                                      as_tensor(wavelength(voltage)), distance)
     if torch.is_grad_enabled() and (wave.requires_grad or rows.requires_grad):
         return torch.fft.ifft2(torch.fft.fft2(wave) * rows[:, None] * columns)
-    return Way(rows, columns).propagate(wave)
+    return Way(rows, columns).propagate(wave, wave)
 
 
 def _slice(slices, absorption, phase, decay, n):  # type: ignore[no-untyped-def]
@@ -92,13 +93,15 @@ def _slice(slices, absorption, phase, decay, n):  # type: ignore[no-untyped-def]
 
 @ti.ad.grad_replaced
 def _interact(slices, absorption, incident, rows, columns, phase, decay, every, kept, out):  # type: ignore[no-untyped-def]
-    """Multislice; keeps the wave before every `every`-th slice in `kept`, if it has any."""
-    wave, way = out.copy_(incident), Way(rows, columns)
+    """Multislice; keeps the wave behind every `every`-th slice in `kept`, if it has any."""
+    wave, way, room = incident, Way(rows, columns), room_for(incident)
     for n in range(len(slices)):
+        # In place where nothing is kept, but not in what was given.
+        behind = wave if n else out
         if len(kept) and n % every == 0:
-            kept[n // every].copy_(wave)
-        transmit(wave, _slice(slices, absorption, phase, decay, n), None)
-        wave = way.propagate(wave)
+            behind = kept[n // every]
+        transmit(wave, _slice(slices, absorption, phase, decay, n), behind, room)
+        wave = way.propagate(behind, out)
     if wave is not out:
         out.copy_(wave)
 
@@ -108,9 +111,8 @@ def _interact_adjoint(  # type: ignore[no-untyped-def]
     slices, absorption, incident, rows, columns, phase, decay, every, kept, out
 ):
     """Adjoint of `_interact`: waves between the kept ones are computed again."""
-    grad = out.grad.clone()
-    behind = torch.empty((every, *out.shape), dtype=out.dtype, device=out.device)
-    places, way = room(every, out), Way(rows, columns)
+    grad, way, room = out.grad.clone(), Way(rows, columns), room_for(out)
+    between = out.new_empty((every - 1, *out.shape))
     # Of the propagator and of single numbers one value a pixel, summed at the end.
     of_factors = None if rows.grad is None and columns.grad is None else torch.zeros_like(grad)
     of_phase, of_decay = (None if number.grad is None else torch.zeros_like(grad.real)
@@ -119,20 +121,15 @@ def _interact_adjoint(  # type: ignore[no-untyped-def]
         start = block * every
         here = [_slice(slices, absorption, phase, decay, n)
                 for n in range(start, min(start + every, len(slices)))]
-        for n, one in enumerate(here):
-            behind[n].copy_(behind[n - 1] if n else kept[block])
-            if n:
-                wave = behind[n]
-                arrived = way.propagate(wave)
-                if arrived is not wave:
-                    wave.copy_(arrived)
-            transmit(behind[n], one, places[n])
+        behind = [kept[block], *between[:len(here) - 1]]
+        for n, one in enumerate(here[1:], 1):
+            transmit(way.propagate(behind[n - 1], behind[n]), one, behind[n], room)
         for n, one in reversed(list(enumerate(here))):
             grad = way.adjoint(grad, behind[n], of_factors)
-            transmit_adjoint(behind[n], one, places[n], grad, Wanted(
+            transmit_adjoint(behind[n], one, grad, Wanted(
                 None if slices.grad is None else slices.grad[start + n],
                 None if absorption.grad is None or one.absorbing is None
-                else absorption.grad[start + n], of_phase, of_decay))
+                else absorption.grad[start + n], of_phase, of_decay), room)
     if incident.grad is not None:
         incident.grad += grad
     if of_factors is not None:

@@ -26,11 +26,14 @@ class Slice(NamedTuple):
     decay: Tensor
     """[1/(V A)], (1,)."""
 
-    def transmission(self, out: Tensor | None) -> Tensor:
-        """The exponential (ny, nx) by torch, written to out if it is given."""
+    def transmission(self, room: "Room", *, conjugate: bool = False) -> Tensor:
+        """The exponential (ny, nx) or its conjugate, by torch, in some room."""
+        n = len(self.potential)
+        angle, real, imaginary = (part[:n] for part in room.parts)
+        torch.mul(self.potential, -self.phase if conjugate else self.phase, out=angle)
         # Not torch's own polar form, which takes half as long again.
-        angle = self.potential * self.phase
-        real, imaginary = torch.cos(angle), angle.sin_()
+        torch.cos(angle, out=real)
+        torch.sin(angle, out=imaginary)
         lost = None if self.absorbing is None else self.absorbing * -self.phase
         if bool(self.decay):
             lost = (self.potential * -self.decay if lost is None
@@ -39,7 +42,13 @@ class Slice(NamedTuple):
             left = lost.exp_()
             real *= left
             imaginary *= left
-        return torch.complex(real, imaginary, out=out)
+        return torch.complex(real, imaginary, out=room.waves[0][:n])
+
+    def part(self, rows: slice) -> "Slice":
+        """Some of its rows."""
+        return self._replace(
+            potential=self.potential[rows],
+            absorbing=None if self.absorbing is None else self.absorbing[rows])
 
 
 class Wanted(NamedTuple):
@@ -53,33 +62,41 @@ class Wanted(NamedTuple):
     """The same."""
 
 
-def room(n: int, wave: Tensor) -> list[Tensor | None]:
-    """Where `transmit` keeps n transmissions for its adjoint; kernels make them again."""
-    if many_threads():
-        return [None] * n
-    return list(torch.empty((n, *wave.shape), dtype=wave.dtype, device=wave.device))
+class Room(NamedTuple):
+    """For what is held between two passes over a block of rows: fresh arrays take as long."""
+
+    parts: Tensor
+    """Real, (3, rows, nx)."""
+    waves: Tensor
+    """Complex, (2, rows, nx)."""
 
 
-def transmit(wave: Tensor, here: Slice, kept: Tensor | None) -> None:
-    """Take a wave (ny, nx) through a slice, in place.
+def room_for(wave: Tensor) -> Room:
+    """Room to pass waves (ny, nx) like this one."""
+    block = _blocks(wave)[0].stop if not many_threads() else 0
+    shape = (block, wave.shape[1])
+    return Room(wave.real.new_empty((3, *shape)), wave.new_empty((2, *shape)))
+
+
+def transmit(wave: Tensor, here: Slice, out: Tensor, room: Room) -> None:
+    """Take a wave (ny, nx) through a slice.
 
     Args:
-        wave: before the slice, then behind it.
+        wave: before the slice.
         here: the slice.
-        kept: where its transmission is written; None = nowhere.
+        out: the wave behind it is written here (ny, nx); may be the wave before it.
+        room: of `room_for`.
     """
     if many_threads():
-        launch(kernels.transmit, _pixels(wave), *_numbers(here), _pixels(wave))
+        launch(kernels.transmit, _pixels(wave), *_numbers(here), _pixels(out))
         return
     for rows in _blocks(wave):
-        part = Slice(here.potential[rows], None if here.absorbing is None
-                     else here.absorbing[rows], here.phase, here.decay)
-        wave[rows].mul_(part.transmission(None if kept is None else kept[rows]))
+        torch.mul(wave[rows], here.part(rows).transmission(room), out=out[rows])
 
 
 def _blocks(wave: Tensor) -> list[slice]:
     """Rows of a wave that stay in the cache from one step to the next."""
-    n = max(1, (1 << 16) // wave.shape[1])
+    n = min(wave.shape[0], max(1, (1 << 16) // wave.shape[1]))
     return [slice(first, first + n) for first in range(0, wave.shape[0], n)]
 
 
@@ -90,26 +107,35 @@ def _times(wave: Tensor, rows: Tensor, columns: Tensor) -> None:
 
 
 def transmit_adjoint(
-    behind: Tensor, here: Slice, kept: Tensor | None, grad: Tensor, wanted: Wanted
+    behind: Tensor, here: Slice, grad: Tensor, wanted: Wanted, room: Room
 ) -> None:
     """From the gradient of the wave behind a slice to that before it, in place.
 
     Args:
-        behind: the wave behind the slice (ny, nx), overwritten.
+        behind: the wave behind the slice (ny, nx).
         here: the slice.
-        kept: its transmission as `transmit` kept it, overwritten.
         grad: (ny, nx).
         wanted: where the gradients of the slice are added.
+        room: of `room_for`.
     """
-    if kept is None:
+    if many_threads():
         unused = here.potential.view(-1)
         places = [(0, unused) if place is None else (1, place.view(-1)) for place in wanted]
         launch(kernels.transmit_adjoint, _pixels(behind), *_numbers(here), _pixels(grad),
                *(part for place in places for part in place))
         return
-    # Conjugates are written in place: as a lazy view each would be a new array in every product.
-    # With t = exp(e), grad_e = conj(wave t) grad.
-    exponent = behind.conj_physical_().mul_(grad)
+    # To keep transmissions would take longer than to make them again where they fit the cache.
+    for rows in _blocks(grad):
+        part, after = here.part(rows), grad[rows]
+        # With t = exp(e), grad_e = conj(wave t) grad.
+        exponent = torch.conj_physical(behind[rows], out=room.waves[1][:len(after)]).mul_(after)
+        _add_exponents(exponent, part, Wanted(
+            *(None if place is None else place[rows] for place in wanted)))
+        after.mul_(part.transmission(room, conjugate=True))
+
+
+def _add_exponents(exponent: Tensor, here: Slice, wanted: Wanted) -> None:
+    """Add what the gradient of a slice's exponent (ny, nx) is to what the exponent is made of."""
     if wanted.potential is not None:
         wanted.potential.add_(exponent.imag, alpha=float(here.phase))
         if bool(here.decay):
@@ -122,11 +148,10 @@ def transmit_adjoint(
             wanted.phase.addcmul_(exponent.real, here.absorbing, value=-1)
     if wanted.decay is not None:
         wanted.decay.addcmul_(exponent.real, here.potential, value=-1)
-    grad.mul_(kept.conj_physical_())
 
 
 class Way:
-    """From one slice to the next: F^-1[rows(ky) columns(kx) F psi]; what is given is overwritten.
+    """From one slice to the next: F^-1[rows(ky) columns(kx) F psi].
 
     On a CPU results of transforms are fresh arrays: torch makes these first and copies them to
     where a result is asked for.
@@ -144,11 +169,12 @@ class Way:
         else:
             self._rows, self._columns = rows, columns
 
-    def propagate(self, wave: Tensor) -> Tensor:
-        """The wave (ny, nx) where it arrives."""
-        spectrum = torch.fft.fft2(wave, out=wave if self._fused else None)
+    def propagate(self, wave: Tensor, room: Tensor) -> Tensor:
+        """The wave (ny, nx) where it arrives: in room, which may be the wave, or a fresh array."""
+        out = room if self._fused else None
+        spectrum = torch.fft.fft2(wave, out=out)
         self.multiply(spectrum)
-        return torch.fft.ifft2(spectrum, norm=self._norm, out=wave if self._fused else None)
+        return torch.fft.ifft2(spectrum, norm=self._norm, out=out)
 
     def multiply(self, spectrum: Tensor) -> None:
         """Multiply a spectrum (ny, nx) by the propagator, in place."""
@@ -161,7 +187,7 @@ class Way:
         """From the gradient of the wave that arrives to that of the one sent.
 
         Args:
-            grad: (ny, nx).
+            grad: (ny, nx), which may be overwritten.
             sent: the wave that was sent (ny, nx).
             wanted: where the gradient of the propagator, times the pixels, is added (ny, nx).
         """

@@ -69,7 +69,8 @@ def _sorted(key: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
 def _splat_adjoint(x, y, weight, broadening, kind, radius, slice_index, table, out):  # type: ignore[no-untyped-def]
     inputs = (x, y, weight, broadening)
     launch(splat_kernels(table.shape[2]).adjoint, *inputs, kind, radius, slice_index, table,
-           out.grad, *(torch.empty_like(t) if t.grad is None else t.grad for t in inputs))
+           out.grad, broadening.grad is not None,
+           *(torch.empty_like(t) if t.grad is None else t.grad for t in inputs))
 
 
 def splat(
@@ -148,36 +149,43 @@ def _filtered(both: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 def _holds(image: torch.Tensor) -> bool:
     """Whether a slice holds something; a GPU is not waited for to say so."""
-    return many_threads() or bool(image.any())
+    return many_threads() or bool(image.view(torch.uint8).any())  # by bytes: several times faster
 
 
 class _Filter(torch.autograd.Function):
-    """Multiply the spectrum of every slice by a real factor, in place; its own adjoint."""
+    """Multiply the spectrum of every slice by a real factor, into `out`; its own adjoint.
+
+    `out` may be the slices, and empty ones are left as they are then.
+    """
 
     @staticmethod
-    def forward(ctx: Any, slices: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, slices: torch.Tensor, factor: torch.Tensor, out: torch.Tensor
+    ) -> torch.Tensor:
         ctx.save_for_backward(factor)
-        slices = slices.detach()
-        singly = slices
-        if slices.is_complex():
-            singly = slices[:0]
-            for both in filter(_holds, slices):
-                both.copy_(_filtered(both, factor))
-        elif slices[0].numel() >= _LARGE:
-            singly = slices[len(slices) // 2 * 2:]
-            for one, other in zip(slices[::2], slices[1::2], strict=False):
-                if not (_holds(one) or _holds(other)):
-                    continue
-                both = _filtered(torch.complex(one, other), factor)
-                one.copy_(both.real)
-                other.copy_(both.imag)
-        for image in filter(_holds, singly):  # one slice at a time stays in the cache
-            image.copy_(torch.fft.irfft2(torch.fft.rfft2(image).mul_(factor), s=image.shape))
-        return slices.view_as(slices)
+        slices, out = slices.detach(), out.detach()
+        in_place = out.data_ptr() == slices.data_ptr()
+        # One slice at a time stays in the cache.
+        at_once = 2 if not slices.is_complex() and slices[0].numel() >= _LARGE else 1
+        for part, into in zip(slices.split(at_once), out.split(at_once), strict=True):
+            if in_place and not any(map(_holds, part)):
+                continue
+            if slices.is_complex():
+                into[0].copy_(_filtered(part[0], factor))
+            elif len(part) == 2:
+                both = _filtered(torch.complex(*part), factor)
+                into[0].copy_(both.real)
+                into[1].copy_(both.imag)
+            else:
+                into[0].copy_(torch.fft.irfft2(torch.fft.rfft2(part[0]).mul_(factor),
+                                               s=part.shape[1:]))
+        return out.view_as(out)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple:
-        return _Filter.apply(grads[0].clone(), *ctx.saved_tensors), None
+        # Not in place: others may hold the gradient.
+        filtered = _Filter.apply(grads[0], *ctx.saved_tensors, torch.empty_like(grads[0]))
+        return filtered, None, None
 
 
 def narrow(
@@ -204,4 +212,4 @@ def narrow(
             return torch.complex(*(torch.fft.irfft2(torch.fft.rfft2(part) * factor, s=shape)
                                    for part in (splatted.real, splatted.imag)))
         return torch.fft.irfft2(torch.fft.rfft2(splatted) * factor, s=shape)
-    return _Filter.apply(splatted, factor)
+    return _Filter.apply(splatted, factor, splatted)
