@@ -16,6 +16,9 @@ from tem_taichi.files.mrc import read_volume
 from tem_taichi.files.packed import content_of
 from tem_taichi.instrument.groups import group_size
 from tem_taichi.scene.load import load_scene
+from tem_taichi.series import cost
+from tem_taichi.series.cost import foreseen_memory
+from tem_taichi.series.plan import plan
 from tem_taichi.simulate import main
 from tem_taichi.specimen.assemblies import assembly_generators
 from tem_taichi.specimen.atoms import read_structure
@@ -102,6 +105,23 @@ def test_more_than_a_day_asks_for_force(here, capsys, monkeypatch, words):
     err = capsys.readouterr().err
     assert "force=false: " in err and "must be true for more than a day" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("shape", "words", "peak"), [
+    (512, [], 0.80), (1024, [], 1.20), (2048, [], 2.46), (4096, [], 3.91),
+    (2048, ["interaction.oversampling=1", "interaction.margin=0"], 1.33),
+    (2048, ["interaction.oversampling=1", "interaction.margin=0", "interaction.mode=projection",
+            "detector.halves=true", "specimen.ice.granularity=0"], 0.96),
+])
+def test_memory_is_that_of_measured_runs(shape, words, peak):
+    """Peaks of runs on a CPU [GB], with 1.35 A pixels in 200 nm of ice."""
+    scene = load_scene(None, [f"shape=[{shape},{shape}]", "pixel_size=1.35", "compute.arch=cpu",
+                              "specimen.ice.thickness=2000",
+                              "tilts={scheme: listed, angles: [0]}", *words])
+    planned = plan(scene)
+    memory = sum(foreseen_memory(scene, planned.instrument, np.zeros(1))) + cost._BASE
+    assert memory == pytest.approx(planned.memory)
+    assert memory == pytest.approx(peak * 1e9, rel=0.3)  # they are said to be within a third
 
 
 def test_very_many_slices_take_no_more_room_than_few():

@@ -26,7 +26,7 @@ from tem_taichi.specimen.view import View
 DAY = 86400.0
 """Of computing [s], beyond which a scene must say force: true."""
 
-_BASE = 0.5e9
+_BASE = 0.55e9
 """Memory of the program itself [bytes]."""
 _PER_PIXEL, _PER_SLICE = 45.0, 19.0
 """Memory for each pixel of the wave in single precision, alone and for each slice in work [bytes],
@@ -34,9 +34,10 @@ measured with ferritins in granular ice on waves of 2520^2 pixels, 2 and 6 slice
 all), and of 6804^2, 2 slices (74)."""
 _PER_SCATTERER, _PER_ATOM, _PER_COPY = 250.0, 60.0, 500.0
 """Memory of a scatterer that is placed, of one of a kind, and of a copy of the kind [bytes]."""
-_PER_IMAGE_PIXEL = 100.0
+_PER_IMAGE_PIXEL, _BESIDE = 100.0, 20.0
 """Memory for each pixel of an image, of which one is in work: its sums, halves and preview, the
-others are in files [bytes], in single precision."""
+others are in files; and for each pixel of the wave that is left by then [bytes], in single
+precision. The slices are gone when it is made: only the larger of the two counts."""
 _PER_VOXEL, _SLAB, _PER_VOXEL_OF_SLAB = 40.0, 1 << 24, 50.0
 """Memory of a voxel of the volumes of shrec and copick [bytes], how many of them are in work for
 their masks, and what these take besides."""
@@ -72,20 +73,22 @@ def foreseen_memory(
         specimen: if it is built.
 
     Returns:
-        That of the waves and the specimen, which is a GPU's where one is in use, and that of
-        images and volumes.
+        That of the waves and the specimen, which is a GPU's where one is in use, and what images
+        and volumes take on the machine, beside that unless on a GPU.
     """
     number = 8 if scene.compute.dtype == "float64" else 4
-    at_once = group_size(slices_of(scene, instrument, angles[np.abs(angles).argmax()]),
-                         math.prod(instrument.wave_shape))
-    waves = (math.prod(instrument.wave_shape) * (_PER_PIXEL + _PER_SLICE * at_once) * number / 4)
+    pixels = math.prod(instrument.wave_shape)
+    at_once = 1 if isinstance(instrument, Projection) else group_size(
+        slices_of(scene, instrument, angles[np.abs(angles).argmax()]), pixels)
+    waves = pixels * (_PER_PIXEL + _PER_SLICE * at_once) * number / 4
+    images = math.prod(scene.shape) * _PER_IMAGE_PIXEL * number / 4
+    if current().torch_device.type != "cuda":
+        images = max(images + pixels * _BESIDE * number / 4 - waves, 0.0)
     if specimen is not None:
         waves += number / 4 * (
             min(BATCH, specimen.n_scatterers) * _PER_SCATTERER
             + sum(len(kind.positions) * _PER_ATOM for kind in specimen.kinds)
             + copies_cost(instrument, specimen)[1])
-    images = math.prod(scene.shape) * _PER_IMAGE_PIXEL * number / 4
-    if specimen is not None:
         images += sum(len(pose.positions) for pose in specimen.poses) * _PER_COPY
     voxels = voxels_of(scene)
     return waves, images + voxels * _PER_VOXEL + min(voxels, _SLAB) * _PER_VOXEL_OF_SLAB
