@@ -198,11 +198,12 @@ def test_gradients_are_asked_of_stencils(double, monkeypatch):
 
 
 def test_the_rule():
-    kind, view = mixed(50_000), seen(5.0, 1, shape=(512, 1000))
+    kind, view = mixed(50_000), seen(5.0, 1, shape=(512, 1000), depth="nearest")
     assert drawn_as_points(kind, poses(3), view)
     assert not drawn_as_points(kind, poses(2), view)  # 128,000 are a quarter of the pixels
     assert not drawn_as_points(kind, poses(3), replace(view, n_slices=2))
     assert drawn_as_points(kind, poses(8), replace(view, n_slices=9))  # it reaches three at most
+    assert drawn_as_points(kind, poses(4), replace(view, n_slices=9, depth="smooth"))
     small = replace(view, shape=(64, 64))
     assert drawn_as_points(kind, poses(2), small)
     assert not drawn_as_points(kind, poses(1), small)  # fewer than 100,000

@@ -29,7 +29,7 @@ ENOUGH = 1_000_000
 MANY = 100_000
 """Scatterers of all copies below which none are drawn as points: their curves take as long."""
 CROWDED = 0.25
-"""Scatterers for each pixel of the slices that they reach, from which they are drawn as points."""
+"""Stencils for each pixel of the slices that they reach, from which scatterers are points."""
 SHARE = 0.1
 """Of the memory that a volume may take."""
 
@@ -69,8 +69,8 @@ def drawn_as_points(kind: Kind, pose: Poses, view: View) -> bool:
     """Whether the copies of a kind are drawn as points where they are drawn as no volume.
 
     Where they have 100,000 scatterers or more, and a quarter as many as the slices that they can
-    reach have pixels: a point takes a tenth of the time of a stencil, but each slice a few
-    transforms. Never where a gradient is asked for in what moves them or what they are, nor on a
+    reach have pixels, or an eighth where each is shared by two slices: a point takes a tenth of the
+    time of a stencil, but each slice a few transforms. Never where a gradient is asked for in what moves them or what they are, nor on a
     GPU, nor in a field narrower than two bands.
 
     Args:
@@ -82,8 +82,9 @@ def drawn_as_points(kind: Kind, pose: Poses, view: View) -> bool:
             tensor.requires_grad for tensor in tensors_in((kind, pose, view.rotation, view.shift))):
         return False
     reached = min(view.n_slices, 2 * kind.radius / view.slice_thickness + 2)
-    return (len(kind.positions) * len(pose.positions)
-            >= max(MANY, CROWDED * math.prod(view.shape) * reached))
+    scatterers = len(kind.positions) * len(pose.positions)
+    stencils = scatterers * (2 if view.depth == "smooth" and view.n_slices > 1 else 1)
+    return scatterers >= MANY and stencils >= CROWDED * math.prod(view.shape) * reached
 
 
 def seconds_of(box: Box, view: View) -> float:
