@@ -132,9 +132,10 @@ def arrange(
 
 
 @cache
-def spread_kernel(taps: tuple[tuple[float, ...], ...]) -> Callable:
-    """The kernel that spreads points in bands on slices (unrolled)."""
+def spread_kernel(taps: tuple[tuple[float, ...], ...], amounts: int) -> Callable:
+    """The kernel that spreads points in bands on slices, each with some amounts (unrolled)."""
     width = len(taps)
+    values = ti.types.vector(amounts, float)
     weights = polynomials(taps)
 
     @ti.kernel
@@ -148,9 +149,9 @@ def spread_kernel(taps: tuple[tuple[float, ...], ...]) -> Callable:
         count: int,
         ny: int,
         nx: int,
-        grids: ti.types.ndarray(ndim=1),
+        grids: ti.types.ndarray(dtype=values, ndim=1),
     ):
-        """Add points to grids (m, count, ny, nx), flat and periodic; in three turns.
+        """Add points to grids (count, ny, nx) of vectors of amounts, flat and periodic; in turns.
 
         Even bands, odd bands, and the last one if it is an even one like the first. Those of band
         b are start[b] .. start[b + 1] - 1; slice s of the grids is first + s of n_slices.
@@ -179,27 +180,30 @@ def spread_kernel(taps: tuple[tuple[float, ...], ...]) -> Callable:
                     if row < 0:
                         row += ny
                     layer, part = shared(points[i, 2], n_slices, smooth)
-                    for m in range(points.shape[1] - 3):
-                        for side in range(2):
-                            s = layer + side - first
-                            share = part
-                            if side == 0:
-                                share = 1 - part
-                            if s >= 0 and s < count and share != 0.0:
-                                amount = points[i, 3 + m] * share
-                                if column + width <= nx and row + width <= ny:
-                                    at = ((m * count + s) * ny + row) * nx + column
-                                    for y in ti.static(range(width)):
-                                        w = amount * wy[y]
-                                        for x in ti.static(range(width)):
-                                            # No +=, which would be atomic, at ten times the cost.
-                                            grids[at + y * nx + x] = (
-                                                grids[at + y * nx + x] + w * wx[x])
+                    given = values(0)
+                    for m in ti.static(range(amounts)):
+                        given[m] = points[i, 3 + m]
+                    for side in range(2):
+                        s = layer + side - first
+                        share = part
+                        if side == 0:
+                            share = 1 - part
+                        if s >= 0 and s < count and share != 0.0:
+                            for y in range(width):
+                                at_row = row + y
+                                if at_row >= ny:
+                                    at_row -= ny
+                                at = (s * ny + at_row) * nx + column
+                                amount = given * (share * wy[y])
+                                if column + width <= nx:
+                                    for x in ti.static(range(width)):
+                                        # No +=, which would be atomic, at ten times the cost.
+                                        grids[at + x] = grids[at + x] + amount * wx[x]
                                 else:
-                                    for y in range(width):
-                                        at = ((m * count + s) * ny + (row + y) % ny) * nx
-                                        for x in range(width):
-                                            to = at + (column + x) % nx
-                                            grids[to] = grids[to] + amount * wy[y] * wx[x]
+                                    for x in range(width):
+                                        to = at + x
+                                        if column + x >= nx:
+                                            to -= nx
+                                        grids[to] = grids[to] + amount * wx[x]
 
     return spread

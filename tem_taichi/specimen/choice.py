@@ -70,8 +70,8 @@ def drawn_as_points(kind: Kind, pose: Poses, view: View) -> bool:
 
     Where they have 100,000 scatterers or more, and a quarter as many as the slices that they can
     reach have pixels, or an eighth where each is shared by two slices: a point takes a tenth of the
-    time of a stencil, but each slice a few transforms. Never where a gradient is asked for in what moves them or what they are, nor on a
-    GPU, nor in a field narrower than two bands.
+    time of a stencil, but each slice a few transforms. Never where a gradient is asked for in what
+    moves them or what they are, nor on a GPU, nor in a field narrower than two bands.
 
     Args:
         kind: of particle.

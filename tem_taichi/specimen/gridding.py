@@ -85,8 +85,8 @@ def spread_on_slices(
     """Add points to slices, each as the kernel POINTS; without a gradient.
 
     Args:
-        grids: slices first_slice, first_slice + 1, ... of n_slices, of each amount, (m, count, ny,
-            nx), added to; periodic, as wide as two bands at least.
+        grids: slices first_slice, first_slice + 1, ... of n_slices, (count, ny, nx, m) with a value
+            of each amount, added to; periodic, as wide as two bands at least.
         positions: of a particle's points [A], (n, 3).
         amounts: of each, (n, m).
         frames: take positions (x, y, z, 1) of each copy to its column, row and depth in slices,
@@ -95,7 +95,7 @@ def spread_on_slices(
         n_slices: see grids.
         depth: of `depth.depth_weights`.
     """
-    m, count, ny, nx = grids.shape
+    count, ny, nx, m = grids.shape
     n, device = len(positions), grids.device
     bands = ny // points.BAND
     at_once = max(1, (_AT_ONCE // 2) // n)
@@ -120,8 +120,8 @@ def spread_on_slices(
             launch(points.arrange, places[:k], band[:k], amounts, begin, len(part),
                    following.T.contiguous(), sorted_ones)
             for turn in range(3 if bands % 2 and bands > 1 else 2):
-                launch(points.spread_kernel(POINTS.taps), sorted_ones, start, turn, n_slices,
-                       smooth, first_slice, count, ny, nx, grids.view(-1))
+                launch(points.spread_kernel(POINTS.taps, m), sorted_ones, start, turn, n_slices,
+                       smooth, first_slice, count, ny, nx, grids.view(-1, m))
 
 
 @ti.ad.grad_replaced

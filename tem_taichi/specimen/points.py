@@ -19,8 +19,8 @@ from tem_taichi.specimen.kinds import Kind, Solvent, parts_of
 from tem_taichi.specimen.splatting import WIDENING
 from tem_taichi.specimen.view import View
 
-_ROOM = 1 << 25
-"""Coefficients of all grids that are held at once, if these are of one slice at least."""
+_ROOM = 1 << 26
+"""Numbers in all grids that are held at once, if these are of one slice at least."""
 
 _CURVES = 4
 """That it takes, more or less."""
@@ -49,31 +49,35 @@ def add_points(
         k = frequencies(n, half=axis == 1)
         common /= as_tensor(POINTS.transform(k.cpu().numpy())).reshape(
             (-1, 1) if axis == 0 else (1, -1))
-    for name, layer in layers.items():
-        parts = parts_of(kind, name, solvent)
-        if not parts:
-            continue
-        amounts, curves = _curves_for(kind, name, parts, view.pixel_size, solvent)
-        factors = [looked_up(curve, squared) * common for curve in curves]
-        at_once = max(1, _ROOM // (len(curves) * squared.numel()))
-        for begin, some in enumerate(layer.split(at_once)):
-            grids = torch.zeros((len(curves), *some.shape), dtype=some.dtype, device=some.device)
-            spread_on_slices(
-                grids, kind.positions.detach().contiguous(), amounts, frames, depth=depth,
-                first_slice=first + begin * at_once, n_slices=view.n_slices)
-            for n, image in enumerate(some):
-                spectrum = torch.fft.rfft2(grids[0, n]).mul_(factors[0])
-                for grid, factor in zip(grids[1:, n], factors[1:], strict=True):
-                    spectrum += torch.fft.rfft2(grid).mul_(factor)
-                image += torch.fft.irfft2(spectrum, s=image.shape)
+    amounts, curves = kind.once(("points", tuple(layers), view.pixel_size, solvent, current()),
+                                lambda: _curves_of(kind, tuple(layers), view.pixel_size, solvent))
+    factors = {name: [looked_up(curve, squared).mul_(common) for curve in some]
+               for name, some in curves.items()}
+    count = len(next(iter(layers.values())))
+    at_once = max(1, _ROOM // (amounts.shape[1] * math.prod(view.shape)))
+    for begin in range(0, count, at_once):
+        here = min(at_once, count - begin)
+        grids = torch.zeros((here, *view.shape, amounts.shape[1]), dtype=amounts.dtype,
+                            device=amounts.device)
+        spread_on_slices(grids, kind.positions.detach().contiguous(), amounts, frames, depth=depth,
+                         first_slice=first + begin, n_slices=view.n_slices)
+        for n, grid in enumerate(grids):
+            channels = iter(grid.unbind(-1))
+            for name, some in factors.items():
+                spectrum = torch.fft.rfft2(next(channels)).mul_(some[0])
+                for factor in some[1:]:
+                    spectrum += torch.fft.rfft2(next(channels)).mul_(factor)
+                layers[name][begin + n] += torch.fft.irfft2(spectrum, s=view.shape)
 
 
-def _curves_for(
-    kind: Kind, name: str, parts: Sequence, pixel_size: float, solvent: Solvent
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`scattering_curves` of what a kind has of a name, kept with it."""
-    return kind.once((f"points of {name}", pixel_size, solvent, current()),
-                     lambda: scattering_curves(parts, pixel_size))
+def _curves_of(
+    kind: Kind, names: Sequence[str], pixel_size: float, solvent: Solvent
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """`scattering_curves` of each name that a kind has: all amounts (n, m), the curves of each."""
+    parts = {name: parts_of(kind, name, solvent) for name in names}
+    found = {name: scattering_curves(some, pixel_size) for name, some in parts.items() if some}
+    return (torch.cat([amounts for amounts, _ in found.values()], dim=1),
+            {name: curves for name, (_, curves) in found.items()})
 
 
 def memory_of_points(kind: Kind, shape: tuple[int, int]) -> float:
@@ -84,5 +88,5 @@ def memory_of_points(kind: Kind, shape: tuple[int, int]) -> float:
         shape: (ny, nx) of the slices.
     """
     fields = 1 + (kind.displaced is not None) + (kind.absorbing is not None)
-    return 4.0 * _CURVES * (fields * len(kind.positions) + 2 * max(
-        _ROOM / _CURVES, math.prod(shape) / 2))
+    return 4.0 * (_CURVES * fields * len(kind.positions)
+                  + max(_ROOM, _CURVES * fields * math.prod(shape)))
