@@ -67,6 +67,11 @@ def test_spheres_may_be_even_and_copies_turned_before_they_stand():
     assert np.linalg.norm(out.mean(0)) < 0.02
 
 
+def test_even_copies_that_overlap_are_said():
+    with pytest.warns(UserWarning, match=r"spike\.even=true: the bounding spheres of 300 of 300"):
+        virions([[0.0, 0.0, 0.0], [900.0, 0.0, 0.0]], spikes=300, even=True)
+
+
 def test_others_stay_clear_of_all_that_stands_around_a_copy():
     envelopes, spikes, _, others = virions([[0.0, 0.0, 0.0]], others=12)
     distance = np.linalg.norm(others.positions - envelopes.positions, axis=1)
@@ -99,6 +104,8 @@ def test_kinds_about_the_specimens_middle_stay_clear_of_each_other():
      r"spike\.even=true: must be false for placement: ball"),
     ({"placement": "ball", "radius": 90.0, "orientations": [[0.0, 0.0, 0.0]]},
      r"spike\.orientations=.*: must be null in a ball"),
+    ({"orientations": [[0.0, 0.0, 0.0]]},
+     r"spike\.orientations=.*: must be null for placement: random"),
 ])
 def test_what_cannot_stand_is_refused_in_one_line(keys, said):
     content = {"specimen": {"particles": {"spike": {"globule": 50.0, **keys}}}}

@@ -61,6 +61,10 @@ class PlacingSettings:
             checks.check(self.orientations is None or self.placement != "ball",
                          f"{key}.orientations", self.orientations,
                          "null in a ball, whose copies are turned at random")
+            checks.check(self.orientations is None or self.placement != "random",
+                         f"{key}.orientations", self.orientations,
+                         "null for placement: random, whose copies are turned at random (use "
+                         "placement: listed or lattice)")
             checks.check(self.orientations is None or self.placement != "sphere"
                          or len(self.orientations) == 1, f"{key}.orientations", self.orientations,
                          "one for all on a sphere")
@@ -137,7 +141,8 @@ class SphereSettings:
     """for sphere and ball: name of another kind of particle, around each copy of which there is
     one, turned with it; null = one about the specimen's centre"""
     even: bool = False
-    """for sphere: whether copies are spread evenly instead of at random without overlap"""
+    """for sphere: whether copies are spread evenly, even where they overlap, which a warning says,
+    instead of at random without overlap"""
 
     def check(self, key: str) -> None:
         """ValueError unless the values are allowed; `key` is the particle's."""

@@ -1,6 +1,7 @@
 """Where the copies of each kind of particle are, and how they are turned."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tem_taichi.scene.particle import ParticleSettings
 from tem_taichi.scene.placing import HelixSettings, PlacingSettings
 from tem_taichi.scene.settings import Scene
 from tem_taichi.series.filaments import along_filaments, helix, random_filaments
-from tem_taichi.series.spheres import adsorbed, in_ball, on_sphere
+from tem_taichi.series.spheres import adsorbed, in_ball, on_sphere, too_close
 from tem_taichi.specimen.poses import Poses
 from tem_taichi.streams import Key
 
@@ -153,6 +154,11 @@ def _around(
         else:
             local, turned = on_sphere(count, sphere.radius, apart, sphere.even,
                                       np.eye(3) if turn is None else turn[0], taken, rng)
+            if sphere.even and i == 0 and (close := too_close(local, apart, taken)):
+                warnings.warn(
+                    f"specimen.particles.{name}.even=true: the bounding spheres of {close} of "
+                    f"{count} copies overlap with others; lower the count or enlarge the radius, "
+                    "unless their shapes leave room", stacklevel=2)
         if len(local) < count:
             raise ValueError(
                 f"specimen.particles.{name}.count={count}: only {len(local)} of radius "

@@ -45,6 +45,23 @@ def adsorbed(
     return accepted
 
 
+def too_close(points: Array, own: float, taken: list[tuple[Array, float]]) -> int:
+    """How many of some points are closer to another or to what is taken than they may be.
+
+    Args:
+        points: (n, 3) [A].
+        own: as in `adsorbed`, as is the other.
+        taken: see own.
+    """
+    close = np.zeros(len(points), dtype=bool)
+    if len(points) > 1:
+        close |= cKDTree(points).query(points, k=2)[0][:, 1] < own
+    for centres, distance in taken:
+        if len(centres) and len(points):
+            close |= cKDTree(centres).query(points)[0] < distance
+    return int(close.sum())
+
+
 def on_sphere(
     count: int, radius: float, own: float, even: bool, turn: Array,
     taken: list[tuple[Array, float]], rng: np.random.Generator,
