@@ -5,7 +5,7 @@ import gzip
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -63,7 +63,7 @@ def as_type(counts: NDArray[Any], dtype: np.dtype) -> NDArray[Any]:
 
 
 def write_mrc(path: Path, array: ArrayLike, pixel_size: float, volume: bool = False,
-              dtype: np.dtype | None = None) -> None:
+              dtype: np.dtype | None = None, origin: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
     """Write images or a volume as MRC2014, plane by plane.
 
     Args:
@@ -73,6 +73,7 @@ def write_mrc(path: Path, array: ArrayLike, pixel_size: float, volume: bool = Fa
         pixel_size: spacing of pixels or voxels along every axis [A], positive.
         volume: mark the file as a volume (ISPG 1) instead of a stack of images (ISPG 0).
         dtype: one of these types to write instead, of `smallest_type`.
+        origin: x, y, z of the middle of the first voxel [A].
 
     Raises:
         ValueError: if the type or shape is another, or a value or the pixel size is not finite;
@@ -83,11 +84,12 @@ def write_mrc(path: Path, array: ArrayLike, pixel_size: float, volume: bool = Fa
         data = data[np.newaxis]
     if data.ndim != 3 or data.size == 0:
         raise ValueError(f"{path}: shape {data.shape} must be 3 dimensions, none empty")
-    write_planes(path, data, pixel_size, volume, data.dtype if dtype is None else dtype)
+    write_planes(path, data, pixel_size, volume, data.dtype if dtype is None else dtype, origin)
 
 
 def write_planes(path: Path, planes: Iterable[NDArray[Any]], pixel_size: float,
-                 volume: bool = False, dtype: np.dtype = _SINGLE) -> None:
+                 volume: bool = False, dtype: np.dtype = _SINGLE,
+                 origin: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
     """Write images or planes that come one after the other; as `write_mrc`.
 
     Args:
@@ -96,6 +98,7 @@ def write_planes(path: Path, planes: Iterable[NDArray[Any]], pixel_size: float,
         pixel_size: as there.
         volume: as there.
         dtype: as there.
+        origin: as there.
 
     Raises:
         ValueError: as there.
@@ -120,6 +123,7 @@ def write_planes(path: Path, planes: Iterable[NDArray[Any]], pixel_size: float,
             if wrong:
                 raise ValueError(f"{path}: {wrong} values are not finite")
             known.describe(header, pixel_size, volume)
+            header.origin.x, header.origin.y, header.origin.z = origin
             file.seek(0)
             file.write(header.tobytes())
     except BaseException:

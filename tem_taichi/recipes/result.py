@@ -32,7 +32,8 @@ class Result:
         tables: NAME.csv, or NAME.star of one table or of several by name.
         images: NAME.mrc of (n, ny, nx) or (ny, nx), with the pixel size [A]; double precision is
             written as single.
-        volumes: NAME.mrc of (nz, ny, nx), with the voxel size [A].
+        volumes: NAME.mrc of (nz, ny, nx), with the voxel size [A] and, if it is not 0, where the
+            middle of the first voxel is, x, y, z [A].
         scenes: NAME.yaml, as text, that `python -m tem_taichi.simulate` reads.
         figures: NAME.png, drawn at the figure's own dpi, or a picture that is a file already.
     """
@@ -43,7 +44,8 @@ class Result:
     summary: Sequence[str] = ()
     tables: Mapping[str, pd.DataFrame | dict[str, pd.DataFrame]] = field(default_factory=dict)
     images: Mapping[str, tuple[ArrayLike, float]] = field(default_factory=dict)
-    volumes: Mapping[str, tuple[ArrayLike, float]] = field(default_factory=dict)
+    volumes: Mapping[str, tuple[ArrayLike, float] | tuple[ArrayLike, float, Sequence[float]]] = (
+        field(default_factory=dict))
     scenes: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, Figure | Path] = field(default_factory=dict)
 
@@ -73,10 +75,11 @@ def write_result(folder: Path, result: Result) -> None:
     for name, table in result.tables.items():
         _write_table(place(name), table)
     for arrays, volume in ((result.images, False), (result.volumes, True)):
-        for name, (values, pixel_size) in arrays.items():
-            values = np.asarray(values)
+        for name, (given, pixel_size, *origin) in arrays.items():
+            values = np.asarray(given)
             values = values.astype(np.float32) if values.dtype == np.float64 else values
-            write_mrc(place(name), values, pixel_size, volume)
+            write_mrc(place(name), values, pixel_size, volume,
+                      origin=origin[0] if origin else (0.0, 0.0, 0.0))
     for name, text in result.scenes.items():
         place(name).write_text(text, encoding="utf-8")
     for name, figure in result.figures.items():
