@@ -24,9 +24,10 @@ def look_up(
     rows: ti.types.ndarray(ndim=1),
     ends: ti.types.ndarray(ndim=2),
     table: ti.types.ndarray(ndim=3),
+    column: int,
     amounts: ti.types.ndarray(ndim=2),
 ):
-    """Add weight_i table(kind_i, broadening_i) to amounts (n, m).
+    """Add weight_i table(kind_i, broadening_i) to columns of amounts (n, .), from one on.
 
     The table (rows, steps, m) is linear between the steps from one end of the broadenings of its
     row to the other, ends (rows, 2); a kind's row is rows[kind].
@@ -38,9 +39,9 @@ def look_up(
               * steps)
         step = ti.min(ti.max(int(at), 0), steps - 1)
         f = at - step
-        for m in range(amounts.shape[1]):
+        for m in range(table.shape[2]):
             value = (1 - f) * table[row, step, m] + f * table[row, step + 1, m]
-            amounts[i, m] = amounts[i, m] + weight[i] * value
+            amounts[i, column + m] = amounts[i, column + m] + weight[i] * value
 
 
 @ti.func

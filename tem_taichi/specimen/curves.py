@@ -26,20 +26,38 @@ _BROADENINGS = 1025
 
 
 def scattering_curves(
-    groups: Sequence[Gaussians], pixel_size: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+    fields: Sequence[Sequence[Gaussians]], pixel_size: float
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Scattering factors of many as sums of few curves; without a gradient.
 
     F_j(s) = sum_m amount_jm curve_m(s), s = |k|^2 from 0 to RADIUS^2, by the singular vectors of
     the factors themselves, to _FACTORS of the largest value of each group's.
 
     Args:
-        groups: what the same scatterers add; their sum is F.
+        fields: of each one what the same scatterers add, groups whose sum is F.
         pixel_size: [A].
 
     Returns:
-        Amounts (n, m), and curves (m, 4097) at equal steps of s.
+        Amounts (n, m) for the curves of all fields, and of each its curves (., 4097) at equal
+        steps of s.
     """
+    found = [_tables(groups, pixel_size) for groups in fields]
+    weight = fields[0][0].weight
+    amounts = torch.zeros((len(weight), sum(len(curves) for _, curves in found)),
+                          dtype=as_tensor(0.0).dtype, device=weight.device)
+    column = 0
+    for groups, (tables, curves) in zip(fields, found, strict=True):
+        for group, (rows, ends, table) in zip(groups, tables, strict=True):
+            look_up(amounts, group.kind, group.weight.detach(), group.broadening.detach(), rows,
+                    ends, table, column)
+        column += len(curves)
+    return amounts, [curves for _, curves in found]
+
+
+def _tables(
+    groups: Sequence[Gaussians], pixel_size: float
+) -> tuple[list[tuple[torch.Tensor, ...]], torch.Tensor]:
+    """Of each group what `look_up` is given, and the curves of all (m, 4097)."""
     angle = (torch.arange(_NODES, dtype=torch.float64) + 0.5) * (math.pi / _NODES)
     s = RADIUS**2 / 2 * (1 - torch.cos(angle))  # [1/pixel^2]
     # Beyond the band only what the widening leaves of it counts.
@@ -48,16 +66,13 @@ def scattering_curves(
     probe = torch.cat([factors[:, ::_BROADENINGS // 32].flatten(0, 1) for factors, _, _ in found])
     probe = probe / probe.abs().amax(1, keepdim=True).clamp_min(1e-30)
     basis = _singular_vectors(probe * importance)
-    amounts = torch.zeros((len(groups[0].weight), len(basis)), dtype=as_tensor(0.0).dtype,
-                          device=groups[0].weight.device)
-    for group, (factors, rows, ends) in zip(groups, found, strict=True):
-        look_up(amounts, group.kind, group.weight.detach(), group.broadening.detach(), rows,
-                as_tensor(ends), as_tensor(factors * importance @ basis.T))
+    tables = [(rows, as_tensor(ends), as_tensor(factors * importance @ basis.T))
+              for factors, rows, ends in found]
     fine = torch.linspace(-1, 1, 4097, dtype=torch.float64)
     series = np.polynomial.chebyshev.chebfit(
         2 * s.numpy() / RADIUS**2 - 1, (basis / importance).T.numpy(), _NODES - 1)
     values = np.polynomial.chebyshev.chebval(fine.numpy(), series)
-    return amounts, as_tensor(values.reshape(len(basis), -1))
+    return tables, as_tensor(values.reshape(len(basis), -1))
 
 
 def _factors(

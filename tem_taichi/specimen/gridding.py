@@ -58,24 +58,25 @@ def spread(
 
 def look_up(
     amounts: torch.Tensor, kind: torch.Tensor, weight: torch.Tensor, broadening: torch.Tensor,
-    rows: torch.Tensor, ends: torch.Tensor, table: torch.Tensor,
+    rows: torch.Tensor, ends: torch.Tensor, table: torch.Tensor, column: int = 0,
 ) -> None:
     """Add to amounts what a table says of each scatterer; without a gradient.
 
     Args:
-        amounts: (n, m), added to.
+        amounts: (n, .), to columns of which it is added.
         kind: of each, integers (n,).
         weight: factor of each, (n,).
         broadening: of each, (n,).
         rows: of the table for each kind, integers (kinds,).
         ends: broadenings at the first and the last step of each row, (rows, 2).
         table: values (rows, steps, m), linear between the steps.
+        column: the first of m.
     """
     for begin in range(0, len(kind), _AT_ONCE):
         part = slice(begin, begin + _AT_ONCE)
         launch(points.look_up, kind[part].int().contiguous(), weight[part].contiguous(),
                broadening[part].contiguous(), rows.int(), ends.contiguous(), table.contiguous(),
-               amounts[part])
+               column, amounts[part])
 
 
 def spread_on_slices(

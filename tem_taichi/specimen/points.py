@@ -75,9 +75,9 @@ def _curves_of(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """`scattering_curves` of each name that a kind has: all amounts (n, m), the curves of each."""
     parts = {name: parts_of(kind, name, solvent) for name in names}
-    found = {name: scattering_curves(some, pixel_size) for name, some in parts.items() if some}
-    return (torch.cat([amounts for amounts, _ in found.values()], dim=1),
-            {name: curves for name, (_, curves) in found.items()})
+    there = {name: some for name, some in parts.items() if some}
+    amounts, curves = scattering_curves(list(there.values()), pixel_size)
+    return amounts, dict(zip(there, curves, strict=True))
 
 
 def memory_of_points(kind: Kind, shape: tuple[int, int]) -> float:

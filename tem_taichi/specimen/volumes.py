@@ -162,7 +162,7 @@ def made_real(
     fine = [_even(FINER * n) for n in box.voxels]
     steps = as_tensor([f / (n * pixel_size) for f, n in zip(fine, box.voxels, strict=True)])
     places = (positions - box.centre) * steps + as_tensor(fine) // 2
-    amounts, curves = scattering_curves([group], pixel_size)
+    amounts, (curves,) = scattering_curves([[group]], pixel_size)
     nx, ny, nz = box.voxels
     kz, ky, kx = (_frequencies(n, places, half) for n, half in ((nz, False), (ny, False),
                                                                 (nx, True)))
