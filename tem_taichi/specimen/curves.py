@@ -56,7 +56,7 @@ def scattering_curves(
 
 def _tables(
     groups: Sequence[Gaussians], pixel_size: float
-) -> tuple[list[tuple[torch.Tensor, ...]], torch.Tensor]:
+) -> tuple[list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], torch.Tensor]:
     """Of each group what `look_up` is given, and the curves of all (m, 4097)."""
     angle = (torch.arange(_NODES, dtype=torch.float64) + 0.5) * (math.pi / _NODES)
     s = RADIUS**2 / 2 * (1 - torch.cos(angle))  # [1/pixel^2]
