@@ -15,8 +15,8 @@ options:
 
 Results appear whole or not at all: results.json with errors and what was assumed, figures, RELION
 star files, and configurations that `python -m tem_taichi.simulate` uses. Until a run of recipe=ctf
-is done, its finished fits (JSON and PNG) are kept in the hidden folder .FOLDER.unfinished beside
-the output, for the same run to go on with. Wrong input ends with one line and exit status 2.
+or denoise is done, its finished fits are kept in the hidden folder .FOLDER.unfinished beside the
+output, for the same run to go on with. Wrong input ends with one line and exit status 2.
 
 recipes:
 """

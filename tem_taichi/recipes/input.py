@@ -107,10 +107,10 @@ def series_table(recipe: WithAngles, stack: str, count: int) -> pd.DataFrame:
 
 def _angles_file(recipe: WithAngles, stack: str) -> Path | None:
     """The file of a tilt series' angles: the recipe's, or else one beside the stack."""
-    return Path(recipe.angles) if recipe.angles else next(iter(_beside(Path(stack))), None)
+    return Path(recipe.angles) if recipe.angles else next(iter(tables_beside(Path(stack))), None)
 
 
-def _beside(stack: Path) -> list[Path]:
+def tables_beside(stack: Path) -> list[Path]:
     """Files of tilt angles and tables that belong to a stack by name."""
     return angles_beside(stack) + [one for one in (stack.with_suffix(".tsv"),
                                                    stack.with_suffix(".csv")) if one.is_file()]
@@ -126,7 +126,8 @@ def files_of(recipe: Recipe, words: Sequence[str] = ()) -> list[str]:
     named = [*_texts(to_plain(recipe)), *(word.partition("=")[2] for word in words
                                         if word.startswith("recipe="))]
     return [name for name in named if os.path.isfile(os.path.expanduser(name))] + [
-        str(file) for name in recipe.input if os.path.isfile(name) for file in _beside(Path(name))]
+        str(file) for name in recipe.input if os.path.isfile(name)
+        for file in tables_beside(Path(name))]
 
 
 def _texts(value: Any) -> Iterator[str]:

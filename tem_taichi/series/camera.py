@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import numpy as np
 from tem_taichi.noise import curves
 from tem_taichi.noise.curves import Curve
 from tem_taichi.noise.detector import Detector
+from tem_taichi.scene.load import CONFIG_FOLDER
+from tem_taichi.scene.yaml_files import read_yaml
 
 
 def detector_from_config(node: Any) -> Detector:
@@ -41,6 +44,26 @@ def detector_from_config(node: Any) -> Detector:
         for key in chosen:
             given[curve] = _read_curve(key, given.pop(key))
     return Detector(**given)
+
+
+def detector_of_name(name: str) -> Detector:
+    """A detector that comes with the package, or that of a file such as recipe=detector writes.
+
+    Args:
+        name: of the detector, or of its YAML file.
+
+    Raises:
+        ValueError: if there is none, or as `detector_from_config`.
+    """
+    folder = CONFIG_FOLDER / "detector"
+    file = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not file.is_file():
+        raise ValueError(f"detector={name}: must be a YAML file that is there, or one of "
+                         f"{', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}")
+    content = read_yaml(file)
+    if not isinstance(content, dict):
+        raise ValueError(f"detector={name}: must be a mapping of keys, such as gain and mtf")
+    return detector_from_config(content)
 
 
 def _read_curve(key: str, value: Any) -> Curve:
