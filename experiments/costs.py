@@ -152,7 +152,7 @@ def table(found: list[dict[str, Any]]) -> str:
 def plot(found: list[dict[str, Any]], file: Path) -> None:
     """Seconds against what varies, and the fits."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     panels = figure.subplots(2, 2).ravel()
@@ -171,12 +171,26 @@ def plot(found: list[dict[str, Any]], file: Path) -> None:
                          "pixels": "pixels a side"}[varied], fontsize=8)
         axes.set_ylabel("time [s]", fontsize=8)
         axes.tick_params(which="both", labelsize=7)
+        if varied == "pixels":
+            axes.set_xticks(VARIED[varied], [f"{value}" for value in VARIED[varied]])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(True, alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=6, title="exponent of what grows", title_fontsize=6)
     letter(panels)
     save(figure, file)
+
+
+def write(found: list[dict[str, Any]], results: Path, figure: Path) -> str:
+    """The curves' numbers, table and figure; the table."""
+    results.mkdir(parents=True, exist_ok=True)
+    (results / "costs.json").write_text(json.dumps(found, indent=1) + "\n")
+    (results / "costs.md").write_text(table(found))
+    plot(found, figure)
+    return table(found)
 
 
 def main() -> None:
@@ -217,11 +231,8 @@ def main() -> None:
         add_row(file, {**key, "more": options.more, "machine": machine(), **result})
         print(f"{key['varied']:>8}{key['value']:12,}  {key['mode']:12}{key['cores']} cores"
               f"{result['seconds']:9.2f} s{result['megabytes']:7.0f} MB", flush=True)
-        found = curves(rows_of(file))
-        (options.results / "costs.json").write_text(json.dumps(found, indent=1) + "\n")
-        (options.results / "costs.md").write_text(table(found))
-        plot(found, options.plot)
-    print(table(curves(rows_of(file))))
+        write(curves(rows_of(file)), options.results, options.plot)
+    print(write(curves(rows_of(file)), options.results, options.plot))
     if failed:
         sys.exit(f"these runs failed: {', '.join(failed)}")
 
