@@ -18,20 +18,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 import tem_taichi as tt
 from experiments.panels import WIDTH, letter, save
 from experiments.runs import RESULTS, STRUCTURES
-from tem_taichi.estimate.denoise import PRIORS, best, choose, sampled
-from tem_taichi.estimate.recording import Recording, blurred, record, transfer
+from tem_taichi.device import as_tensor
+from tem_taichi.estimate.denoise import PRIORS, Estimate, best, choose, sampled
+from tem_taichi.estimate.denoise_error import error_map
+from tem_taichi.estimate.noise_law import blurred, transfer
+from tem_taichi.estimate.recording import Recording, record
 from tem_taichi.estimate.shrinkage import gaussian
+from tem_taichi.files.io import read_images
 from tem_taichi.inverse.measures import affine_rmse, correlation
 from tem_taichi.noise.detector import Detector, detect
 from tem_taichi.series.camera import detector_of_name
 
 FIGURE = Path(__file__).parent / "figures" / "denoise.png"
+REAL = STRUCTURES.parent / "tilt" / "empiar10499_00254_y0-310.mrc"
+"""A tilt series; its 21st image is drawn."""
 LINES, TABLE = RESULTS / "denoise.jsonl", RESULTS / "denoise.md"
 DOSES = (100, 200, 300, 500, 700, 1000, 1500, 2000)  # e-/nm^2 an exposure
 EXPOSURES = (1, 2, 5, 10, 25, 50)
@@ -204,10 +211,10 @@ def verdict(rows: list[dict[str, Any]]) -> str:
 
 
 def figure(rows: list[dict[str, Any]], images: dict[str, Tensor]) -> Figure:
-    """Correlation over total dose, and pictures at 2000 e-/nm^2."""
-    made = Figure(figsize=(WIDTH, 5.6), layout="constrained")
-    axes = made.subplot_mosaic([["a", "a", "b", "b"], ["c", "d", "e", "f"], ["g", "h", "i", "j"]],
-                               height_ratios=[1.5, 1, 1])
+    """Correlation over total dose, pictures at 2000 e-/nm^2, and a tilt of a real series."""
+    made = Figure(figsize=(WIDTH, 6.6), layout="constrained")
+    axes = made.subplot_mosaic([["a", "a", "b", "b"], ["c", "d", "e", "f"], ["g", "h", "i", "j"],
+                                ["k", "l", "m", "n"]], height_ratios=[1.5, 1, 1, 0.55])
     styles = {"average": ":", "surrogate": "x", "gaussian": "--", "oracle_gaussian": "-.",
               "oracle_wiener": "-", "default": "o-"}
     for ax, scene in zip((axes["a"], axes["b"]), SCENES, strict=True):
@@ -227,19 +234,31 @@ def figure(rows: list[dict[str, Any]], images: dict[str, Tensor]) -> Figure:
     for places, scene in (("cdef", "TMV"), ("ghij", "crowd")):
         counts = recorded(images[scene], camera(scene), 400, 5, 0)
         recording = record(counts, camera(scene))
-        priors = [best(name, recording) for name in PRIORS]
-        chosen = choose(priors, recording)
-        shown = {"truth": blurred(images[scene], recording.law),
-                 "average": recording.electrons,
-                 "Gaussian, held out": best("gaussian", recording).electrons,
-                 f"default: {chosen.name}": chosen.electrons}
-        for place, (name, image) in zip(places, shown.items(), strict=True):
-            low, high = np.percentile(image.numpy(), (0.5, 99.5))
-            axes[place].imshow(image, cmap="gray", vmin=low, vmax=high, origin="lower")
-            axes[place].set_title(name, fontsize=7)
-            axes[place].set_axis_off()
-    letter([axes[name] for name in "abcg"])
+        draw(axes, places, {"truth": blurred(images[scene], recording.law),
+                            **pictures(recording)[0]})
+    if REAL.is_file():
+        recording = record(as_tensor(read_images(REAL)[0][20:21]))
+        shown, chosen = pictures(recording)
+        error = error_map(chosen, recording).values
+        draw(axes, "klmn", {**shown, "standard error": error})
+    letter([axes[name] for name in "abcgk"])
     return made
+
+
+def pictures(recording: Recording) -> tuple[dict[str, Tensor], Estimate]:
+    """The average, the Gaussian of held-out width and the default; and the default's estimate."""
+    chosen = choose([best(name, recording) for name in PRIORS], recording)
+    return {"average": recording.electrons,
+            "Gaussian, held out": best("gaussian", recording).electrons,
+            f"default: {chosen.name}": chosen.electrons}, chosen
+
+
+def draw(axes: dict[str, Axes], places: str, shown: dict[str, Tensor]) -> None:
+    for place, (name, image) in zip(places, shown.items(), strict=True):
+        low, high = np.percentile(image.numpy(), (0.5, 99.5))
+        axes[place].imshow(image, cmap="gray", vmin=low, vmax=high, origin="lower")
+        axes[place].set_title(name, fontsize=7)
+        axes[place].set_axis_off()
 
 
 if __name__ == "__main__":

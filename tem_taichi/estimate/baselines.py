@@ -2,21 +2,24 @@
 
 import math
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tem_taichi.estimate.recording import Law, transfer
+from tem_taichi.estimate.noise_law import Law, transfer
 
-NEEDS = {"nonlocal_means": "skimage", "wavelets": "pywt", "topaz": "topaz"}
-"""The package that each needs."""
+NEEDS = {"wavelets": "PyWavelets", "topaz": "topaz-em"}
+"""What some need that does not come with the package."""
 
 
 def installed(name: str) -> bool:
     """Whether what a baseline needs is there."""
-    return name not in NEEDS or find_spec(NEEDS[name]) is not None
+    if name == "topaz":
+        return _weights() is not None
+    return name not in NEEDS or find_spec("pywt") is not None
 
 
 def nonlocal_means(electrons: Tensor, law: Law, strength: float) -> Tensor:
@@ -50,6 +53,33 @@ def wavelets(electrons: Tensor, law: Law, strength: float) -> Tensor:
         found = denoise_wavelet(values, sigma=strength, wavelet="sym4", mode="soft",
                                 method="BayesShrink", rescale_sigma=False)
     return _back(np.nan_to_num(found), electrons, sigma)
+
+
+def topaz(electrons: Tensor) -> Tensor:
+    """Topaz-Denoise's pre-trained network (Bepler et al. 2020), where the user has installed it.
+
+    Args:
+        electrons: recorded, (ny, nx).
+    """
+    from topaz.denoising.models import UDenoiseNet  # its own loader fails on Python 3.11
+
+    network, weights = UDenoiseNet(base_width=11, top_width=5), _weights()
+    assert weights is not None
+    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    spread, mean = torch.std_mean(electrons)
+    with torch.no_grad():
+        found = network.eval()(((electrons - mean) / spread).float().cpu()[None, None])[0, 0]
+    return found.to(electrons) * spread + mean
+
+
+def _weights() -> Path | None:
+    """Of the network, in the package topaz-em; None if it is not there. Nothing is imported."""
+    found = find_spec("topaz")
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        file = Path(folder) / "pretrained/denoise/unet_L2_v0.2.2.sav"
+        if file.is_file():
+            return file
+    return None
 
 
 def _unit(electrons: Tensor, law: Law) -> tuple[NDArray[np.float64], float]:

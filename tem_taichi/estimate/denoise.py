@@ -16,16 +16,18 @@ from torch import Tensor
 from tem_taichi.estimate import baselines
 from tem_taichi.estimate.edge_prior import fit_edges, picture_of
 from tem_taichi.estimate.kept import Kept
-from tem_taichi.estimate.recording import Recording, blurred
+from tem_taichi.estimate.noise_law import blurred
+from tem_taichi.estimate.recording import Recording
 from tem_taichi.estimate.score_fit import fit_samples
 from tem_taichi.estimate.shrinkage import gaussian, local, smooth, spectral
 
 PRIORS = ("smooth", "spectral", "local", "total_variation")
-OTHERS = ("average", "gaussian", "wiener", "nonlocal_means", "wavelets", "surrogate", "corrected")
+OTHERS = ("average", "gaussian", "wiener", "nonlocal_means", "wavelets", "topaz", "surrogate",
+          "corrected")
 """Beside which a prior is shown: no prior, what everybody does, and a published recipe."""
 _JUDGED = 512
 """Pixels a side at most, in the middle, in which estimates are judged."""
-_SLOW = {"total_variation", "nonlocal_means", "wavelets"}
+_SLOW = {"total_variation", "nonlocal_means", "wavelets", "topaz"}
 """Judged by one part, fitted to what is judged alone."""
 _WIDTHS = (0.0, 2.0, 4.0)
 """Of spectra [coefficients]; 0 = rings."""
@@ -46,6 +48,8 @@ class Estimate:
     """Log-likelihood of a part that was held out beyond that of an image without contrast; None =
     not known, of what has lost its scale."""
     seconds: float
+    steps: int = 0
+    """Of "total_variation", after which it explained best what was held out."""
     tried: Mapping[Strength, float] = field(default_factory=dict)
     """That gain by strength."""
 
@@ -94,6 +98,8 @@ def estimate(name: str, strength: Strength, electrons: Tensor, recording: Record
     if name == "local":
         pilot = spectral(electrons, law, strength[1])
         return local(electrons, law, int(strength[0]), pilot, keep)
+    if name == "topaz":
+        return baselines.topaz(electrons)
     if name in ("nonlocal_means", "wavelets"):
         method = (baselines.nonlocal_means if name == "nonlocal_means" else baselines.wavelets)
         return method(electrons, law, strength[0])
@@ -151,7 +157,7 @@ def best(name: str, recording: Recording, kept: Kept | None = None,
     """A picture by the strength of a method that predicts best.
 
     Args:
-        name: of a method.
+        name: of a method that is no fit of samples.
         recording: of the picture.
         kept: what an interrupted run has found.
         given: the strength, where the data are not to choose.
@@ -162,8 +168,6 @@ def best(name: str, recording: Recording, kept: Kept | None = None,
     tried: dict[Strength, float] = {}
     steps: dict[Strength, float] = {}
     for strength in [given] if given else strengths(name, recording):
-        if name in ("surrogate", "corrected"):
-            raise ValueError(f"{name}: is fitted by `sampled`")
         numbers = kept.numbers(f"{name} {strength}", partial(gains, name, strength, recording,
                                                              folds))
         tried[strength] = sum(numbers[:len(folds)]) / len(folds)
@@ -172,8 +176,8 @@ def best(name: str, recording: Recording, kept: Kept | None = None,
     chosen = max(tried, key=tried.__getitem__)
     picture = kept.picture(f"{name} {chosen} electrons", recording.electrons,
                            lambda: whole(name, chosen, recording, int(steps[chosen])))
-    return Estimate(name, (*chosen, *([steps[chosen]] if name == "total_variation" else [])),
-                    picture, tried[chosen], time.perf_counter() - begun, tried)
+    return Estimate(name, chosen, picture, tried[chosen], time.perf_counter() - begun,
+                    steps=int(steps[chosen]), tried=tried)
 
 
 def whole(name: str, strength: Strength, recording: Recording, steps: int = 0,

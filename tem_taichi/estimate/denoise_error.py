@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from tem_taichi.estimate.denoise import Estimate, cropped, estimate, judged, whole
-from tem_taichi.estimate.recording import Recording, draw, transfer
+from tem_taichi.estimate.noise_law import blurred, draw, transfer
+from tem_taichi.estimate.recording import Recording
 from tem_taichi.estimate.shrinkage import gaussian
 from tem_taichi.streams import Key
 
@@ -45,21 +46,20 @@ def error_map(chosen: Estimate, recording: Recording, *, keep: bool = True, draw
         draws: recordings made anew, 1 or more.
         seed: of their noise.
     """
-    steps = int(chosen.strength[-1]) if chosen.name == "total_variation" else 0
-    strength = chosen.strength[:1] if chosen.name == "total_variation" else chosen.strength
+    def found(electrons: Tensor) -> Tensor:
+        return whole(chosen.name, chosen.strength, replace(recording, electrons=electrons),
+                     chosen.steps, keep)
 
-    def found(electrons: Tensor, kept: bool) -> Tensor:
-        return whole(chosen.name, strength, replace(recording, electrons=electrons), steps, kept)
+    def seen(picture: Tensor) -> Tensor:
+        return picture if keep else blurred(picture, recording.law)
 
-    squared, seen_squared, plain = torch.zeros_like(chosen.electrons), 0.0, chosen.electrons
-    if not keep:
-        plain = found(recording.electrons, False)
+    plain = chosen.electrons if keep else found(recording.electrons)
+    squared, seen_squared = torch.zeros_like(plain), 0.0
     for number in range(draws):
-        again = draw(chosen.electrons, recording.law, Key(seed, "trials", 1 + number).generator())
-        squared += (found(again, keep) - plain).square() / draws
-        if not keep:
-            seen_squared += float((found(again, True) - chosen.electrons).square().mean()) / draws
-    seen_squared = float(squared.mean()) if keep else seen_squared
+        again = found(draw(chosen.electrons, recording.law,
+                           Key(seed, "trials", number).generator(kind=2)))
+        squared += (again - plain).square() / draws
+        seen_squared += float((seen(again) - seen(plain)).square().mean()) / draws
     measured, error = measured_error(chosen, recording)
     certain = measured > _SURE * error
     more = measured - _SURE * error > seen_squared > 0
@@ -89,7 +89,7 @@ def _of_fit(chosen: Estimate, recording: Recording) -> tuple[float, float]:
     """The same of total variation, by one part in the middle."""
     middle = cropped(recording, judged(recording))
     fitted = replace(middle, electrons=middle.without(0), parts=middle.parts[1:])
-    predicted = whole(chosen.name, chosen.strength[:1], fitted, int(chosen.strength[-1]))
+    predicted = whole(chosen.name, chosen.strength, fitted, chosen.steps)
     return _squared(middle, 0, predicted)
 
 

@@ -61,12 +61,12 @@ def fit_samples(counts: Tensor, detector: Detector, *, corrected: bool, steps: i
 
     def loss(values: Values) -> Tensor:
         drawn[0] += 1
-        number = int(Key(seed, "trials", drawn[0]).generator().integers(2**63))
+        number = int(Key(seed, "trials", drawn[0]).generator(kind=3).integers(2**63))
         return score_function_gradient(
             loss_of_sample, values["electrons"].clamp(min=_LEAST), pixel_size=1, dose=1,
             detector=detector, estimator=estimator, seed=number)
 
-    noise = Key(seed, "trials").generator().uniform(0.5, 1.5, tuple(counts.shape[-2:]))
+    noise = Key(seed, "trials").generator(kind=3).uniform(0.5, 1.5, tuple(counts.shape[-2:]))
     start = torch.full_like(middle, mean) if corrected else mean * torch.as_tensor(noise).to(counts)
     # The loss is random: the last values are as good as any, and the best met was luck.
     found: list[Tensor] = []

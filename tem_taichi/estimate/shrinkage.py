@@ -8,7 +8,7 @@ blurs them; the MTF can be divided out of what is left.
 import torch
 from torch import Tensor
 
-from tem_taichi.estimate.recording import Law, transfer
+from tem_taichi.estimate.noise_law import Law, transfer
 from tem_taichi.noise import curves
 
 _BORDER = 32
@@ -104,19 +104,19 @@ def local(electrons: Tensor, law: Law, window: int, pilot: Tensor, keep: bool = 
         shrunk = signal / (signal + power * mean.clamp(min=1e-9)) * divide
         back = torch.fft.irfft2(torch.fft.rfft2((seen - mean) * taper) * shrunk,
                                 s=(window, window)) + mean * taper
-        _add_windows(out[rows], back * taper, step)
+        _add_windows(out, top, back * taper, step)
     # Squares of the taper sum to 2 along either axis.
     return out[window:window + ny, window:window + nx] / 4
 
 
-def _add_windows(strip: Tensor, windows: Tensor, step: int) -> None:
-    """Add windows (n, b, b) where they come from, b / step of them over each other."""
+def _add_windows(out: Tensor, top: int, windows: Tensor, step: int) -> None:
+    """Add windows (n, b, b) of the rows from `top` on, b / step of them over each other."""
     side = windows.shape[-1]
     for first in range(side // step):
         part = windows[first::side // step]
         if len(part):
             row = part.transpose(0, 1).reshape(side, -1)
-            strip[:, first * step:first * step + row.shape[1]] += row
+            out[top:top + side, first * step:first * step + row.shape[1]] += row
 
 
 def _extended(image: Tensor) -> Tensor:
@@ -173,7 +173,8 @@ def _over_rings(values: Tensor) -> Tensor:
     ring = (w * side + 0.5).long().flatten()
     weight = torch.full_like(values, 2.0)
     weight[:, 0] = weight[:, -1] = 1
-    number, total = (torch.bincount(ring, of.flatten().double())
+    empty = torch.zeros(int(ring.max()) + 1, dtype=torch.float64, device=values.device)
+    number, total = (empty.index_add(0, ring, of.flatten().double())
                      for of in (weight, weight * values))
     offsets = torch.arange(-8, 9, device=values.device)
     kernel = torch.exp(-offsets.double() ** 2 / (2 * 2.0**2))[None, None]

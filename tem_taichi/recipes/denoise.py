@@ -21,6 +21,7 @@ from tem_taichi.estimate.denoise import OTHERS, PRIORS, Estimate, best, choose, 
 from tem_taichi.estimate.denoise_error import ErrorMap, error_map
 from tem_taichi.estimate.denoise_figure import denoise_figure
 from tem_taichi.estimate.kept import Kept
+from tem_taichi.estimate.noise_law import transfer
 from tem_taichi.estimate.recording import Recording, record
 from tem_taichi.files.unfinished import part_key, unfinished_folder
 from tem_taichi.recipes.input import images_of, tables_beside
@@ -49,9 +50,10 @@ class DenoiseRecipe(Recipe):
     """of the prior, as results.json says it; null = the one that predicts best"""
     mtf: str = "divided"
     """divided = electrons before the camera; kept = as the camera blurs them"""
-    compare: tuple[str, ...] = ("average", "gaussian", "wiener", "nonlocal_means", "wavelets")
-    """shown beside it: these, surrogate = the loss of Diff-TEM (2024) as written, corrected = its
-    estimator without bias; wavelets where PyWavelets is installed"""
+    compare: tuple[str, ...] = ("average", "gaussian", "wiener", "nonlocal_means", "wavelets",
+                                "topaz")
+    """shown beside it: these, the last two where they are installed; surrogate = the loss of
+    Diff-TEM (2024) as written, corrected = its estimator without bias"""
     parts: int = 4
     """into which electrons are dealt, one held out at a time; exposures if the noise is no
     Poisson noise"""
@@ -79,32 +81,35 @@ class DenoiseRecipe(Recipe):
         checks.whole("seed", self.seed, 0, 2**63 - 1)
         if self.strength is not None:
             length = _LENGTHS.get(self.prior)
-            checks.check(length == len(self.strength) and all(
-                np.isfinite(one) and one >= 0 for one in self.strength), "strength", self.strength,
-                "null for prior=auto" if length is None else f"{length} numbers, not negative, for "
-                f"prior={self.prior}")
+            fine = length == len(self.strength) and all(
+                np.isfinite(one) and one >= 0 for one in self.strength)
+            if self.prior in ("smooth", "total_variation"):
+                fine = fine and min(self.strength) > 0
+            checks.check(fine, "strength", self.strength,
+                         "null for prior=auto" if length is None else
+                         f"{length} for prior={self.prior}, numbers above 0; a width may be 0")
 
 
 def run(recipe: DenoiseRecipe, report: Report) -> Result:
     """The picture, its error, and what others make of the same electrons."""
-    counts, pixel_size, left_out = _read(recipe)
+    counts, pixel_size = _read(recipe)
+    _check_window(recipe, counts)
     detector = None if recipe.detector is None else detector_of_name(recipe.detector)
     recording = record(as_tensor(counts), detector, parts=recipe.parts, seed=recipe.seed)
-    kept = _kept(recipe, counts)
+    kept = _kept(recipe, counts, recording)
     found = _estimates(recipe, recording, counts, kept, report)
     priors = [one for one in found if one.name in PRIORS]
     chosen = choose(priors, recording)
     keep = recipe.mtf == "kept"
-    steps = int(chosen.strength[-1]) if chosen.name == "total_variation" else 0
-    picture = chosen.electrons if keep else whole(chosen.name, chosen.strength, recording, steps,
-                                                  False)
+    picture = chosen.electrons if keep else whole(chosen.name, chosen.strength, recording,
+                                                  chosen.steps, False)
     error = error_map(chosen, recording, keep=keep, draws=recipe.draws,
                       seed=recipe.seed) if recipe.draws else None
     area = pixel_size**2
     return Result(
         _numbers(recipe, recording, chosen, picture, error, found, area, len(counts)),
-        _assumed(recipe, recording, len(counts)), [*recording.law.warnings, *left_out, *_doubts(
-            chosen, error)],
+        _assumed(recipe, recording, len(counts)),
+        [*recording.law.warnings, *_doubts(chosen, error)],
         tables={"compared.csv": _table(found, recording)},
         images={"denoised.mrc": (_plain(picture, area), pixel_size),
                 "compared.mrc": (np.stack([_plain(one.electrons, area) for one in found]),
@@ -118,8 +123,8 @@ def run(recipe: DenoiseRecipe, report: Report) -> Result:
                   if one.name == "gaussian"), None))})
 
 
-def _read(recipe: DenoiseRecipe) -> tuple[NDArray, float, list[str]]:
-    """Exposures (n, ny, nx) of one picture, their pixel size, and what is doubtful of them."""
+def _read(recipe: DenoiseRecipe) -> tuple[NDArray, float]:
+    """Exposures (n, ny, nx) of one picture, and their pixel size [A]."""
     stacks = list(images_of(recipe))
     shapes = {images.shape[1:] for _, images, _ in stacks}
     if len(shapes) > 1:
@@ -131,18 +136,27 @@ def _read(recipe: DenoiseRecipe) -> tuple[NDArray, float, list[str]]:
     if recipe.image is not None:
         checks.check(recipe.image <= len(counts), "image", recipe.image,
                      f"from 1 to {len(counts)}, the number of images")
-        return counts[recipe.image - 1:recipe.image], stacks[0][2], []
+        return counts[recipe.image - 1:recipe.image], stacks[0][2]
     for name, images, _ in stacks:
         for table in tables_beside(Path(name)) if len(images) > 1 else []:
             raise ValueError(f"image=null: {name} has tilt angles beside it ({table.name}): images "
                              "of different tilts are no exposures of one picture; name one")
-    return counts, stacks[0][2], []
+    return counts, stacks[0][2]
 
 
-def _kept(recipe: DenoiseRecipe, counts: NDArray) -> Kept:
-    """What an interrupted run of the same has found."""
-    about = part_key(counts, ["denoise", str(recipe.detector), recipe.parts, recipe.seed])
-    return Kept(unfinished_folder(recipe.output), about)
+def _check_window(recipe: DenoiseRecipe, counts: NDArray) -> None:
+    """ValueError unless a window that is given fits into the image."""
+    if recipe.prior == "local" and recipe.strength is not None:
+        window, most = recipe.strength[0], min(counts.shape[1:]) // 2
+        checks.check(window % 8 == 0 and 8 <= window <= most, "strength", recipe.strength,
+                     f"a window of a multiple of 8 from 8 to {most} pixels, and a width")
+
+
+def _kept(recipe: DenoiseRecipe, counts: NDArray, recording: Recording) -> Kept:
+    """What an interrupted run of the same images and the same noise law has found."""
+    law = [curve.tolist() for curve in transfer(recording.law, (32, 32))]
+    return Kept(unfinished_folder(recipe.output), part_key(counts, [
+        "denoise", float(as_tensor(recording.law.detector.gain)), law, recipe.parts, recipe.seed]))
 
 
 def _estimates(recipe: DenoiseRecipe, recording: Recording, counts: NDArray, kept: Kept,
