@@ -131,15 +131,13 @@ def gather(
                     part = y - low
                     one = b * by_plane + at[0] * by_line + first + low
                     other = b * by_plane + at[1] * by_line + first + low
-                    if part == 0.0:
+                    w0, w1 = weight[0] * (1.0 - part), weight[1] * (1.0 - part)
+                    for s in ti.static(range(WIDTH)):
+                        total[s] += w0 * planes[one + s] + w1 * planes[other + s]
+                    if part != 0.0:
+                        w2, w3 = weight[0] * part, weight[1] * part
                         for s in ti.static(range(WIDTH)):
-                            total[s] += weight[0] * planes[one + s] + weight[1] * planes[other + s]
-                    else:
-                        w00, w01 = weight[0] * (1.0 - part), weight[0] * part
-                        w10, w11 = weight[1] * (1.0 - part), weight[1] * part
-                        for s in ti.static(range(WIDTH)):
-                            total[s] += (w00 * planes[one + s] + w01 * planes[one + s + 1]
-                                         + w10 * planes[other + s] + w11 * planes[other + s + 1])
+                            total[s] += w2 * planes[one + s + 1] + w3 * planes[other + s + 1]
             for s in ti.static(range(WIDTH)):
                 out[numbers[a], column, first + s] = total[s]
         for i in range(out.shape[2]):
@@ -214,13 +212,13 @@ def scatter(
                     low = int(ti.floor(y))
                     part = y - low
                     at = (numbers[a] * columns + column) * length + begin - low
-                    if part == 0.0:
+                    here = near * (1.0 - part)
+                    for s in ti.static(range(WIDTH)):
+                        total[s] += here * images[at + s]
+                    if part != 0.0:
+                        before = near * part
                         for s in ti.static(range(WIDTH)):
-                            total[s] += near * images[at + s]
-                    else:
-                        here, before = near * (1.0 - part), near * part
-                        for s in ti.static(range(WIDTH)):
-                            total[s] += here * images[at + s] + before * images[at + s - 1]
+                            total[s] += before * images[at + s - 1]
             for s in ti.static(range(WIDTH)):
                 planes[to + begin + s] += total[s]
         for i in range(plane_length):

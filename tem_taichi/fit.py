@@ -30,7 +30,7 @@ from tem_taichi.cli.program import Program, run_program
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, 2 for wrong input."""
     return run_program(Program(_help, frozenset({"--show"}), _work, "no output is written; run the "
-                               "same again to go on with the CTF fits that are done"), arguments)
+                               "same again to go on with what is done"), arguments)
 
 
 def _help() -> str:

@@ -31,7 +31,7 @@ BELOW = {
     "export": {"ground", "files", "specimen", "series"},
     "inverse": {"ground", "specimen", "instrument", "noise", "experiment"},
     "estimate": {"ground", "files", "scene", "specimen", "instrument", "noise", "series",
-                 "inverse"},
+                 "experiment", "inverse"},
     "recipes": {"ground", "files", "scene", "series", "inverse", "estimate"},
     "compat": {"ground", "specimen", "instrument", "noise"},
 }

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from twins import joseph
 
 from tem_taichi.device import kernels_for_a_gpu
 from tem_taichi.rotations import rotation_from_vector, tilt_rotation
@@ -29,6 +30,20 @@ def rays_of(kind, grid=GRID, shape=SHAPE, voxel=2.0, pixel=2.0,
 
 
 KINDS = ("upright", "shifted", "lying", "oblique", "x-tilt")
+
+
+@pytest.mark.parametrize("axis", [0.0, 90.0, 180.0, -90.0])
+def test_projections_are_josephs(double, axis):
+    """By the plain twin, where no image is interpolated: axes upright and lying, shifts across."""
+    angles = (-75.0, -46.0, -44.0, 0.0, 12.0, 60.0)
+    across = np.array([np.cos(np.deg2rad(axis)), np.sin(np.deg2rad(axis))])
+    rotations = torch.stack([tilt_rotation(angle, axis) for angle in angles])
+    shifts = torch.tensor(1.7 * across).expand(len(angles), 2)
+    rays = Rays(rotations, 2.0 * shifts, GRID, 2.0, SHAPE, 2.0)
+    volume = np.random.default_rng(0).standard_normal(GRID)
+    for image, rotation in zip(project(torch.tensor(volume), rays), rotations, strict=True):
+        expected = 2.0 * joseph(volume, rotation.numpy(), 1.7 * across, SHAPE)
+        np.testing.assert_allclose(image.numpy(), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("gpu", [False, True])

@@ -76,6 +76,34 @@ def test_sirt_leaves_out_what_has_no_weight():
     assert float(clean[:, 31].abs().max()) == 0 and clean.isfinite().all()
 
 
+def test_images_may_lie_higher_as_a_whole():
+    rays, truth = rays_of(np.arange(-60.0, 61, 5)), balls()
+    images = project(truth, rays)
+    raised = images + torch.linspace(-9, 9, 25)[:, None, None]
+    free, free_raised, fixed = (Sirt(these, rays, levels=levels) for these, levels in (
+        (images, True), (raised, True), (raised, False)))
+    for run in (free, free_raised, fixed):
+        misfits = [run.step() for _ in range(8)]
+        if run.levels:
+            assert all(later < earlier for earlier, later in pairwise(misfits))
+    torch.testing.assert_close(free.volume, free_raised.volume, rtol=0, atol=1e-4)
+    assert float((fixed.volume - free.volume).abs().max()) > 0.1
+
+
+def test_a_run_goes_on_from_its_state():
+    rays = rays_of(np.arange(-60.0, 61, 10))
+    images = project(balls(), rays)
+    whole, first, second = (Sirt(images, rays, tv=0.01) for _ in range(3))
+    for _ in range(5):
+        whole.step()
+    for _ in range(3):
+        first.step()
+    second.resume({name: value.clone() for name, value in first.state().items()})
+    for _ in range(2):
+        second.step()
+    assert torch.equal(second.volume, whole.volume)
+
+
 def test_total_variation_makes_noise_even_and_keeps_edges():
     rays = rays_of(np.arange(-60.0, 61, 5))
     truth = torch.zeros(GRID)

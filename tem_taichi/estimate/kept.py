@@ -43,3 +43,12 @@ class Kept:
             self.folder.mkdir(parents=True, exist_ok=True)
             records.save(0, [compute().detach().cpu().numpy()], {})
         return torch.as_tensor(np.array(records.arrays()[0, 0])).to(like.device)
+
+    def state(self, name: str) -> Path | None:
+        """File for the state of a run, which outlives it; None = nothing is kept."""
+        if self.folder is None:
+            return None
+        key = key_of([self.about, name, "state"])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_part(self.folder, key, {"state": name})
+        return self.folder / f"{key}.records"

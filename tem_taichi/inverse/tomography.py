@@ -100,7 +100,7 @@ class Sirt:
     """
 
     def __init__(self, images: Tensor, rays: Rays, *, weights: Tensor | None = None,
-                 tv: float = 0.0, positive: bool = False) -> None:
+                 tv: float = 0.0, positive: bool = False, levels: bool = False) -> None:
         """The volume is 0.
 
         Args:
@@ -110,13 +110,15 @@ class Sirt:
             tv: strength of the total variation in each iteration, in the images' unit per A: by
                 so much a voxel may be moved for each of its neighbours.
             positive: whether what falls below 0 is set to 0.
+            levels: whether each image may lie higher or lower as a whole than the volume's, as
+                those do that are known relative to their mean.
 
         Raises:
             ValueError: if the images are not those of the rays.
         """
         check_number("tv", tv, "1/A", 0.0)
         self.images, self.rays = to_field("images", images), rays
-        self.tv, self.positive = tv, positive
+        self.tv, self.positive, self.levels = tv, positive, levels
         with torch.no_grad():
             through = project(torch.ones(rays.grid, dtype=self.images.dtype,
                                          device=self.images.device), rays)
@@ -139,6 +141,10 @@ class Sirt:
         """
         with torch.no_grad():
             left = self.images - project(self.volume, self.rays)
+            if self.levels:
+                # In the weights in which squares are summed: the iteration stays one that falls.
+                left -= (left * self._rows).sum((1, 2), keepdim=True) / self._rows.sum(
+                    (1, 2), keepdim=True).clamp(min=1e-30)
             misfit = float((left.square() * (self._rows > 0)).sum() / (self._rows > 0).sum())
             self.volume += self._columns * back_project(left * self._rows, self.rays)
             if self.tv > 0:
@@ -146,6 +152,18 @@ class Sirt:
             if self.positive:
                 self.volume.clamp_(min=0)
         return misfit
+
+    def state(self) -> dict[str, Tensor]:
+        """What changes, for `resume`."""
+        return {"volume": self.volume, **{
+            f"dual{n}": part for n, part in enumerate(self._dual or [])}}
+
+    def resume(self, state: dict[str, Tensor]) -> None:
+        """Go on from a `state` of a run with the same images and settings."""
+        dual = [state[f"dual{n}"] for n in range(3) if f"dual{n}" in state]
+        # In the order in memory that projections take without a copy.
+        self.volume.copy_(state["volume"])
+        self._dual = [torch.empty_like(self.volume).copy_(part) for part in dual] or None
 
     def _even(self) -> None:
         """Some steps towards the volume of least total variation near this one."""

@@ -1,7 +1,8 @@
-"""A tomogram of a tilt series, by weighted back-projection, SIRT or SIRT with total variation.
+"""A tomogram of a tilt series, by weighted back-projection, SIRT or a fit of the potential.
 
-Its unit is contrast per length [1/A], what each A takes from the mean of an image, matter positive;
-its frame the specimen's, x and y as in the untilted image.
+Its frame is the specimen's, x and y as in the untilted image; matter is positive. Its unit is
+contrast per length [1/A], what each A takes from the mean of an image, or of a fit the potential
+relative to the surroundings [V].
 """
 
 from dataclasses import dataclass
@@ -11,22 +12,18 @@ import numpy as np
 import pandas as pd
 
 from tem_taichi import checks
-from tem_taichi.estimate.tomogram import (
-    Grid,
-    Series,
-    Tomogram,
-    back_projected,
-    halves_of,
-    iterated,
-    series_of,
-)
+from tem_taichi.estimate.kept import Kept
+from tem_taichi.estimate.tilt_images import Grid, Series, agreement, halves_of, series_of
+from tem_taichi.estimate.tomogram import Tomogram, back_projected, iterated
 from tem_taichi.estimate.tomogram_figure import tomogram_figure
+from tem_taichi.estimate.tomogram_fit import Lens, exposures_of, fitted
 from tem_taichi.files.io import read_images
+from tem_taichi.files.unfinished import part_key, unfinished_folder
 from tem_taichi.recipes.input import images_of, series_table
 from tem_taichi.recipes.result import Report, Result
 from tem_taichi.recipes.settings import SeriesRecipe
 
-_METHODS = ("wbp", "sirt", "sirt_tv")
+_METHODS = ("wbp", "sirt", "sirt_tv", "gradient")
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,9 @@ class ReconstructRecipe(SeriesRecipe):
     """A tilt series, its alignment, and the method."""
 
     method: str = "wbp"
-    """wbp, weighted back-projection; sirt; or sirt_tv, with total variation"""
+    """wbp, weighted back-projection; sirt; sirt_tv, with total variation; or gradient, the
+    potential whose images by the microscope's own model are the most probable, with total
+    variation"""
     thickness: float = 3000.0
     """of the tomogram along the beam [A]"""
     bin: int = 1
@@ -46,21 +45,32 @@ class ReconstructRecipe(SeriesRecipe):
     cut_from: tuple[float, float] = (0.0, 0.0)
     """where the middle of the images lies in the frames that they were cut from, x and y from their
     middle [A], through which the tilt axis runs"""
+    margin: float | None = None
+    """of all but wbp: beside the field across the tilt axis, on either side [A], where what tilted
+    images show beyond the field is put and then cut off; null = what half of the thickness leans at
+    the highest tilt, at most a quarter of the field"""
     mask: str | None = None
     """MRC or TIFF file of pixels that are used, not 0: one image for all or one for each"""
     resolution: float = 0.0
     """of wbp: details of this size have half of their contrast left [A]; 0 = all have all"""
     iterations: int = 50
-    """of sirt and sirt_tv, at most"""
+    """of sirt and sirt_tv, and passes through all images of gradient; at most"""
     tv: float | None = None
-    """of sirt_tv: strength of the total variation [1/A]; null = by the images held out"""
+    """strength of the total variation, of sirt_tv [1/A], of gradient [1/V]; null = that which
+    explains the images held out best"""
     positive: bool = False
-    """of sirt and sirt_tv: whether voxels below 0, lighter than the mean, are set to 0"""
+    """of all but wbp: whether no voxel may be below 0, lighter than the mean"""
     held_out: int = 8
-    """of sirt and sirt_tv: one image of so many is left out at first, and tells after how many
-    iterations to stop; 0 = none, all iterations"""
+    """of all but wbp: one image of so many is left out at first and tells when to stop; 0 = none"""
+    voltage: float = 300.0
+    """of gradient [kV]; the defoci are from the table of angles"""
+    spherical_aberration: float = 2.7
+    """of gradient [mm]"""
+    amplitude_contrast: float = 0.07
+    """of gradient [1]"""
     halves: bool = False
-    """whether to reconstruct every other image, in the order of dose, apart as well"""
+    """whether to reconstruct every other image, in the order in which they were taken, apart as
+    well, and to correlate the halves in Fourier shells"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,11 +85,18 @@ class ReconstructRecipe(SeriesRecipe):
             checks.within("cut_from", value, -checks.LARGE, checks.LARGE, "A")
         checks.not_negative("resolution", self.resolution, "A")
         checks.whole("iterations", self.iterations, 1, 10000)
-        checks.not_negative("tv", self.tv, "1/A")
+        checks.not_negative("tv", self.tv, "1/A or 1/V")
+        checks.check(self.tv != 0 or self.method != "gradient", "tv", self.tv, "above 0 [1/V]")
+        checks.not_negative("margin", self.margin, "A")
+        checks.within("voltage", self.voltage, 10, 3000, "kV")
+        checks.within("spherical_aberration", self.spherical_aberration, -100, 100, "mm")
+        checks.check(0 <= self.amplitude_contrast < 1, "amplitude_contrast",
+                     self.amplitude_contrast, "at least 0 and below 1 [1]")
         checks.check(self.held_out == 0 or self.held_out >= 2, "held_out", self.held_out,
                      "0, or a whole number from 2")
-        checks.check(self.tv is not None or self.held_out > 0 or self.method != "sirt_tv", "tv",
-                     self.tv, "given where held_out=0")
+        checks.check(self.tv is not None or self.held_out > 0
+                     or self.method not in ("sirt_tv", "gradient"), "tv", self.tv,
+                     "given where held_out=0")
 
 
 def run(recipe: ReconstructRecipe, report: Report) -> Result:
@@ -87,35 +104,72 @@ def run(recipe: ReconstructRecipe, report: Report) -> Result:
     (name, images, pixel_size), = images_of(recipe)
     table = _tilts(recipe, name, len(images))
     mask = None if recipe.mask is None else _mask(recipe.mask)
-    series = series_of(images, table, pixel_size,
-                       Grid(recipe.thickness, recipe.bin, recipe.cut_from), mask)
-    rays = series.rays
-    whole = _reconstructed(recipe, series, report)
+    series = series_of(images, table, pixel_size, Grid(
+        recipe.thickness, recipe.bin, recipe.cut_from,
+        _margin(recipe, table, images.shape[2] * pixel_size)), mask)
+    settings = [str(value) for key, value in sorted(vars(recipe).items()) if key not in (
+        "input", "output", "overwrite", "halves")]
+    key = part_key(images, [*settings, pixel_size, table.to_csv(),
+                            None if mask is None else part_key(mask, [])])
+    voxel = series.rays.voxel
+    whole = _reconstructed(recipe, series, table, report, key)
     volumes = {"tomogram.mrc": whole.volume}
     if recipe.halves:
-        doses = (table["prior_dose"] if "prior_dose" in table else pd.Series(
-            np.arange(len(table)))).to_numpy(float)
-        for number, half in enumerate(halves_of(series, doses), 1):
-            volumes[f"half{number}.mrc"] = _reconstructed(recipe, half, report).volume
-    origin = tuple(-(n // 2) * rays.voxel for n in reversed(rays.grid))
-    numbers = {"method": recipe.method, "images": len(images), "voxel_size_A": rays.voxel,
-               "shape": list(rays.grid), "origin_A": list(origin)}
+        for number, rows in enumerate(halves_of(_order(table)), 1):
+            half = _reconstructed(recipe, series.some(rows), table.iloc[rows], report,
+                                  f"{key} half {number}")
+            volumes[f"half{number}.mrc"] = half.volume
+    tables, halves = {}, {}
+    if recipe.halves:
+        tables["fsc.csv"], halves["halves_agree_to_A"] = agreement(
+            volumes["half1.mrc"], volumes["half2.mrc"], voxel, table)
+    origin = tuple(-(n // 2) * voxel for n in reversed(whole.volume.shape))
+    numbers = {"method": recipe.method, "images": len(images), "voxel_size_A": voxel,
+               "shape": list(whole.volume.shape), "origin_A": list(origin),
+               "unit": "V" if recipe.method == "gradient" else "1/A", **halves}
     if recipe.method != "wbp":
-        numbers |= {"iterations": whole.iterations, "tv_per_A": whole.tv,
+        numbers |= {"iterations": whole.iterations, "tv": whole.tv,
                     "held_out": list(whole.held_out)}
-    return Result(numbers, _taken(recipe, table), figures={
-        "tomogram.png": tomogram_figure(whole.volume.numpy(), rays.voxel)}, volumes={
-            name: (volume.numpy(), rays.voxel, origin) for name, volume in volumes.items()})
+    dark = [number for number, image in enumerate(images, 1) if not image.mean() > 0]
+    warnings = [f"{len(dark)} of {len(images)} images, the first of them image {dark[0]}, have no "
+                "positive mean: they tell nothing."] if dark else []
+    return Result(numbers, _taken(recipe, table), warnings, tables=tables, figures={
+        "tomogram.png": tomogram_figure(whole.volume.cpu().numpy(), voxel)}, volumes={
+            file: (volume.cpu().numpy(), voxel, origin) for file, volume in volumes.items()})
 
 
-def _reconstructed(recipe: ReconstructRecipe, series: Series, report: Report) -> Tomogram:
+def _reconstructed(recipe: ReconstructRecipe, series: Series, table: pd.DataFrame, report: Report,
+                   key: str) -> Tomogram:
     if recipe.method == "wbp":
         report(0, 1)
         found = back_projected(series, recipe.resolution)
         report(1, 1)
         return found
+    kept = Kept(unfinished_folder(recipe.output), key)
+    if recipe.method == "gradient":
+        lens = Lens(recipe.voltage, recipe.spherical_aberration, recipe.amplitude_contrast)
+        return fitted(series, exposures_of(series, table, lens), lens, recipe.iterations, recipe.tv,
+                      recipe.positive, recipe.held_out, report, kept)
     tv = recipe.tv if recipe.method == "sirt_tv" else 0.0
-    return iterated(series, recipe.iterations, tv, recipe.positive, recipe.held_out, report)
+    return iterated(series, recipe.iterations, tv, recipe.positive, recipe.held_out, report, kept)
+
+
+def _margin(recipe: ReconstructRecipe, table: pd.DataFrame, width: float) -> float:
+    """Beside the field [A]."""
+    if recipe.method == "wbp":
+        return 0.0
+    if recipe.margin is not None:
+        return recipe.margin
+    highest = min(float(table["tilt_angle"].abs().max()), 80.0)
+    return float(min(recipe.thickness / 2 * np.tan(np.deg2rad(highest)), width / 4))
+
+
+def _order(table: pd.DataFrame) -> np.ndarray:
+    """Numbers that grow as the images were taken."""
+    for name in ("acquisition_index", "prior_dose"):
+        if name in table and np.isfinite(table[name].to_numpy(float)).all():
+            return table[name].to_numpy(float)
+    return np.arange(len(table), dtype=float)
 
 
 def _tilts(recipe: ReconstructRecipe, name: str, count: int) -> pd.DataFrame:
@@ -144,8 +198,12 @@ def _mask(file: str) -> np.ndarray:
 
 
 def _taken(recipe: ReconstructRecipe, table: pd.DataFrame) -> list[str]:
-    taken = ["Matter is darker than the mean of each image, by what it would absorb: the contrast "
-             "transfer function is left as it is."]
+    if recipe.method == "gradient":
+        taken = ["The noise is white: in each image as strong as its high frequencies say.",
+                 "The specimen is thin: a wave takes the phase of its projection."]
+    else:
+        taken = ["Matter is darker than the mean of each image, by what it would absorb: the "
+                 "contrast transfer function is left as it is."]
     if "shift_x" not in table:
         taken.append("The images are aligned: their table has no shifts.")
     return taken

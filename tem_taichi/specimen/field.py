@@ -10,6 +10,7 @@ import torch
 from tem_taichi.arguments import check_positive_number, to_field
 from tem_taichi.device import as_tensor
 from tem_taichi.physics import Value
+from tem_taichi.specimen.rays import Rays, project
 from tem_taichi.specimen.view import Attenuation, View
 
 
@@ -56,6 +57,12 @@ class Voxels:
             align_corners=True)
         return found.reshape(points.shape[:-1])
 
+    def rays(self, view: View) -> Rays:
+        """How a view sees the grid."""
+        nz, ny, nx = self.values.shape
+        return Rays(view.rotation[None], view.shift[None], (nz, ny, nx), self.voxel_size,
+                    view.shape, view.pixel_size)
+
 
 @dataclass(frozen=True)
 class Sampled:
@@ -75,7 +82,11 @@ class Sampled:
                 math.ceil(float(z.max()) / self.step) * self.step)
 
     def slices(self, view: View, first: int, count: int) -> torch.Tensor:
-        """See `slices_of`."""
+        """See `slices_of`; a grid of voxels within one slice is projected by `rays.project`."""
+        if isinstance(self.field, Voxels) and view.n_slices == 1:
+            low, high = self.depth_range(view)
+            if view.entrance <= low and high <= view.entrance + view.slice_thickness:
+                return project(self.field.values, self.field.rays(view))
         return slices_of(self.field, view, first, count, self.step)
 
     def attenuation(self, view: View) -> Attenuation | None:

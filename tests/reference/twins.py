@@ -2,6 +2,7 @@
 
 import gemmi
 import numpy as np
+from scipy.ndimage import map_coordinates
 
 VOLT_AREA = 47.87764737  # h^2 / (2 pi m0 e) [V A^2], CODATA 2018
 
@@ -72,3 +73,28 @@ def aberration(shape, pixel_size, wavelength, defocus, cs, astigmatism=0.0, angl
 def image(wave, pixel_size, wavelength, defocus, cs):
     chi = aberration(wave.shape, pixel_size, wavelength, defocus, cs)
     return np.abs(np.fft.ifft2(np.exp(-1j * chi) * np.fft.fft2(wave))) ** 2
+
+
+def joseph(volume, rotation, shift, shape):
+    """Line integrals of a grid of voxels of 1 on pixels of 1, by planes that rays cross.
+
+    Args:
+        volume: (nz, ny, nx).
+        rotation: of x, y, z, from the grid to the image, (3, 3).
+        shift: x and y [pixel].
+        shape: of the image (ny, nx).
+    """
+    through = int(np.argmax(np.abs(rotation[2])))
+    one, other = (axis for axis in range(3) if axis != through)
+    inverse = np.linalg.inv(rotation[:2, [one, other]])
+    v, u = (grid - n // 2 for grid, n in zip(np.mgrid[:shape[0], :shape[1]], shape, strict=True))
+    planes = np.moveaxis(volume, 2 - through, 0)  # rows along `other`, columns along `one`
+    total = np.zeros(shape)
+    for number, plane in enumerate(planes):
+        along = number - len(planes) // 2
+        x = u - shift[0] - rotation[0, through] * along
+        y = v - shift[1] - rotation[1, through] * along
+        columns = inverse[0, 0] * x + inverse[0, 1] * y + plane.shape[1] // 2
+        rows = inverse[1, 0] * x + inverse[1, 1] * y + plane.shape[0] // 2
+        total += map_coordinates(np.pad(plane, 1), [rows + 1, columns + 1], order=1)
+    return total / abs(rotation[2, through])
