@@ -30,6 +30,22 @@ class Band:
     basis: Basis
     width: float
     """Distance of two elements [1/A]."""
+    mean: Tensor
+    """The smooth mean, (ny nx,)."""
+
+    def again(self, values: Tensor) -> "Band":
+        """Another spectrum (ny, nx) over the same smooth mean, times a factor of its own.
+
+        A mean of its own would follow what few rings the spectrum has.
+        """
+        power = values.reshape(-1) / self.mean
+        inside = self.inside.view(-1)
+        scale = power[inside].mean()
+        if not float(scale) > 0:
+            raise ValueError("spectrum: is zero in the band that is searched")
+        flat = replace(self.flat, power=(power / scale).clamp(min=_ZERO))
+        return replace(self, flat=flat, chosen=_clip(_take(flat, inside)),
+                       mean=self.mean * scale)
 
 
 def make_band(values: Tensor, pixel_size: float, coarse: float, fine: float) -> Band:
@@ -60,9 +76,9 @@ def make_band(values: Tensor, pixel_size: float, coarse: float, fine: float) -> 
     elements = Elements(*(x.reshape(-1) for x in (
         values, k, torch.cos(twice), torch.sin(twice), torch.ones_like(k))))
     basis = ctf_model.make_basis(low, high)
-    flat = _flatten(elements, inside.view(-1), basis)
+    flat, mean = _flatten(elements, inside.view(-1), basis)
     return Band(flat, inside, _clip(_take(flat, inside.view(-1))), basis,
-                 1 / (max(ny, nx) * pixel_size))
+                1 / (max(ny, nx) * pixel_size), mean)
 
 
 def _ends(side: int, pixel_size: float, coarse: float, fine: float) -> tuple[float, float]:
@@ -102,8 +118,8 @@ def _take(elements: Elements, which: Tensor) -> Elements:
                     elements.sine[which], elements.weight[which])
 
 
-def _flatten(elements: Elements, inside: Tensor, basis: Basis) -> Elements:
-    """The spectrum over the smooth mean that explains it best without rings."""
+def _flatten(elements: Elements, inside: Tensor, basis: Basis) -> tuple[Elements, Tensor]:
+    """The spectrum over the smooth mean that explains it best without rings, and that mean."""
     least = _ZERO * elements.power[inside].mean()
     if not float(least) > 0:
         raise ValueError("spectrum: is zero in the band that is searched")
@@ -117,7 +133,8 @@ def _flatten(elements: Elements, inside: Tensor, basis: Basis) -> Elements:
     change = ctf_model.maximise(_clip(flat), ctf_model.start(basis), Lens(0, 0, 0), basis,
                                 contrast=False)[0]
     smooth = replace(smooth, mean=smooth.mean + change.mean)
-    return replace(elements, power=elements.power / ctf_model.curves(elements, smooth, basis)[0])
+    level = ctf_model.curves(elements, smooth, basis)[0]
+    return replace(elements, power=elements.power / level), level
 
 
 def _clip(elements: Elements) -> Elements:

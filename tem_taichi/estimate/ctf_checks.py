@@ -210,7 +210,7 @@ def _upto(cells: Elements, highest: float) -> Elements:
 
 
 def doubts(checks: Checks, lens: Lens, defocus: float, error: float,
-           gain: float) -> list[str]:
+           gain: float, stated: bool = True) -> list[str]:
     """Reasons not to trust a fit.
 
     Args:
@@ -219,16 +219,18 @@ def doubts(checks: Checks, lens: Lens, defocus: float, error: float,
         defocus: the fit's mean [A].
         error: its statistical standard error [A].
         gain: log-likelihood of its rings over none.
+        stated: whether phase, aberration and range are judged, not only whether there are rings.
     """
     given, wanted = lens.spherical_aberration / 1e7, checks.spherical_aberration
     low, high = (factor * given + sign * _SLACK for factor, sign in zip(
         _FACTORS, (-1, 1), strict=True))
     moved = checks.shares[0]
-    return [text for text, found in (
+    rings = [text for text, found in (
         (f"a smooth spectrum that bends twice as often explains as much, {checks.smooth:+.0f} in "
          "log-likelihood", checks.smooth > -max(2 * _LEAD, _SMOOTH * gain)),
         ("rings at equal distances, as balls or a blur make, explain as much, "
-         f"{checks.even:+.0f} in log-likelihood", checks.even > -_LEAD),
+         f"{checks.even:+.0f} in log-likelihood", checks.even > -_LEAD)) if found]
+    return rings if not stated else [*rings, *(text for text, found in (
         (f"the phase of the rings is known within {checks.phase_error:.0f} deg only: they are too "
          f"few or too weak to tell a CTF", not checks.phase_error < _KNOWN),
         (f"the rings are turned by {checks.phase:.0f} +- {checks.phase_error:.0f} deg in phase (a "
@@ -246,4 +248,4 @@ def doubts(checks: Checks, lens: Lens, defocus: float, error: float,
                                       (checks.stiff, checks.stiff_error)))
          and not low <= wanted <= high),
         (f"the defocus moves by {moved / defocus:.0%} with the highest frequency used",
-         moved > max(_MOVED * defocus, _SIGNIFICANT * error))) if found]
+         moved > max(_MOVED * defocus, _SIGNIFICANT * error))) if found)]

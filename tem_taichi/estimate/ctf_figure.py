@@ -37,7 +37,7 @@ def write_ctf_figure(path: str | Path, spectrum: ArrayLike | Tensor | None, fit:
     figure = Figure(figsize=(11, 4.6), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.45))
     _halves(left, measured, fit)
-    _curves(right, fit)
+    draw_curves(right, fit)
     phase = f"  phase shift {fit.phase_shift:.1f}°" if fit.errors[3] > 0 else ""
     figure.suptitle(
         f"U {fit.defocus_u:.0f}  V {fit.defocus_v:.0f} ± {max(fit.errors[:2]):.0f} Å  "
@@ -124,7 +124,13 @@ def _radius(fit: CtfFit) -> NDArray[np.float64]:
     return np.hypot(ky[:, None], kx)
 
 
-def _curves(axes: Axes, fit: CtfFit) -> None:
+def draw_curves(axes: Axes, fit: CtfFit) -> None:
+    """Draw averages along lines of equal phase, measured and fitted.
+
+    Args:
+        axes: to draw in.
+        fit: whose curves.
+    """
     curves = fit.curves
     k = curves.frequency
     axes.plot(k, curves.data, color="0.35", lw=0.9, label="measured, along equal phase")

@@ -144,7 +144,7 @@ def fit_particles(images: ArrayLike | Tensor, pixel_size: float, voltage: float,
 
 def fit_spectrum(spectrum: ArrayLike | Tensor, pixel_size: float, voltage: float,
                  spherical_aberration: float, amplitude_contrast: float = 0.07,
-                 search: CtfSearch | None = None) -> CtfFit:
+                 search: CtfSearch | None = None, stated: bool = True) -> CtfFit:
     """Fit a power spectrum, or an amplitude spectrum.
 
     Args:
@@ -154,6 +154,7 @@ def fit_spectrum(spectrum: ArrayLike | Tensor, pixel_size: float, voltage: float
         spherical_aberration: Cs [mm].
         amplitude_contrast: Q, within [0, 1).
         search: where to look.
+        stated: whether doubts about phase, aberration and range are said; false where others judge.
 
     Raises:
         ValueError: for a spectrum without contrast, with negative values or ones that are not
@@ -189,7 +190,7 @@ def fit_spectrum(spectrum: ArrayLike | Tensor, pixel_size: float, voltage: float
         torch.tensor([*checks.shares, 0.0], dtype=torch.float64)**2)))[-1]
     first, second, third, fourth = map(math.hypot, statistics, systematic)
     doubts = _doubts(best, curves, lens, search) + ctf_checks.doubts(
-        checks, lens, (u + v) / 2, statistics[0], best.gain)
+        checks, lens, (u + v) / 2, statistics[0], best.gain, stated)
     return CtfFit(defocus_u=u, defocus_v=v, astigmatism_angle=angle, phase_shift=shift,
                   errors=(first, second, third, fourth), resolution=resolution, gain=best.gain,
                   figure_of_merit=float(torch.corrcoef(both)[0, 1]), doubts=tuple(doubts),

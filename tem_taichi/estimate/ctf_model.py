@@ -12,7 +12,9 @@ log M too: k and k^2 times cos and sin of twice the azimuth.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
 import torch
 from scipy.interpolate import BSpline
 from torch import Tensor
@@ -261,10 +263,20 @@ def in_angstrom(values: Tensor) -> list[float]:
     return [UNIT * mean, UNIT * cosine, UNIT * sine, phase_shift]
 
 
+def spline_columns(place: Tensor, pieces: int) -> Tensor:
+    """Cubic splines of equal pieces at places within [0, 1], (n, pieces + 3)."""
+    return _splines(pieces)[(place * (_TABLE - 1)).round().long()]
+
+
 def _splines(pieces: int) -> Tensor:
+    return as_tensor(_design(pieces))
+
+
+@cache
+def _design(pieces: int) -> np.ndarray:
     knots = [0.0] * 3 + [i / pieces for i in range(pieces + 1)] + [1.0] * 3
     places = torch.linspace(0, 1, _TABLE, dtype=torch.float64).numpy()
-    return as_tensor(BSpline.design_matrix(places, knots, 3).toarray())
+    return BSpline.design_matrix(places, knots, 3).toarray()
 
 
 def _derivative(elements: Elements, rings: Rings, lens: Lens, columns: tuple[Tensor, Tensor],

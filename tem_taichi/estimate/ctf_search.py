@@ -149,25 +149,11 @@ def search(spectra: Sequence[tuple[Sectors, float]], lens: Lens, defocus: tuple[
         phase_shifts: to try [rad], (p,).
         most: number of candidates to return, at least a cycle of the rings apart.
     """
-    reach = max(math.hypot(*pair) for pair in astigmatisms)
-    step = _STEP / (2 * math.pi * lens.wavelength * float(spectra[0][0].k[-1]) ** 2)
-    margin = math.ceil((reach + max(abs(offset) for _, offset in spectra)) / step)
-    inside = math.ceil((defocus[1] - defocus[0]) / step) + 1
-    grid = defocus[0] + as_tensor(torch.arange(-margin, inside + margin)) * step
-    tables = [(_correlations(sectors, grid, lens), offset) for sectors, offset in spectra]
-    weight = torch.stack([part.sum() for part in _bands(
-        torch.stack([sectors.weight for sectors, _ in spectra]).sum(dim=0))])[:, None]
+    grid, rings, weight = ring_sums(spectra, lens, defocus, astigmatisms)
     turn = torch.polar(torch.ones_like(phase_shifts), -2 * phase_shifts)
-    middle = (torch.arange(SECTORS) + 0.5) * (2 * math.pi / SECTORS)
-    gains = []
-    for cosine, sine in astigmatisms:
-        away = cosine * torch.cos(middle) + sine * torch.sin(middle)
-        total = torch.stack([
-            table[s, at:at + inside] for table, offset in tables
-            for s, at in enumerate(margin + round((d + offset) / step) for d in away.tolist())
-        ]).sum(dim=0)
-        ring = (total[..., None] * turn).real.clamp(min=0)  # (defocus, bands, phases)
-        gains.append((ring**2 / weight).sum(dim=1))
+    # Of one astigmatism after the other: (defocus, bands, phases) is large.
+    gains = [((one[..., None] * turn).real.clamp(min=0)**2 / weight[:, None]).sum(dim=1)
+             for one in rings]
     best, choice = torch.stack(gains, dim=1).flatten(start_dim=1).max(dim=1)
     found: list[Candidate] = []
     for _ in range(most):
@@ -176,11 +162,52 @@ def search(spectra: Sequence[tuple[Sectors, float]], lens: Lens, defocus: tuple[
             break
         cosine, sine = astigmatisms[int(choice[top]) // len(phase_shifts)]
         contrast = 2 * math.sqrt(float(best[top] / weight.sum()))
-        found.append(Candidate(float(grid[margin + top]), cosine, sine,
+        found.append(Candidate(float(grid[top]), cosine, sine,
                                float(phase_shifts[int(choice[top]) % len(phase_shifts)]),
                                min(max(contrast, 0.01), 0.8)))
         best[max(0, top - _APART):top + _APART + 1] = -1.0
     return found
+
+
+def ring_sums(spectra: Sequence[tuple[Sectors, float]], lens: Lens,
+              defocus: tuple[float, float], astigmatisms: Sequence[tuple[float, float]],
+              step: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """What spectra have in common with the rings of each defocus, in bands of radius.
+
+    Args:
+        spectra: flattened spectra of equal frequencies, and how much larger than the mean
+            defocus each one's is [A].
+        lens: constants.
+        defocus: lowest and highest mean defocus [A].
+        astigmatisms: halves of U - V times cos and sin of twice the angle [A].
+        step: between defoci [A]; None = an eighth of a ring at the highest frequency.
+
+    Returns:
+        Defoci (d,) [A]; sums (a, d, bands) of the residuals times -exp 2i(chi - lag), complex; and
+        the number of elements in each band, (bands,).
+    """
+    reach = max(math.hypot(*pair) for pair in astigmatisms)
+    step = step or defocus_step(float(spectra[0][0].k[-1]), lens)
+    margin = math.ceil((reach + max(abs(offset) for _, offset in spectra)) / step)
+    inside = math.ceil((defocus[1] - defocus[0]) / step) + 1
+    grid = defocus[0] + as_tensor(torch.arange(-margin, inside + margin)) * step
+    tables = [(_correlations(sectors, grid, lens), offset) for sectors, offset in spectra]
+    weight = torch.stack([torch.stack([part.sum() for part in _bands(sectors.weight)])
+                          for sectors, _ in spectra]).sum(dim=0)
+    middle = (torch.arange(SECTORS) + 0.5) * (2 * math.pi / SECTORS)
+    sums = []
+    for cosine, sine in astigmatisms:
+        away = cosine * torch.cos(middle) + sine * torch.sin(middle)
+        sums.append(torch.stack([
+            table[s, at:at + inside] for table, offset in tables
+            for s, at in enumerate(margin + round((d + offset) / step) for d in away.tolist())
+        ]).sum(dim=0))
+    return grid[margin:margin + inside], torch.stack(sums), weight
+
+
+def defocus_step(highest: float, lens: Lens) -> float:
+    """Distance of two defoci [A] that an eighth of a ring at the highest frequency [1/A] makes."""
+    return _STEP / (2 * math.pi * lens.wavelength * highest**2)
 
 
 def _astigmatisms(largest: float) -> list[tuple[float, float]]:

@@ -7,7 +7,7 @@ on those of the centre, averaged, and fitted as one spectrum.
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from tem_taichi.device import as_tensor
 from tem_taichi.estimate import ctf_fit, ctf_model, ctf_search, spectra
-from tem_taichi.estimate.ctf_band import make_band
+from tem_taichi.estimate.ctf_band import Band, make_band
 from tem_taichi.estimate.ctf_curves import equal_phase
 from tem_taichi.estimate.ctf_fit import CtfFit
 from tem_taichi.estimate.ctf_model import Lens
-from tem_taichi.estimate.ctf_search import CtfSearch, default_search
+from tem_taichi.estimate.ctf_search import CtfSearch, Sectors, default_search
 from tem_taichi.grid import check_pixel_size
 
 _STRIPS = 3  # to a tile's width: within a strip heights differ less than within its tiles
@@ -76,7 +76,8 @@ def fit_tilted_micrograph(image: ArrayLike | Tensor, pixel_size: float,
     for place, count, spectrum in strips:
         values, size = spectra.crop_spectrum(spectrum, pixel_size, ctf_fit.SHOWN
                                              * search.resolution[1])
-        flat.append(_Strip(place * slope, count, values, size, search))
+        flat.append(make_strip(place * slope, count, make_band(values, size, *search.resolution),
+                               (len(values), len(values)), size))
     constants = voltage, spherical_aberration, amplitude_contrast
     fits = [_fit_strips(flat, hand, constants, lens, search) for hand in (1, -1)]
     return replace(fits[0], hand_gain=fits[0].gain - fits[1].gain)
@@ -127,27 +128,39 @@ def common_astigmatism(fits: Sequence[CtfFit]) -> tuple[float, float] | None:
     return abs(shared), math.degrees(np.angle(shared)) / 2 % 180
 
 
-class _Strip:
-    """Spectrum of a strip over its smooth mean.
+@dataclass(frozen=True)
+class Strip:
+    """Spectrum of a strip over its smooth mean."""
 
-    Attributes:
+    height: float
+    """By which its defocus is larger than the centre's [A]."""
+    count: float
+    """Of its tiles, which is its weight."""
+    flat: Tensor
+    """(n, n), centred."""
+    pixel_size: float
+    """That it reaches to [A]."""
+    sectors: Sectors
+    """The same averaged, for a search."""
+
+
+def make_strip(height: float, count: int, band: Band, shape: tuple[int, int],
+               pixel_size: float) -> Strip:
+    """What is used of a strip's spectrum.
+
+    Args:
         height: by which its defocus is larger than the centre's [A].
         count: of its tiles.
-        flat: (n, n), centred.
+        band: of its spectrum.
+        shape: of the spectrum.
         pixel_size: that it reaches to [A].
-        sectors: the same averaged, for the search.
     """
-
-    def __init__(self, height: float, count: int, spectrum: Tensor, pixel_size: float,
-                 search: CtfSearch) -> None:
-        band = make_band(spectrum, pixel_size, *search.resolution)
-        self.height, self.count, self.pixel_size = height, count, pixel_size
-        self.flat = band.flat.power.view(spectrum.shape)
-        sectors = ctf_search.bin_sectors(band)
-        self.sectors = sectors._replace(weight=sectors.weight * count)
+    sectors = ctf_search.bin_sectors(band)
+    return Strip(height, count, band.flat.power.view(shape), pixel_size,
+                 sectors._replace(weight=sectors.weight * count))
 
 
-def _fit_strips(strips: Sequence[_Strip], hand: int, constants: tuple[float, float, float],
+def _fit_strips(strips: Sequence[Strip], hand: int, constants: tuple[float, float, float],
                 lens: Lens, search: CtfSearch) -> CtfFit:
     """Fit of all strips, their heights times `hand`."""
     starts = ctf_search.search([(one.sectors, hand * one.height) for one in strips], lens,
@@ -157,7 +170,7 @@ def _fit_strips(strips: Sequence[_Strip], hand: int, constants: tuple[float, flo
         raise ValueError("image: no trace of rings at any defocus searched")
     defocus, (cosine, sine) = starts[0].defocus, starts[0][1:3]
     for _ in range(3):
-        merged = _merge(strips, hand, lens, (defocus, cosine, sine))
+        merged = merge(strips, hand, lens, (defocus, cosine, sine))
         found = ctf_fit.fit_spectrum(merged, strips[0].pixel_size, *constants, search)
         change = abs(found.defocus / defocus - 1)
         turn = 2 * math.radians(found.astigmatism_angle)
@@ -168,9 +181,19 @@ def _fit_strips(strips: Sequence[_Strip], hand: int, constants: tuple[float, flo
     return found
 
 
-def _merge(strips: Sequence[_Strip], hand: int, lens: Lens,
-           at_centre: tuple[float, float, float]) -> Tensor:
-    """Mean of the strips, each stretched to the rings of the centre's defocus and astigmatism."""
+def merge(strips: Sequence[Strip], hand: int, lens: Lens,
+          at_centre: tuple[float, float, float]) -> Tensor:
+    """Mean of the strips, each stretched to the rings of the centre's defocus and astigmatism.
+
+    Args:
+        strips: of one image or several.
+        hand: 1, or -1 for the opposite heights.
+        lens: constants.
+        at_centre: mean defocus, and half the astigmatism times cos and sin of twice its angle [A].
+
+    Returns:
+        Spectrum of the shape and reach of the first strip's; 1 where no strip tells.
+    """
     shape = strips[0].flat.shape
     kx, ky = spectra.centred_frequencies((shape[0], shape[1]), strips[0].pixel_size)
     squared, twice = kx**2 + ky**2, 2 * torch.atan2(ky, kx)
@@ -184,7 +207,8 @@ def _merge(strips: Sequence[_Strip], hand: int, lens: Lens,
         place = [(stretch * k * 2 * strip.pixel_size) for k in (kx, ky)]
         # Where there is no such frequency, at 0 say, it is NaN, which no comparison lets through.
         # Frequencies run from -1 to 1 - 2 / n in units of Nyquist; samples are at their centres.
-        grid = torch.stack([part + 1 / n for part, n in zip(place, shape[::-1], strict=True)], -1)
+        grid = torch.stack([part + 1 / n for part, n in zip(
+            place, strip.flat.shape[::-1], strict=True)], -1)
         inside = used & (grid.abs() < 1).all(dim=-1)
         sampled = torch.nn.functional.grid_sample(
             strip.flat[None, None], grid[None], mode="bilinear", padding_mode="border",

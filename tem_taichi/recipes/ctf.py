@@ -33,6 +33,7 @@ from tem_taichi.recipes.input import images_of, series_table
 from tem_taichi.recipes.result import Report, Result
 from tem_taichi.recipes.scene import micrograph_scene, scene_text, series_scene
 from tem_taichi.recipes.settings import Recipe
+from tem_taichi.recipes.together import fit_together, tilt_ctf_table
 
 _HAND = 20.0
 """Log-likelihood, over a series, by which one sense of the tilt must explain the rings better."""
@@ -70,6 +71,9 @@ class CtfRecipe(Recipe):
     common_astigmatism: bool = True
     """whether the images of a tilt series have one astigmatism, that of their fits' median; then
     each is fitted once more with it"""
+    joint: bool = False
+    """whether the images of a tilt series are fitted all at once, in one likelihood: for rings that
+    are too weak in single images. Each keeps a defocus of its own"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,6 +88,8 @@ class CtfRecipe(Recipe):
         checks.within("astigmatism", self.astigmatism, 0, 1e5, "A")
         checks.check(self.angles is None or (len(self.input) == 1 and not self.spectrum), "angles",
                      self.angles, "null, or the input one stack of images")
+        checks.check(not self.joint or self.angles is not None, "joint", True,
+                     "false where there are no angles")
         checks.check(self.axis_angle is None or self.angles is not None, "axis_angle",
                      self.axis_angle, "null where there are no angles")
 
@@ -122,6 +128,7 @@ class _Found:
     assumptions: list[str] = field(default_factory=list)
     scenes: dict[str, str] = field(default_factory=dict)
     figures: dict[str, Figure | Path] = field(default_factory=dict)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
 def run(recipe: CtfRecipe, report: Report) -> Result:
@@ -141,9 +148,10 @@ def run(recipe: CtfRecipe, report: Report) -> Result:
         search = _search(recipe, pixels)
         tilts = None if recipe.angles is None else _tilts(recipe, len(images))
         stack = _Stack(file, images, pixels, tilts, len(found.rows))
-        passes = 2 if tilts is not None and recipe.common_astigmatism else 1
+        passes = 2 if tilts is not None and recipe.common_astigmatism and not recipe.joint else 1
         total = len(found.rows) + passes * stack.count(recipe) + len(recipe.input) - place
-        rows = _rows(recipe, search, stack, found, after(len(found.rows), total))
+        find = _rows_together if recipe.joint else _rows
+        rows = find(recipe, search, stack, found, after(len(found.rows), total))
         shared = common_astigmatism([fit_of(row) for row in rows]) if passes == 2 else None
         if shared is not None:
             rows = _rows(recipe, replace(search, known=shared), stack, found,
@@ -155,12 +163,16 @@ def run(recipe: CtfRecipe, report: Report) -> Result:
             content = series_scene(recipe.microscope, rows, tilts, stack.shape, pixels)
             if content is not None:
                 found.scenes["scene.yaml"] = scene_text(f"The tilts and lens of {file}", content)
+            if recipe.joint:
+                good = "" if rows[0]["reliable"] else "_doubtful"
+                found.tables[f"tilts_ctf{good}.csv"] = tilt_ctf_table(tilts, rows)
             _judge_hand(found)
     found.rows += [{"name": name, **failed_row(reason)} for name, reason in unread.items()]
     _judge_together(recipe, found, pixels)
     fits = [{key: finite(value) for key, value in row.items()} for row in found.rows]
     return Result({"fits": fits, **found.numbers}, found.assumptions or None,
-                  found.warnings or None, _lines(fits), _tables(recipe, found.rows, pixels),
+                  found.warnings or None, _lines(fits),
+                  {**_tables(recipe, found.rows, pixels), **found.tables},
                   scenes=found.scenes, figures=found.figures)
 
 
@@ -212,12 +224,14 @@ def _tables(recipe: CtfRecipe, rows: list[dict[str, Any]],
 
 def _lines(fits: Sequence[dict[str, Any]]) -> list[str]:
     """What a person wants to see of the first fits."""
-    lines = []
+    lines, said = [], ""
     for fit in fits[:_SHOWN]:
         if "failed" in fit:
             lines.append(f"{fit['name']}: FAILED: {fit['failed']}")
             continue
         doubt = "" if fit["reliable"] else f"  UNRELIABLE: {'; '.join(fit['doubts'])}"
+        # All images of a series that was fitted in one have the same.
+        doubt, said = "  UNRELIABLE: as above" if doubt and doubt == said else doubt, doubt
         rings = f"rings to {fit['resolution']:.1f} A" if fit["resolution"] else "no rings"
         lines.append(f"{fit['name']}: defocus {fit['defocus_u']:.0f} {fit['defocus_v']:.0f} A at "
                      f"{fit['astigmatism_angle']:.1f} deg, {rings}{doubt}")
@@ -251,6 +265,26 @@ def _rows(recipe: CtfRecipe, search: CtfSearch, stack: _Stack, found: _Found,
                                  None if recipe.spectrum else stack.shape, stack.pixel_size))
         report(n)
     return rows
+
+
+def _rows_together(recipe: CtfRecipe, search: CtfSearch, stack: _Stack, found: _Found,
+                   report: Callable[[int], None]) -> list[dict[str, Any]]:
+    """Fits of a tilt series from one likelihood; `found` gets its picture and numbers."""
+    assert stack.tilts is not None
+    try:
+        rows, found.numbers, picture = fit_together(
+            stack.images, stack.pixel_size, stack.tilts,
+            (recipe.voltage, recipe.spherical_aberration, recipe.amplitude_contrast), search,
+            unfinished_folder(recipe.output))
+    except ValueError as error:
+        raise ValueError(f"{stack.name}: {error}") from error
+    found.figures["series.png"] = picture
+    found.assumptions.append(
+        f"the amplitude contrast is {recipe.amplitude_contrast:g}: with 0.01 more the defoci are "
+        f"{found.numbers['defocus_A_per_0.01_amplitude_contrast']:+.0f} A")
+    report(len(rows))
+    return [{"name": f"{n:06d}@{stack.name}", "tilt_angle": angle, **row}
+            for n, (angle, row) in enumerate(zip(stack.tilts["tilt_angle"], rows, strict=True), 1)]
 
 
 def _tilts(recipe: CtfRecipe, count: int) -> pd.DataFrame:

@@ -1,0 +1,58 @@
+"""The picture of a tilt series' CTF: what each image says of its defocus, and all of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tem_taichi.estimate.ctf_figure import draw_curves
+from tem_taichi.estimate.ctf_series import SeriesFit
+
+
+def write_series_figure(path: str | Path, fit: SeriesFit, angles: Sequence[float]) -> None:
+    """Write a PNG: evidence over defocus and tilt, that of all images, and their average's rings.
+
+    Args:
+        path: file to write.
+        fit: of the series.
+        angles: tilts [deg], in its order.
+    """
+    figure = Figure(figsize=(12, 4.8), dpi=100, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
+    _evidence(left, fit, np.asarray(angles))
+    draw_curves(right, fit.whole)
+    right.set_title("all images, stretched to their mean defocus", fontsize=9)
+    figure.suptitle(
+        f"defocus {fit.mean:.0f} ± {fit.mean_error:.0f} Å   astigmatism {fit.astigmatism:.0f} ± "
+        f"{fit.astigmatism_error:.0f} Å at {fit.astigmatism_angle:.0f} ± {fit.angle_error:.0f}°"
+        + ("" if fit.reliable else "\nnot reliable: " + "; ".join(fit.doubts)),
+        color="black" if fit.reliable else "firebrick", fontsize=10, wrap=True)
+    # No version of matplotlib in the file: the same fit gives the same bytes.
+    figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def _evidence(axes: Axes, fit: SeriesFit, angles: np.ndarray) -> None:
+    """Log-likelihood of each image, and their sum, over the defocus."""
+    order = np.argsort(angles, kind="stable")
+    grid = fit.grid / 1e4
+    rows = fit.evidence[order]
+    edges = np.concatenate([[1.5 * angles[order][0] - 0.5 * angles[order][1]],
+                            (angles[order][1:] + angles[order][:-1]) / 2,
+                            [1.5 * angles[order][-1] - 0.5 * angles[order][-2]]])
+    half = (grid[1] - grid[0]) / 2
+    shown = axes.pcolormesh(np.append(grid - half, grid[-1] + half), edges, rows, cmap="gray",
+                            vmin=0, vmax=max(float(np.percentile(rows, 99.5)), 1.0))
+    axes.errorbar(fit.defocus[order] / 1e4, angles[order], xerr=fit.errors[order] / 1e4, fmt=".",
+                  color="tab:orange", ms=3, lw=0.8)
+    axes.set_xlabel("defocus [µm]")
+    axes.set_ylabel("tilt [°]")
+    axes.set_title("log-likelihood of each image (bright), fit; blue: all images", fontsize=9)
+    axes.figure.colorbar(shown, ax=axes, shrink=0.7)
+    top = axes.twinx()
+    total = fit.evidence.sum(axis=0)
+    top.plot(grid, total, color="tab:blue", lw=1.2)
+    top.set_ylim(total.min() - 0.05 * np.ptp(total), total.min() + 3 * max(np.ptp(total), 1e-9))
+    top.set_yticks([])
+    axes.set_xlim(grid[0], grid[-1])
