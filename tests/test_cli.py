@@ -299,7 +299,7 @@ def test_time_and_memory_are_foreseen(here, capsys):
     """As said by --check: of a sweep also in all; the figures' accuracy is in test_pipeline."""
     assert main(["-m", "scene.yaml", "dose=1,2", "--check"]) == 0
     out = capsys.readouterr().out
-    assert len(re.findall(r"about 0\.5 GB of memory, [0-9.]+ (s|min)\n", out)) == 2
+    assert len(re.findall(r"about 0\.6 GB of memory, [0-9.]+ (s|min)\n", out)) == 2
     assert re.search(r"\n2 runs, about [0-9.]+ (s|min) in all\n$", out)
 
 

@@ -468,7 +468,7 @@ def test_real_tilt_series(here, shared, capsys):
     (["recipe=detector", "input=none.mrc"], "none.mrc"),
     (["recipe=detector", "input=[flat.mrc,flat.mrc]"], "twice"),
     (["input=flat.mrc"], "recipe=None"),
-    (["recipe=dector", "input=flat.mrc"], "recipe=dector: must be one of ctf, detector"),
+    (["recipe=dector", "input=flat.mrc"], "recipe=dector: must be one of ctf, denoise, detector"),
     (["recipe=none.yaml", "input=flat.mrc"], "recipe=none.yaml: no such file"),
     (["recipe=ctf", "input=flat.mrc", "volage=200"], "volage=200: no such key; did you mean vol"),
     (["recipe=ctf", "input=flat.mrc", "voltage=high"], 'voltage="high": must be a number'),
