@@ -26,6 +26,7 @@ from tem_taichi.fit import main
 from tem_taichi.inverse.measures import correlation
 from tem_taichi.inverse.priors import smooth as smooth_prior
 from tem_taichi.noise.detector import Detector, detect
+from tem_taichi.series.camera import detector_of_name
 
 SIZE = 96
 PUBLISHED = Detector("integrating", 1.0, (0.7, 0.2, 0.1, 10.0, 40.0))
@@ -103,6 +104,16 @@ def test_the_law_without_a_detector():
                       (torch.ones(1, 64, 64), "no noise"), (dark, "the mean of image 2 is 0")):
         with pytest.raises(ValueError, match=said):
             law_of(bad, None)
+
+
+def test_noise_that_falls_steeply_is_known_again():
+    """That of a camera whose power at the corners is a hundredth of that at low frequencies."""
+    detector = detector_of_name("falcon4ec_300kv")
+    counts = counts_of(torch.ones(256, 256), 40.0, detector)
+    assert law_of(counts, detector).warnings == ()
+    times = float(law_of(3 * counts, detector).warnings[0].split()[6])
+    # Of 30,000 coefficients whose median is theirs to 1 %; counts are cut at events.
+    assert times == pytest.approx(3, rel=0.05)
 
 
 def test_a_single_image_shows_its_noise_where_it_is_flat():

@@ -73,9 +73,9 @@ def law_of(counts: Tensor, detector: Detector | None) -> Law:
         number = int((counts.mean((1, 2)) <= 0).int().argmax())
         raise ValueError(f"images: the mean of image {number + 1} is "
                          f"{float(counts[number].mean()):.4g}: must be positive counts")
-    high = _white_power(counts) / float(counts.mean())
     if detector is not None:
-        return _known(counts, detector, high)
+        return _known(counts, detector)
+    high = _white_power(counts) / float(counts.mean())
     if _are_whole(counts, 1.0) and _POISSON[0] < high < _POISSON[1]:
         return Law(IDEAL, True, ("Counts are electrons of Poisson's law, each in the pixel where "
                                  "it arrived: no detector was given, and they are whole with a "
@@ -114,17 +114,16 @@ def blurred(electrons: Tensor, law: Law) -> Tensor:
         law.detector.gain)
 
 
-def _known(counts: Tensor, detector: Detector, high: float) -> Law:
+def _known(counts: Tensor, detector: Detector) -> Law:
     """The law of a camera that is known; of events only if there are whole numbers of them.
 
     Args:
         counts: that it recorded.
         detector: the camera.
-        high: power at high frequencies over the mean.
     """
-    w = torch.linspace(_HIGH, 0.7, 8)
+    w = curves.radial_frequency(counts.shape[-2], counts.shape[-1])
     expected = noise_power_spectrum(w, detector, dose=1, pixel_size=1) / as_tensor(detector.gain)
-    ratio = high / float(expected.median())
+    ratio = _white_power(counts, expected.clamp(min=1e-30)) / float(counts.mean())
     warnings = () if 1 / _DOUBTFUL < ratio < _DOUBTFUL else (
         f"At high frequencies these images have {ratio:.3g} times the noise of the detector: its "
         "gain or its noise is not theirs.",)
@@ -157,14 +156,21 @@ def _are_whole(counts: Tensor, step: float) -> bool:
     return all(whole(image) for image in counts)
 
 
-def _white_power(counts: Tensor) -> float:
-    """Power at high frequencies of one exposure, without what a picture and its edges have."""
+def _white_power(counts: Tensor, spectrum: Tensor | None = None) -> float:
+    """Power at high frequencies of one exposure, without what a picture and its edges have.
+
+    Args:
+        counts: (n, ny, nx).
+        spectrum: that the noise is relative to, (ny, nx // 2 + 1); None = 1.
+    """
     counts = counts[::-(-len(counts) // _ASKED)]
     ny, nx = counts.shape[-2:]
     window = [torch.hann_window(n, dtype=counts.dtype, device=counts.device) for n in (ny, nx)]
     both = window[0][:, None] * window[1]
     deviation = (counts - counts.mean((-2, -1), keepdim=True)) * both
     power = torch.fft.rfft2(deviation).abs().square() / both.square().sum()
+    if spectrum is not None:
+        power /= spectrum
     high = curves.radial_frequency(ny, nx) > _HIGH
     # The median of an exponential law is log 2 of its mean: spots of a crystal count for little.
     return float(power[:, high].median(-1).values.mean() / np.log(2))
