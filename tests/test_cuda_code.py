@@ -31,6 +31,7 @@ from tem_taichi.specimen.ice import ice_slice
 from tem_taichi.specimen.ice_shape import IceShape
 from tem_taichi.specimen.potential import peng_table
 from tem_taichi.specimen.rays import Rays, project
+from tem_taichi.specimen.slabs import Slabs, sliced
 from tem_taichi.specimen.splatting import narrow, splat
 from tem_taichi.streams import Key
 
@@ -67,14 +68,16 @@ gridding.add(torch.zeros(2, 16, 16), patches, torch.ones(2), index[:2], index[:2
              torch.zeros(2, 2, dtype=torch.int64), windows).sum().backward()
 deposit(poisson(torch.ones(4, 4), Key(0, "noise")), 0.5, Key(0, "noise"))
 volume, turn = torch.rand(4, 16, 16, requires_grad=True), torch.eye(3)[None].requires_grad_()
-project(volume, Rays(turn, torch.zeros(1, 2), (4, 16, 16), 1.0, (16, 16), 1.0)).sum().backward()
+rays = Rays(turn, torch.zeros(1, 2), (4, 16, 16), 1.0, (16, 16), 1.0)
+project(volume, rays).sum().backward()
+sliced(volume, rays, Slabs(-3.0, 2.0, 3, 0, 3)).sum().backward()
 say("end")
 ti.sync()
 """
 KERNELS = {"transmit", "transmit_adjoint", "propagate", "propagate_adjoint", "splat_tiles",
            "adjoint", "noise_pair", "poisson", "deposit", "fill", "spread", "sample",
            "add_patches", "add_patches_adjoint", "multiply", "gather_each", "scatter_each",
-           "slopes"}
+           "slopes", "gather_slabs_each", "scatter_slabs_each", "slab_slopes"}
 
 
 def run(folder: Path, code: str) -> list[str]:

@@ -39,7 +39,7 @@ BELOW = {
 PROGRAMS = {"simulate", "fit", "cli", "__init__"}
 
 
-STAGES = {"splatting", "gridding", "filling", "ice", "passes", "draws", "rays"}
+STAGES = {"splatting", "gridding", "filling", "ice", "passes", "draws", "rays", "slabs"}
 """Modules that call kernels."""
 
 

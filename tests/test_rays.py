@@ -1,5 +1,6 @@
 """Projections of a grid, their adjoint and their gradients."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from twins import joseph
 from tem_taichi.device import kernels_for_a_gpu
 from tem_taichi.rotations import rotation_from_vector, tilt_rotation
 from tem_taichi.specimen.rays import Rays, back_project, project, smear
+from tem_taichi.specimen.slabs import Slabs, sliced
 
 GRID, SHAPE = (9, 37, 21), (40, 33)
 
@@ -156,3 +158,85 @@ def test_other_shapes_are_refused():
     for function in (back_project, smear):
         with pytest.raises(ValueError, match="images of shape"):
             function(torch.zeros(5, 3, 3), rays)
+
+
+TILTS = (-62.0, 0.0, 31.0)
+
+
+def slabs_of(count=None, first=0, smooth=True):
+    """Of 3 A about a grid whose diagonal is 87 A long."""
+    return Slabs(-46.0, 3.0, 31, first, 31 - first if count is None else count, smooth)
+
+
+def poses_and_shares():
+    """Every geometry at every tilt, sharing or not."""
+    return [(rays_of(kind, angles=TILTS).some([n]), smooth)
+            for kind in KINDS for n in range(3) for smooth in (True, False)]
+
+
+def test_slices_add_up_to_the_projection(double):
+    """And some of them are those of all."""
+    volume = torch.tensor(np.random.default_rng(0).standard_normal(GRID))
+    for rays, smooth in poses_and_shares():
+        slices = sliced(volume, rays, slabs_of(smooth=smooth))
+        torch.testing.assert_close(slices.sum(0), project(volume, rays)[0], rtol=0, atol=1e-9)
+        torch.testing.assert_close(sliced(volume, rays, slabs_of(5, 12, smooth)), slices[12:17],
+                                   rtol=0, atol=1e-12)
+
+
+def test_a_voxel_is_in_the_slices_about_its_depth(double):
+    """Its mean depth is its own where slices share; half a slice away at most where not."""
+    place = (2, 30, 5)
+    volume = torch.zeros(GRID, dtype=torch.float64)
+    volume[place] = 1.0
+    point = torch.tensor([(n - size // 2) * 2.0 for n, size in zip(
+        reversed(place), reversed(GRID), strict=True)], dtype=torch.float64)
+    middles = -46.0 + 3.0 * (torch.arange(31) + 0.5)
+    for rays, smooth in poses_and_shares():
+        weights = sliced(volume, rays, slabs_of(smooth=smooth)).sum((1, 2))
+        depth = float(rays.rotations[0, 2] @ point)
+        # Joseph's interpolation spreads a voxel over two of a plane, at depths of their own
+        assert float((weights * middles).sum() / weights.sum()) == pytest.approx(
+            depth, abs=0.4 if smooth else 1.5)
+        assert float(weights[(middles - depth).abs() > 3 + 2].abs().sum()) < 1e-12
+
+
+def test_the_adjoint_of_slices_and_kernels_for_a_gpu(double):
+    rng = np.random.default_rng(2)
+    volume = torch.tensor(rng.standard_normal(GRID), requires_grad=True)
+    images = torch.tensor(rng.standard_normal((5, *SHAPE)))
+    for rays, smooth in poses_and_shares():
+        found = []
+        for gpu in (False, True):
+            with kernels_for_a_gpu(gpu):
+                slices = sliced(volume, rays, slabs_of(5, 12, smooth))
+                found.append([slices.detach(), *torch.autograd.grad(slices, volume, images)])
+        for here, there in zip(*found, strict=True):
+            torch.testing.assert_close(here, there, rtol=0, atol=1e-11)
+        assert float((found[0][0] * images).sum()) == pytest.approx(
+            float((found[0][1] * volume.detach()).sum()), rel=1e-11)
+
+
+def test_gradients_of_slices(double):
+    """In the volume, the pose and the shift."""
+    grid, shape = (4, 6, 5), (6, 5)
+    volume = torch.tensor(np.random.default_rng(3).standard_normal(grid), requires_grad=True)
+    reach = 2.0 * math.hypot(*grid)
+    for kind in ("shifted", "oblique", "x-tilt"):
+        rays = rays_of(kind, grid, shape, angles=(13.0,))
+        turn = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+        shifts = rays.shifts.clone().requires_grad_()
+
+        def slices(volume, turn, shifts, rotations=rays.rotations):
+            moved = Rays(rotation_from_vector(turn) @ rotations, shifts, grid, 2.0, shape, 2.0)
+            return sliced(volume, moved, Slabs(-reach / 2, 2.3, math.ceil(reach / 2.3), 1, 4))
+
+        assert torch.autograd.gradcheck(slices, (volume, turn, shifts), eps=1e-7, atol=1e-5,
+                                        fast_mode=True)
+
+
+def test_slices_of_more_images_than_one_are_refused():
+    with pytest.raises(ValueError, match="rays of 3 images: must be one"):
+        sliced(torch.zeros(GRID), rays_of("upright", angles=TILTS), slabs_of())
+    with pytest.raises(ValueError, match=r"volume of shape \(2, 2, 2\): must be"):
+        sliced(torch.zeros(2, 2, 2), rays_of("upright", angles=(3.0,)), slabs_of())

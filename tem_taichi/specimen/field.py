@@ -10,7 +10,9 @@ import torch
 from tem_taichi.arguments import check_positive_number, to_field
 from tem_taichi.device import as_tensor
 from tem_taichi.physics import Value
+from tem_taichi.specimen.depth import compensation, spare
 from tem_taichi.specimen.rays import Rays, project
+from tem_taichi.specimen.slabs import Slabs, sliced
 from tem_taichi.specimen.view import Attenuation, View
 
 
@@ -63,6 +65,28 @@ class Voxels:
         return Rays(view.rotation[None], view.shift[None], (nz, ny, nx), self.voxel_size,
                     view.shape, view.pixel_size)
 
+    def slices(self, view: View, first: int, count: int) -> torch.Tensor:
+        """Projected potential of some slices of a view, (count, ny, nx) [V A].
+
+        A voxel is shared by the two slices about its depth, unless the view asks for the nearest;
+        differentiable in the values, the rotation and the shift.
+        """
+        rays, depth = self.rays(view), _depth(view)
+        if view.n_slices == 1:
+            return project(self.values, rays)
+        found = sliced(self.values, rays, Slabs(view.entrance, view.slice_thickness, view.n_slices,
+                                                first, count, depth == "smooth"))
+        factor = compensation(depth, view.shape, view.pixel_size, view.slice_thickness,
+                              view.voltage) if view.propagates else None
+        if factor is None:
+            return found
+        return torch.fft.irfft2(torch.fft.rfft2(found) * factor, s=view.shape)
+
+
+def _depth(view: View) -> str:
+    """How voxels are shared by slices."""
+    return view.depth or "smooth"
+
 
 @dataclass(frozen=True)
 class Sampled:
@@ -78,15 +102,14 @@ class Sampled:
         """Of the tilted box, at multiples of the step: samples stay where they are as it tilts."""
         corners = as_tensor(list(itertools.product(*((-s / 2, s / 2) for s in self.size))))
         z = corners @ view.rotation[2].detach()
-        return (math.floor(float(z.min()) / self.step) * self.step,
-                math.ceil(float(z.max()) / self.step) * self.step)
+        more = spare(_depth(view), view.slice_thickness) if isinstance(self.field, Voxels) else 0.0
+        return (math.floor(float(z.min()) / self.step) * self.step - more,
+                math.ceil(float(z.max()) / self.step) * self.step + more)
 
     def slices(self, view: View, first: int, count: int) -> torch.Tensor:
-        """See `slices_of`; a grid of voxels within one slice is projected by `rays.project`."""
-        if isinstance(self.field, Voxels) and view.n_slices == 1:
-            low, high = self.depth_range(view)
-            if view.entrance <= low and high <= view.entrance + view.slice_thickness:
-                return project(self.field.values, self.field.rays(view))
+        """See `slices_of`; those of a grid of voxels are shared by depth, see `Voxels.slices`."""
+        if isinstance(self.field, Voxels):
+            return self.field.slices(view, first, count)
         return slices_of(self.field, view, first, count, self.step)
 
     def attenuation(self, view: View) -> Attenuation | None:

@@ -27,12 +27,15 @@ from tem_taichi.specimen.lattice import (
 )
 
 
-def _interpolated(images: Tensor, places: Tensor) -> Tensor:
+def interpolated(images: Tensor, places: Tensor) -> Tensor:
+    """Images (n, ny, nx) at places of `lattice`, by cubic convolution."""
     return torch.nn.functional.grid_sample(
         images[:, None], places, mode="bicubic", align_corners=True)[:, 0]
 
 
-def _safe(maps: Tensor, columns: int, length: int, plane_length: int) -> tuple[Tensor, Tensor]:
+def safe_numbers(
+    maps: Tensor, columns: int, length: int, plane_length: int
+) -> tuple[Tensor, Tensor]:
     """First and end of numbers of a line between those of all planes, and of planes' of images."""
     first, last = maps[..., 2], maps[..., 2] + maps[..., 3] * (columns - 1)
     low, high = torch.minimum(first, last).min(), torch.maximum(first, last).max()
@@ -53,7 +56,7 @@ def _spread(images: Tensor, maps: Tensor, numbers: Tensor, planes: Planes, volum
         launch(kernels.scatter_each, images.reshape(-1), maps, numbers, columns, length, *sizes,
                volume)
     else:
-        safe = _safe(maps, columns, length, planes.length)[1]
+        safe = safe_numbers(maps, columns, length, planes.length)[1]
         launch(kernels.scatter, images.reshape(-1), maps, numbers, safe, columns, length, *sizes,
                volume)
 
@@ -64,7 +67,7 @@ def _gather(volume, maps, numbers, planes, out):  # type: ignore[no-untyped-def]
     if many_threads():
         launch(kernels.gather_each, volume, maps, numbers, *sizes, out)
     else:
-        safe = _safe(maps, out.shape[1], out.shape[2], planes.length)[0]
+        safe = safe_numbers(maps, out.shape[1], out.shape[2], planes.length)[0]
         launch(kernels.gather, volume, maps, numbers, safe, *sizes, out)
 
 
@@ -106,7 +109,7 @@ def project(volume: Tensor, rays: Rays) -> Tensor:
     out = out * torch.cat(steps)[torch.argsort(torch.cat(order))][:, None, None]
     if lattice.is_image:
         return out.transpose(1, 2) if lattice.upright else out
-    return _interpolated(out, image_places(rays, lattice))
+    return interpolated(out, image_places(rays, lattice))
 
 
 class _BackProjection(torch.autograd.Function):
@@ -120,7 +123,7 @@ class _BackProjection(torch.autograd.Function):
             places = image_places(rays, lattice)
             with torch.enable_grad():
                 columns = images.new_zeros((len(images), *lattice.shape), requires_grad=True)
-                again = _interpolated(columns, places)
+                again = interpolated(columns, places)
             columns, = torch.autograd.grad(again, columns, images)
         nz, ny, nx = rays.grid
         lines = images.new_zeros((nz, nx, ny) if lattice.upright else (nz, ny, nx))
@@ -173,7 +176,7 @@ def smear(images: Tensor, rays: Rays) -> Tensor:
         if lattice.is_image:
             columns = images.transpose(1, 2) if lattice.upright else images
         else:
-            columns = _interpolated(images, lattice_places(rays, lattice))
+            columns = interpolated(images, lattice_places(rays, lattice))
         nz, ny, nx = rays.grid
         lines, length = (nx, ny) if lattice.upright else (ny, nx)
         out = images.new_empty((nz, lines, length))
