@@ -4,13 +4,8 @@ import pytest
 from matplotlib.image import imread
 from scipy.ndimage import gaussian_filter
 
-from tem_taichi.export.preview import (
-    block_mean,
-    filter_width,
-    scale_bar_length,
-    spread,
-    write_preview,
-)
+from tem_taichi.export.preview import block_mean, filter_width, spread, write_preview
+from tem_taichi.scale_bar import scale_bar_length
 
 
 def series(n: int, ny: int, nx: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

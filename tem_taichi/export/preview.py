@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter
+
+from tem_taichi.scale_bar import scale_bar
 
 _MOST_TILTS = 5
 _MOST_PIXELS = 256  # along the longer side of a panel, so that noise stays a small file
@@ -62,7 +63,7 @@ def write_preview(path: Path, images: ArrayLike, noise_free: ArrayLike, tilt_ang
         column[0].set_title(f"{angles[tilt].round(1) + 0.0:.1f}°")
     for axes, label in zip(panels[:, 0], (name, "noise-free"), strict=True):
         axes.set_ylabel(label)
-    _scale_bar(panels[0, 0], nx * pixel_size / _NANOMETRE, ny * pixel_size / _NANOMETRE)
+    scale_bar(panels[0, 0], nx * pixel_size / _NANOMETRE, ny * pixel_size / _NANOMETRE)
     # No version of matplotlib in the file: the same images give the same bytes.
     figure.savefig(path, format="png", metadata={"Software": None})
 
@@ -117,13 +118,6 @@ def block_mean(image: ArrayLike, most: int) -> NDArray[np.float64]:
     return kept.reshape(ny, kept.shape[0] // ny, nx, kept.shape[1] // nx).mean(axis=(1, 3))
 
 
-def scale_bar_length(width: float) -> float:
-    """Longest of 1, 2 or 5 times a power of ten that is at most a third of `width`."""
-    third = width / 3
-    decade = 10.0 ** math.floor(math.log10(third))
-    return max(step * decade for step in (1, 2, 5) if step * decade <= third)
-
-
 def _show(axes: Axes, image: NDArray, pixel_size: float) -> None:
     ny, nx = image.shape
     reduced = block_mean(image, _MOST_PIXELS)
@@ -134,14 +128,3 @@ def _show(axes: Axes, image: NDArray, pixel_size: float) -> None:
     axes.imshow(reduced, cmap="gray", vmin=low, vmax=high, origin="lower",
                 extent=(0, nx * scale, 0, ny * scale))
     axes.set(xticks=[], yticks=[])
-
-
-def _scale_bar(axes: Axes, width: float, height: float) -> None:
-    length = scale_bar_length(width)
-    x, y = 0.06 * width, 0.07 * height
-    axes.plot([x, x + length], [y, y], color="white", linewidth=3, solid_capstyle="butt",
-              path_effects=[withStroke(linewidth=5, foreground="black")])
-    axes.annotate(f"{length:g} nm", (x, y), xytext=(0, 5), textcoords="offset points",
-                  color="white", fontsize=9,
-                  path_effects=[withStroke(linewidth=2, foreground="black")])
-    axes.set(xlim=(0, width), ylim=(0, height))

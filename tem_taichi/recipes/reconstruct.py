@@ -15,8 +15,8 @@ from tem_taichi import checks
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.tilt_images import Grid, Series, agreement, halves_of, series_of
 from tem_taichi.estimate.tomogram import Tomogram, back_projected, iterated
-from tem_taichi.estimate.tomogram_figure import tomogram_figure
 from tem_taichi.estimate.tomogram_fit import Lens, exposures_of, fitted
+from tem_taichi.estimate.volume_figure import planes_figure, slices
 from tem_taichi.files.io import read_images
 from tem_taichi.files.unfinished import part_key, unfinished_folder
 from tem_taichi.recipes.input import images_of, series_table
@@ -134,7 +134,7 @@ def run(recipe: ReconstructRecipe, report: Report) -> Result:
     warnings = [f"{len(dark)} of {len(images)} images, the first of them image {dark[0]}, have no "
                 "positive mean: they tell nothing."] if dark else []
     return Result(numbers, _taken(recipe, table), warnings, tables=tables, figures={
-        "tomogram.png": tomogram_figure(whole.volume.cpu().numpy(), voxel)}, volumes={
+        "tomogram.png": planes_figure(slices(whole.volume.cpu().numpy(), voxel), voxel)}, volumes={
             file: (volume.cpu().numpy(), voxel, origin) for file, volume in volumes.items()})
 
 

@@ -35,7 +35,8 @@ class Result:
         volumes: NAME.mrc of (nz, ny, nx), with the voxel size [A] and, if it is not 0, where the
             middle of the first voxel is, x, y, z [A].
         scenes: NAME.yaml, as text, that `python -m tem_taichi.simulate` reads.
-        figures: NAME.png, drawn at the figure's own dpi, or a picture that is a file already.
+        figures: NAME.png, drawn at the figure's own dpi; or a picture that is a file already, or
+            the bytes of one, such as NAME.gif.
     """
 
     numbers: Mapping[str, Any]
@@ -47,7 +48,7 @@ class Result:
     volumes: Mapping[str, tuple[ArrayLike, float] | tuple[ArrayLike, float, Sequence[float]]] = (
         field(default_factory=dict))
     scenes: Mapping[str, str] = field(default_factory=dict)
-    figures: Mapping[str, Figure | Path] = field(default_factory=dict)
+    figures: Mapping[str, Figure | Path | bytes] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """What a person wants to see at once: numbers, and every doubt."""
@@ -85,6 +86,8 @@ def write_result(folder: Path, result: Result) -> None:
     for name, figure in result.figures.items():
         if isinstance(figure, Path):
             shutil.copyfile(figure, place(name))
+        elif isinstance(figure, bytes):
+            place(name).write_bytes(figure)
         else:
             figure.savefig(place(name))
 
