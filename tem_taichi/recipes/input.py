@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
@@ -102,6 +103,45 @@ def series_table(recipe: WithAngles, stack: str, count: int) -> pd.DataFrame:
         raise ValueError(f"angles={file}: has {len(table)} rows"
                          f"{'' if 'tilt_angle' in table else ' and no column tilt_angle'}: must "
                          f"have one tilt angle for each of the {count} images of {path.name}")
+    return table
+
+
+class WithAlignment(WithAngles, Protocol):
+    """A recipe that says how the images of a series are aligned."""
+
+    @property
+    def axis_angle(self) -> float | None:
+        """Of the tilt axis from +y, counter-clockwise [deg]; None = from the table."""
+
+    @property
+    def shifts(self) -> tuple[str, str]:
+        """Columns of the table with the images' shifts [A]; 0 where it has none."""
+
+
+def aligned_table(recipe: WithAlignment, stack: str, count: int) -> pd.DataFrame:
+    """`series_table` with axis_angle [deg] and, where they are known, shift_x and shift_y [A].
+
+    Args:
+        recipe: that says which.
+        stack: file of the images.
+        count: of images.
+
+    Raises:
+        ValueError: as there, or if the axis is not known or a column is not there or has gaps.
+    """
+    table = series_table(recipe, stack, count)
+    if recipe.axis_angle is not None:
+        table["axis_angle"] = recipe.axis_angle
+    if "axis_angle" not in table or not np.isfinite(table["axis_angle"]).all():
+        raise ValueError("axis_angle=null: the table of angles has none: must be given [deg]")
+    for ours, theirs in zip(("shift_x", "shift_y"), recipe.shifts, strict=True):
+        if theirs != ours and theirs not in table:
+            raise ValueError(f"shifts={theirs}: must be a column of the table of angles, which has "
+                             f"{', '.join(table)}")
+        if theirs in table:
+            if not np.isfinite(table[theirs]).all():
+                raise ValueError(f"shifts={theirs}: must have a number [A] in every row")
+            table[ours] = table[theirs]
     return table
 
 

@@ -19,7 +19,7 @@ from tem_taichi.estimate.tomogram_fit import Lens, exposures_of, fitted
 from tem_taichi.estimate.volume_figure import planes_figure, slices
 from tem_taichi.files.io import read_images
 from tem_taichi.files.unfinished import part_key, unfinished_folder
-from tem_taichi.recipes.input import images_of, series_table
+from tem_taichi.recipes.input import aligned_table, images_of
 from tem_taichi.recipes.result import Report, Result
 from tem_taichi.recipes.settings import SeriesRecipe
 
@@ -102,7 +102,7 @@ class ReconstructRecipe(SeriesRecipe):
 def run(recipe: ReconstructRecipe, report: Report) -> Result:
     """A tomogram, and those of half of the images."""
     (name, images, pixel_size), = images_of(recipe)
-    table = _tilts(recipe, name, len(images))
+    table = aligned_table(recipe, name, len(images))
     mask = None if recipe.mask is None else _mask(recipe.mask)
     series = series_of(images, table, pixel_size, Grid(
         recipe.thickness, recipe.bin, recipe.cut_from,
@@ -170,24 +170,6 @@ def _order(table: pd.DataFrame) -> np.ndarray:
         if name in table and np.isfinite(table[name].to_numpy(float)).all():
             return table[name].to_numpy(float)
     return np.arange(len(table), dtype=float)
-
-
-def _tilts(recipe: ReconstructRecipe, name: str, count: int) -> pd.DataFrame:
-    """The table with the axis and the shifts."""
-    table = series_table(recipe, name, count)
-    if recipe.axis_angle is not None:
-        table["axis_angle"] = recipe.axis_angle
-    if "axis_angle" not in table or not np.isfinite(table["axis_angle"]).all():
-        raise ValueError("axis_angle=null: the table of angles has none: must be given [deg]")
-    for ours, theirs in zip(("shift_x", "shift_y"), recipe.shifts, strict=True):
-        if theirs != ours and theirs not in table:
-            raise ValueError(f"shifts={theirs}: must be a column of the table of angles, which has "
-                             f"{', '.join(table)}")
-        if theirs in table:
-            if not np.isfinite(table[theirs]).all():
-                raise ValueError(f"shifts={theirs}: must have a number [A] in every row")
-            table[ours] = table[theirs]
-    return table
 
 
 def _mask(file: str) -> np.ndarray:
