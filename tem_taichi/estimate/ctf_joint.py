@@ -116,6 +116,48 @@ def log_likelihood(one: Spectra, joint: Joint, image: int, lens: Lens, basis: Ba
     return -terms.sum(dtype=torch.float64)
 
 
+def likelihoods(one: Spectra, joint: Joint, image: int, lens: Lens, basis: Basis,
+                defoci: Sequence[float]) -> Tensor:
+    """`log_likelihood` of an image at other defoci, with its smooth mean fitted anew at each.
+
+    With the mean of the fit, a defocus whose rings are too dark at some frequency would be blamed
+    for the missing power as well, by tens of thousands where the rings are strong.
+
+    Args:
+        one: its cells.
+        joint: parameters.
+        image: its number.
+        lens: constants.
+        basis: splines.
+        defoci: of the image [A], (d,).
+
+    Returns:
+        One for each, (d,).
+    """
+    cells = one.cells
+    columns, rings = basis.at(cells)
+    noise = (noise_columns(cells.k, basis) @ joint.noise).exp()
+    inverse = torch.linalg.inv((columns.T @ (cells.weight[:, None] * columns)).double() + _LEAST
+                               * torch.eye(columns.shape[1], dtype=torch.float64)).to(columns)
+    found = []
+    for defocus in defoci:
+        moved = replace(joint, defocus=torch.full_like(joint.defocus, defocus / UNIT))
+        contrast, twice, _ = _rings(one, moved, image, lens, rings)
+        relative = 1 - contrast * torch.cos(twice)
+        over = cells.power / (noise * relative)
+        mean = columns @ joint.mean[image]
+        # The best factor of all, then scoring about it.
+        mean = mean + ((cells.weight * over / mean.exp()).sum() / cells.weight.sum()).log()
+        tried = []
+        for _ in range(3):
+            ratio = over / mean.exp()
+            tried.append(-(cells.weight * (mean + (noise * relative).log() + ratio)).sum(
+                dtype=torch.float64))
+            mean = mean + columns @ (inverse @ (columns.T @ (cells.weight * (ratio - 1))))
+        found.append(max(tried))
+    return torch.stack(found)
+
+
 @dataclass(frozen=True)
 class Equations:
     """Of one image: its own parameters (mean, strength), its defocus, then the shared ones."""

@@ -20,6 +20,7 @@ from scipy.interpolate import BSpline
 from torch import Tensor
 
 from tem_taichi.device import as_tensor
+from tem_taichi.estimate import scoring
 from tem_taichi.instrument.optics import round_phase
 from tem_taichi.physics import wavelength
 
@@ -27,7 +28,6 @@ _TABLE = 2048  # points at which the splines are tabulated
 _PIECE = 0.045  # of the mean's spline [1/A]: wider than most rings
 _CONTRAST_PIECES = 5
 _LEAST = 1e-3  # information of a parameter, for splines where nothing depends on them
-_DAMPING = 0.03  # of the first step, relative to the information
 _CONVERGED = 1e-4  # gain in log-likelihood of one periodogram; rounding of its sum is 3e-5
 UNIT = 1000.0
 """Of defocus [A], so that all parameters are of order 1."""
@@ -156,7 +156,7 @@ def log_likelihood(elements: Elements, rings: Rings, lens: Lens,
 def maximise(elements: Elements, rings: Rings, lens: Lens, basis: Basis,
              free: Sequence[int] = (), contrast: bool = True,
              steps: int = 20) -> tuple[Rings, float]:
-    """Most likely parameters, by Fisher scoring: damped steps of score over information.
+    """Most likely parameters, by damped Fisher scoring.
 
     Args:
         elements: of the spectrum.
@@ -171,27 +171,19 @@ def maximise(elements: Elements, rings: Rings, lens: Lens, basis: Basis,
         Parameters and their log-likelihood.
     """
     columns = basis.at(elements)
-    likelihood = float(log_likelihood(elements, rings, lens, columns))
-    damping = _DAMPING
-    for _ in range(steps):
-        derivative, power = _derivative(elements, rings, lens, columns, free, contrast)
-        score = (derivative.T @ (elements.weight * (elements.power / power - 1))).double()
-        information = _information(derivative, elements.weight)
-        for _ in range(6):  # Levenberg's: shorter and steeper steps until one gains
-            # In units of each parameter's own information: weak ones move from the first step on.
-            step = torch.linalg.solve(
-                information + damping * torch.diag(information.diagonal()), score)
-            trial = _moved(rings, step, free, contrast)
-            gained = float(log_likelihood(elements, trial, lens, columns)) - likelihood
-            if gained > 0:
-                break
-            damping *= 10
-        else:
-            break
-        rings, likelihood, damping = trial, likelihood + gained, damping / 10
-        if gained < _CONVERGED:
-            break
-    return rings, likelihood
+
+    def parts(at: Rings) -> tuple[Tensor, Tensor]:
+        derivative, power = _derivative(elements, at, lens, columns, free, contrast)
+        return (_information(derivative, elements.weight),
+                (derivative.T @ (elements.weight * (elements.power / power - 1))).double())
+
+    def moved(at: Rings, here: tuple[Tensor, Tensor], damping: float) -> Rings:
+        # In units of each parameter's own information: weak ones move from the first step on.
+        information = here[0] + damping * torch.diag(here[0].diagonal())
+        return _moved(at, torch.linalg.solve(information, here[1]), free, contrast)
+
+    return scoring.climb(rings, lambda at: float(log_likelihood(elements, at, lens, columns)),
+                         parts, moved, _CONVERGED, steps)
 
 
 def covariance(elements: Elements, rings: Rings, lens: Lens, basis: Basis, free: Sequence[int],

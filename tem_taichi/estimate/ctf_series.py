@@ -72,7 +72,8 @@ class SeriesFit:
     grid: np.ndarray
     """Defoci [A], (d,)."""
     evidence: np.ndarray
-    """Log-likelihood of each image at each of these, over its least, (n, d)."""
+    """Log-likelihood of each image at each of these over its least, (n, d); its smooth mean is
+    fitted anew at each."""
     whole: CtfFit
     """Of the average of all images, stretched to their mean defocus."""
     doubts: tuple[str, ...]
@@ -156,7 +157,7 @@ def _result(cut: Sequence[Image], angles: Sequence[float], right: Found, wrong: 
     whole = _average(cut, joint, defoci.mean, basis, lens, constants, search)
     known = stated(right, angles, lens, basis, free)
     gain = sum(gains := _gains(right, lens, basis))
-    grid, evidence = _evidence(right, lens, basis, mean)
+    grid, evidence = _evidence(right, lens, basis, mean, search)
     return SeriesFit(
         defocus=defoci.mean.numpy(),
         errors=(defoci.covariance.diagonal() + moved**2).sqrt().numpy(), mean=mean,
@@ -209,14 +210,12 @@ def _gains(found: Found, lens: Lens, basis: Basis) -> list[float]:
     return gains
 
 
-def _evidence(found: Found, lens: Lens, basis: Basis, middle: float) -> tuple[np.ndarray,
-                                                                              np.ndarray]:
-    """Log-likelihood of each image at defoci around the mean, all else as fitted."""
+def _evidence(found: Found, lens: Lens, basis: Basis, middle: float,
+              search: CtfSearch) -> tuple[np.ndarray, np.ndarray]:
+    """Log-likelihood of each image at defoci around the mean, where it was looked for."""
     reach = _REACH / (lens.wavelength * basis.highest**2)
-    grid = np.linspace(middle - reach, middle + reach, _GRID)
-    rows = np.empty((len(found.series), _GRID))
-    for n, value in enumerate(grid):
-        joint = replace(found.joint, defocus=torch.full_like(found.joint.defocus, value / UNIT))
-        rows[:, n] = [float(ctf_joint.log_likelihood(one, joint, t, lens, basis)) / found.noise
-                      for t, one in enumerate(found.series)]
+    grid = np.linspace(max(middle - reach, min(middle, search.defocus[0])),
+                       min(middle + reach, max(middle, search.defocus[1])), _GRID)
+    rows = torch.stack([ctf_joint.likelihoods(one, found.joint, t, lens, basis, grid.tolist())
+                        for t, one in enumerate(found.series)]).cpu().numpy() / found.noise
     return grid, rows - rows.min(axis=1, keepdims=True)

@@ -34,25 +34,27 @@ def write_series_figure(path: str | Path, fit: SeriesFit, angles: Sequence[float
 
 
 def _evidence(axes: Axes, fit: SeriesFit, angles: np.ndarray) -> None:
-    """Log-likelihood of each image, and their sum, over the defocus."""
+    """Log-likelihood of each image, from its least to its most, and of all, over the defocus."""
     order = np.argsort(angles, kind="stable")
-    grid = fit.grid / 1e4
+    angles, grid = angles[order], fit.grid / 1e4
     rows = fit.evidence[order]
-    edges = np.concatenate([[1.5 * angles[order][0] - 0.5 * angles[order][1]],
-                            (angles[order][1:] + angles[order][:-1]) / 2,
-                            [1.5 * angles[order][-1] - 0.5 * angles[order][-2]]])
-    half = (grid[1] - grid[0]) / 2
-    shown = axes.pcolormesh(np.append(grid - half, grid[-1] + half), edges, rows, cmap="gray",
-                            vmin=0, vmax=max(float(np.percentile(rows, 99.5)), 1.0))
-    axes.errorbar(fit.defocus[order] / 1e4, angles[order], xerr=fit.errors[order] / 1e4, fmt=".",
+    rows = rows / np.maximum(rows.max(axis=1, keepdims=True), 1e-9)
+    axes.pcolormesh(_edges(grid), _edges(angles), rows, cmap="gray", vmin=0, vmax=1)
+    axes.errorbar(fit.defocus[order] / 1e4, angles, xerr=fit.errors[order] / 1e4, fmt=".",
                   color="tab:orange", ms=3, lw=0.8)
     axes.set_xlabel("defocus [µm]")
     axes.set_ylabel("tilt [°]")
-    axes.set_title("log-likelihood of each image (bright), fit; blue: all images", fontsize=9)
-    axes.figure.colorbar(shown, ax=axes, shrink=0.7)
+    axes.set_title("log-likelihood of each image, least to most; orange: fit; blue: all",
+                   fontsize=9)
     top = axes.twinx()
     total = fit.evidence.sum(axis=0)
     top.plot(grid, total, color="tab:blue", lw=1.2)
     top.set_ylim(total.min() - 0.05 * np.ptp(total), total.min() + 3 * max(np.ptp(total), 1e-9))
     top.set_yticks([])
-    axes.set_xlim(grid[0], grid[-1])
+    axes.set_xlim(float(_edges(grid)[0]), float(_edges(grid)[-1]))
+
+
+def _edges(middles: np.ndarray) -> np.ndarray:
+    """Half-way between them, and as far beyond the first and the last."""
+    between = (middles[1:] + middles[:-1]) / 2
+    return np.concatenate([[2 * middles[0] - between[0]], between, [2 * middles[-1] - between[-1]]])

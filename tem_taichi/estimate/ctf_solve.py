@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from tem_taichi.estimate import scoring
 from tem_taichi.estimate.ctf_joint import (
     NOISE,
     STATED,
@@ -26,7 +27,6 @@ from tem_taichi.estimate.ctf_model import Basis, Lens
 from tem_taichi.estimate.ctf_search import SECTORS
 
 _CONVERGED = 1e-3  # gain in log-likelihood
-_DAMPING = 0.03  # of the first step, relative to the information
 
 
 @dataclass(frozen=True)
@@ -82,23 +82,12 @@ def maximise(series: Sequence[Spectra], joint: Joint, lens: Lens, basis: Basis, 
     Returns:
         Parameters and their `objective`.
     """
-    value = objective(series, joint, lens, basis, precision, noise)
-    damping = _DAMPING
-    for _ in range(steps):
-        parts = [equations(one, joint, t, lens, basis, noise, free)
-                 for t, one in enumerate(series)]
-        for _ in range(6):
-            trial = _stepped(parts, joint, precision, free, damping)
-            gained = objective(series, trial, lens, basis, precision, noise) - value
-            if gained > 0:
-                break
-            damping *= 10
-        else:
-            break
-        joint, value, damping = trial, value + gained, damping / 10
-        if gained < _CONVERGED:
-            break
-    return joint, value
+    return scoring.climb(
+        joint, lambda at: objective(series, at, lens, basis, precision, noise),
+        lambda at: [equations(one, at, t, lens, basis, noise, free)
+                    for t, one in enumerate(series)],
+        lambda at, parts, damping: _stepped(parts, at, precision, free, damping),
+        _CONVERGED, steps)
 
 
 def normal(series: Sequence[Spectra], joint: Joint, lens: Lens, basis: Basis, noise: float,
