@@ -5,7 +5,9 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import mrcfile
 import numpy as np
+import pandas as pd
 import pytest
 import starfile
 import torch
@@ -187,42 +189,70 @@ def test_rings_under_a_window_are_those_of_the_strong_frequencies():
 
 
 @pytest.fixture(scope="module")
-def series() -> tuple[np.ndarray, list[float]]:
-    """Five tilts about an axis at 20 degrees, of much dose."""
-    angles = [-45.0, -20.0, 0.0, 20.0, 45.0]
-    truth = Truth(30000, 600, 60, 1500)
-    return np.stack([tilted_micrograph(truth, (angle, 20.0), 256, seed, PIXEL_SIZE)
-                     for seed, angle in enumerate(angles)]), angles
-
-
-def test_recipe_writes_what_other_programs_read(series, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    images, angles = series
-    write_mrc(Path("series.mrc"), images, PIXEL_SIZE)
-    Path("tilts.csv").write_text("tilt_angle,axis_angle,dose,defocus_um\n" + "".join(
+def found(tmp_path_factory) -> Path:
+    """Folder with a series of three tilts about an axis at 20 degrees, of much dose, its table of
+    tilts, and its fit."""
+    folder = tmp_path_factory.mktemp("series")
+    angles, truth = (-45.0, 10.0, 45.0), Truth(30000, 600, 60, 1500)
+    write_mrc(folder / "series.mrc", np.stack([
+        tilted_micrograph(truth, (angle, 20.0), 256, seed, PIXEL_SIZE)
+        for seed, angle in enumerate(angles)]), PIXEL_SIZE)
+    (folder / "tilts.csv").write_text("tilt_angle,axis_angle,dose,defocus_um\n" + "".join(
         f"{angle},20.0,3.0,9.0\n" for angle in angles))
-    command = ["recipe=ctf", "input=series.mrc", "angles=tilts.csv", "joint=true"]
-    assert main([*command, "output=found"]) == 0
-    found = json.loads(Path("found", "results.json").read_text())
-    assert abs(found["defocus_A"] - 30000) < 5 * found["defocus_error_A"] < 500
-    assert abs(found["astigmatism_A"] - 600) < 5 * found["astigmatism_error_A"] < 600
-    assert found["hand_gain"] > 5 and "amplitude contrast is 0.07" in str(found["assumptions"])
-    assert Path("found", "series.png").is_file() and Path("found", "scene.yaml").is_file()
+    assert main(["recipe=ctf", f"input={folder}/series.mrc", f"angles={folder}/tilts.csv",
+                 "joint=true", "defocus=[24000,36000]", f"output={folder}/found"]) == 0
+    return folder
+
+
+def test_recipe_writes_what_other_programs_read(found, tmp_path):
+    results = json.loads((found / "found" / "results.json").read_text())
+    assert abs(results["defocus_A"] - 30000) < 5 * results["defocus_error_A"] < 500
+    assert abs(results["astigmatism_A"] - 600) < 5 * results["astigmatism_error_A"] < 600
+    assert results["hand_gain"] > 5 and "amplitude contrast is 0.07" in str(results["assumptions"])
+    assert (found / "found" / "series.png").is_file() and (found / "found" / "scene.yaml").is_file()
     # A series read with the table has the defoci, and other programs get them.
-    read = read_series("series.mrc", "found/tilts_ctf.csv", name="found", voltage=300.0, height=64,
-                       spherical_aberration=2.7, amplitude_contrast=0.07)
-    Path("out").mkdir()
-    write_formats(Path("out"), read, ["relion5"])
-    rows = starfile.read(Path("out", "relion5", "tilt_series", "found.star"))
+    read = read_series(found / "series.mrc", found / "found" / "tilts_ctf.csv", name="found",
+                       voltage=300.0, height=64, spherical_aberration=2.7, amplitude_contrast=0.07)
+    write_formats(tmp_path, read, ["relion5"])
+    rows = starfile.read(tmp_path / "relion5" / "tilt_series" / "found.star")
     np.testing.assert_allclose(sorted(rows.rlnDefocusU), sorted(
-        fit["defocus_u"] for fit in found["fits"]), rtol=1e-5)
-    assert len(starfile.read(Path("found", "micrographs_ctf.star"))["micrographs"]) == len(angles)
+        fit["defocus_u"] for fit in results["fits"]), rtol=1e-5)
+    assert len(starfile.read(found / "found" / "micrographs_ctf.star")["micrographs"]) == 3
+
+
+def reconstructed(found: Path, output: Path, *words: str) -> dict:
+    assert main(["recipe=reconstruct", "method=gradient", f"input={found}/series.mrc", "bin=8",
+                 f"angles={found}/found/tilts_ctf.csv", "thickness=200", "iterations=1", "tv=1",
+                 "held_out=0", f"output={output}", *words]) == 0
+    return json.loads((output / "results.json").read_text())
+
+
+def test_what_was_found_goes_into_the_reconstruction(found, tmp_path):
+    """In one command; with other defoci, what comes out is another."""
+    table = pd.read_csv(found / "found" / "tilts_ctf.csv")
+    results = reconstructed(found, tmp_path / "out")
+    u, v = table["defocus_u"].max(), table["defocus_v"].min()
+    assert f"those of defocus_u and defocus_v, {v:.0f} to {u:.0f} A" in results["assumptions"][1]
+    assert results["warnings"] == []
+    reconstructed(found, tmp_path / "nominal", f"angles={found}/tilts.csv")
+    one, other = (mrcfile.read(tmp_path / name / "tomogram.mrc") for name in ("out", "nominal"))
+    assert np.abs(one - other).max() > 0.1 * one.std()
+
+
+def test_doubtful_defoci_are_said_in_the_reconstruction(found, tmp_path):
+    table = pd.read_csv(found / "found" / "tilts_ctf.csv")
+    table.assign(reliable=[True, False, False]).to_csv(tmp_path / "doubtful.csv", index=False)
+    said = reconstructed(found, tmp_path / "out", f"angles={tmp_path}/doubtful.csv",
+                         "amplitude_contrast=0.1")["warnings"]
+    assert said[0].startswith("The defoci of 2 of 3 images are doubtful")
+    assert said[1] == ("The defoci were found with amplitude_contrast=0.07, the tomogram with "
+                       "0.1.") and len(said) == 2
 
 
 def test_a_series_without_rings_is_doubted():
-    noise = np.random.default_rng(1).normal(100, 10, (3, 192, 192)).astype(np.float32)
-    found = fit_series(noise, PIXEL_SIZE, [(angle, 0.0) for angle in (-40, 0, 40)], 300.0,
-                       2.7, 0.07, CtfSearch((20000.0, 40000.0), 0.0, (30.0, 10.0)))
+    noise = np.random.default_rng(1).normal(100, 10, (3, 128, 128)).astype(np.float32)
+    found = fit_series(noise, PIXEL_SIZE, [(angle, 0.0) for angle in (-30, 0, 30)], 300.0,
+                       2.7, 0.07, CtfSearch((20000.0, 30000.0), 0.0, (30.0, 10.0)))
     assert not found.reliable and any("log-likelihood" in doubt for doubt in found.doubts)
 
 

@@ -6,6 +6,7 @@ eucentric, the specimen not flat); nothing is assumed of z. Both widths are thos
 likely, averaged over the likelihood of each.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ FREE = (1.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 2560.0)
 """Widths f that are tried [A]."""
 SMOOTH = (0.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 """Widths s that are tried [A]."""
+_PAIRS = [(free, smooth) for free in FREE for smooth in SMOOTH]
 _STEP = 3.0  # [deg]
 _NOTHING = 1e-9  # information [1 / (1000 A)^2] of an image without rings
 
@@ -48,10 +50,8 @@ def precision(angles: ArrayLike, free: float, smooth: float) -> tuple[Tensor, fl
     Returns:
         The matrix [1 / (1000 A)^2] and the logarithm of its determinant, but for the mean.
     """
-    inverse = torch.linalg.inv(_covariance(angles, free, smooth))
-    onto = inverse.sum(dim=0)
-    left = inverse - torch.outer(onto, onto) / onto.sum()
-    return left, float(torch.logdet(inverse) - onto.sum().log())
+    left, log_determinant = _precisions(_covariances(angles, [(free, smooth)]))
+    return left[0], float(log_determinant[0])
 
 
 def widths(angles: ArrayLike, information: Tensor, score: Tensor,
@@ -85,12 +85,23 @@ def posterior(angles: ArrayLike, information: Tensor, score: Tensor, defocus: Te
     return Defoci(mean * UNIT, covariance * UNIT**2, float(free), float(smooth))
 
 
-def _covariance(angles: ArrayLike, free: float, smooth: float) -> Tensor:
+def _covariances(angles: ArrayLike, pairs: Sequence[tuple[float, float]]) -> Tensor:
+    """Of the defoci for some widths f and s [(1000 A)^2], (pairs, images, images)."""
     steps = torch.as_tensor(np.asarray(angles, dtype=np.float64)) / _STEP
     steps = steps - steps[steps.abs().argmin()]
     same = (steps[:, None] * steps) > 0
     wander = torch.where(same, torch.minimum(steps[:, None].abs(), steps.abs()), 0.0)
-    return (free**2 * torch.eye(len(steps), dtype=torch.float64) + smooth**2 * wander) / UNIT**2
+    free, smooth = torch.tensor(pairs, dtype=torch.float64).T[..., None, None] / UNIT
+    return free**2 * torch.eye(len(steps), dtype=torch.float64) + smooth**2 * wander
+
+
+def _precisions(covariances: Tensor) -> tuple[Tensor, Tensor]:
+    """Their inverses without the mean, and the logarithms of the determinants but for it."""
+    inverse = torch.linalg.inv(covariances)
+    onto = inverse.sum(dim=1)
+    total = onto.sum(dim=1)
+    left = inverse - onto[:, :, None] * onto[:, None] / total[:, None, None]
+    return left, torch.logdet(inverse) - total.log()
 
 
 def _likelihoods(angles: ArrayLike, information: Tensor, score: Tensor,
@@ -99,18 +110,14 @@ def _likelihoods(angles: ArrayLike, information: Tensor, score: Tensor,
     symmetric = (information + information.T) / 2
     values, vectors = torch.linalg.eigh(symmetric)
     data = (vectors * values.clamp(min=_NOTHING)) @ vectors.T
-    found = {}
     middle = defocus.mean()
     away = defocus - middle  # the prior doesn't know of it
-    for free in FREE:
-        for smooth in SMOOTH:
-            prior, log_determinant = precision(angles, free, smooth)
-            whole = data + prior
-            factor = torch.linalg.cholesky(whole)
-            target = data @ away + score
-            mean = torch.cholesky_solve(target[:, None], factor)[:, 0]
-            # Log of the integral of exp(score d - d data d / 2) times the prior.
-            value = 0.5 * (float(target @ mean) + log_determinant
-                           - 2 * float(factor.diagonal().log().sum()))
-            found[free, smooth] = value, mean + middle, torch.cholesky_inverse(factor)
-    return found
+    prior, log_determinant = _precisions(_covariances(angles, _PAIRS))
+    factor = torch.linalg.cholesky(data + prior)
+    target = data @ away + score
+    means = torch.cholesky_solve(target[:, None].expand(len(_PAIRS), -1, -1), factor)[..., 0]
+    # Log of the integral of exp(score d - d data d / 2) times the prior.
+    likely = 0.5 * (means @ target + log_determinant
+                    - 2 * factor.diagonal(dim1=1, dim2=2).log().sum(dim=1))
+    found = zip(likely.tolist(), means + middle, torch.cholesky_inverse(factor), strict=True)
+    return dict(zip(_PAIRS, found, strict=True))

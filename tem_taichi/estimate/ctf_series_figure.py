@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from tem_taichi.estimate.ctf_figure import draw_curves
 from tem_taichi.estimate.ctf_series import SeriesFit
 
+_SHOWN = 10.0  # of the log-likelihood
+
 
 def write_series_figure(path: str | Path, fit: SeriesFit, angles: Sequence[float]) -> None:
     """Write a PNG: evidence over defocus and tilt, that of all images, and their average's rings.
@@ -34,18 +36,19 @@ def write_series_figure(path: str | Path, fit: SeriesFit, angles: Sequence[float
 
 
 def _evidence(axes: Axes, fit: SeriesFit, angles: np.ndarray) -> None:
-    """Log-likelihood of each image, from its least to its most, and of all, over the defocus."""
+    """Log-likelihood of each image, below its own most, and of all, over the defocus."""
     order = np.argsort(angles, kind="stable")
     angles, grid = angles[order], fit.grid / 1e4
     rows = fit.evidence[order]
-    rows = rows / np.maximum(rows.max(axis=1, keepdims=True), 1e-9)
-    axes.pcolormesh(_edges(grid), _edges(angles), rows, cmap="gray", vmin=0, vmax=1)
+    shown = axes.pcolormesh(_edges(grid), _edges(angles), rows - rows.max(axis=1, keepdims=True),
+                            cmap="gray", vmin=-_SHOWN, vmax=0)
     axes.errorbar(fit.defocus[order] / 1e4, angles, xerr=fit.errors[order] / 1e4, fmt=".",
                   color="tab:orange", ms=3, lw=0.8)
     axes.set_xlabel("defocus [µm]")
     axes.set_ylabel("tilt [°]")
-    axes.set_title("log-likelihood of each image, least to most; orange: fit; blue: all",
-                   fontsize=9)
+    axes.set_title("each image by itself; orange: the fit; blue: all images", fontsize=9)
+    axes.figure.colorbar(shown, ax=axes, shrink=0.7, extend="min",
+                         label="log-likelihood below the image's most")
     top = axes.twinx()
     total = fit.evidence.sum(axis=0)
     top.plot(grid, total, color="tab:blue", lw=1.2)

@@ -120,20 +120,10 @@ def exposures_of(series: Series, tilts: pd.DataFrame, lens: Lens) -> list[Exposu
     Raises:
         ValueError: if no defocus is known of all images, or an image has no noise.
     """
-    def column(name: str, other: float | None = None) -> np.ndarray | None:
-        if name in tilts and np.isfinite(tilts[name].to_numpy(float)).all():
-            return tilts[name].to_numpy(float)
-        return None if other is None else np.full(len(tilts), other)
-
-    u, v = column("defocus_u"), column("defocus_v")
-    if u is None or v is None:
-        u = v = next((found for found in (column("defocus"), column("target_defocus"))
-                      if found is not None), None)
-    if u is None or v is None:
-        raise ValueError("angles: must have defocus_u and defocus_v, defocus or target_defocus of "
-                         "every image [A] for method=gradient")
-    angle, phase = column("astigmatism_angle", 0.0), column("phase_shift", 0.0)
-    assert angle is not None and phase is not None
+    u, v, _ = defoci_of(tilts)
+    angle, phase = (_numbers(tilts, name) for name in ("astigmatism_angle", "phase_shift"))
+    level = np.zeros(len(tilts))
+    angle, phase = (level if one is None else one for one in (angle, phase))
     sigma = noise_of(series.images)
     if float(sigma.min()) < _LEAST:
         raise ValueError(f"input: image {int(sigma.argmin()) + 1} has no noise; it must be as it "
@@ -146,6 +136,30 @@ def exposures_of(series: Series, tilts: pd.DataFrame, lens: Lens) -> list[Exposu
         axis_angle=float(tilts["axis_angle"].iloc[n]),
         shift_x=float(series.rays.shifts[n, 0]), shift_y=float(series.rays.shifts[n, 1]),
         dose=1 / float(sigma[n])) for n in range(len(tilts))]
+
+
+def defoci_of(tilts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, str]:
+    """Defocus U and V of each image [A], and the columns that they are from.
+
+    Args:
+        tilts: as `exposures_of` takes them.
+
+    Raises:
+        ValueError: if no defocus is known of all images.
+    """
+    for names in (("defocus_u", "defocus_v"), ("defocus",), ("target_defocus",)):
+        found = [_numbers(tilts, name) for name in names]
+        if found[0] is not None and found[-1] is not None:
+            return found[0], found[-1], " and ".join(names)
+    raise ValueError("angles: must have defocus_u and defocus_v, defocus or target_defocus of "
+                     "every image [A] for method=gradient")
+
+
+def _numbers(tilts: pd.DataFrame, name: str) -> np.ndarray | None:
+    """A column; None where there is none or it has no number for some image."""
+    if name in tilts and np.isfinite(tilts[name].to_numpy(float)).all():
+        return tilts[name].to_numpy(float)
+    return None
 
 
 def fitted(series: Series, exposures: Sequence[Exposure], lens: Lens, passes: int,

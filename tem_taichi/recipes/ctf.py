@@ -5,18 +5,17 @@ that are done outlast an interruption.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from tem_taichi import checks
-from tem_taichi.estimate.ctf_figure import ctf_star, write_ctf_figure
+from tem_taichi.estimate.ctf_figure import write_ctf_figure
 from tem_taichi.estimate.ctf_fit import fit_micrograph, fit_particles, fit_spectrum
 from tem_taichi.estimate.ctf_pool import assumption, contradicts, pool, verdict
 from tem_taichi.estimate.ctf_row import ROW, failed_row, finite, fit_of, row_of
@@ -29,16 +28,15 @@ from tem_taichi.files.unfinished import (
     save_part,
     unfinished_folder,
 )
-from tem_taichi.recipes.input import images_of, series_table
+from tem_taichi.recipes.ctf_tables import lines_of, star_tables, tilt_table
+from tem_taichi.recipes.input import images_of, tilted
 from tem_taichi.recipes.result import Report, Result
 from tem_taichi.recipes.scene import micrograph_scene, scene_text, series_scene
 from tem_taichi.recipes.settings import Recipe
-from tem_taichi.recipes.together import fit_together, tilt_ctf_table
+from tem_taichi.recipes.together import fit_together
 
 _HAND = 20.0
 """Log-likelihood, over a series, by which one sense of the tilt must explain the rings better."""
-_SHOWN = 20
-"""Fits of which a line is printed."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +96,11 @@ class CtfRecipe(Recipe):
         """Keys of a scene's microscope that fits take for known."""
         return {"voltage": self.voltage, "spherical_aberration": self.spherical_aberration}
 
+    @property
+    def lens(self) -> tuple[float, float, float]:
+        """Voltage [kV], Cs [mm] and amplitude contrast, as fits take them."""
+        return self.voltage, self.spherical_aberration, self.amplitude_contrast
+
 
 @dataclass(frozen=True, eq=False)
 class _Stack:
@@ -128,7 +131,6 @@ class _Found:
     assumptions: list[str] = field(default_factory=list)
     scenes: dict[str, str] = field(default_factory=dict)
     figures: dict[str, Figure | Path] = field(default_factory=dict)
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
 def run(recipe: CtfRecipe, report: Report) -> Result:
@@ -138,7 +140,7 @@ def run(recipe: CtfRecipe, report: Report) -> Result:
                      "a name without blanks, quotes and #, for the star file")
     found = _Found()
     unread: dict[str, str] = {}
-    pixels = 0.0
+    pixels, tilts = 0.0, None
 
     def after(done: int, total: int) -> Callable[[int], None]:
         return lambda n: report(done + n, total)
@@ -146,7 +148,7 @@ def run(recipe: CtfRecipe, report: Report) -> Result:
     for place, (file, images, pixels) in enumerate(
             images_of(recipe, finite=False, unread=unread), 1):
         search = _search(recipe, pixels)
-        tilts = None if recipe.angles is None else _tilts(recipe, len(images))
+        tilts = None if recipe.angles is None else tilted(recipe, file, len(images))
         stack = _Stack(file, images, pixels, tilts, len(found.rows))
         passes = 2 if tilts is not None and recipe.common_astigmatism and not recipe.joint else 1
         total = len(found.rows) + passes * stack.count(recipe) + len(recipe.input) - place
@@ -163,16 +165,16 @@ def run(recipe: CtfRecipe, report: Report) -> Result:
             content = series_scene(recipe.microscope, rows, tilts, stack.shape, pixels)
             if content is not None:
                 found.scenes["scene.yaml"] = scene_text(f"The tilts and lens of {file}", content)
-            if recipe.joint:
-                good = "" if rows[0]["reliable"] else "_doubtful"
-                found.tables[f"tilts_ctf{good}.csv"] = tilt_ctf_table(tilts, rows)
             _judge_hand(found)
     found.rows += [{"name": name, **failed_row(reason)} for name, reason in unread.items()]
     _judge_together(recipe, found, pixels)
+    tables = star_tables(found.rows, pixels, recipe.lens)
+    if recipe.joint and tilts is not None:
+        good = "" if found.rows[0]["reliable"] else "_doubtful"
+        tables[f"tilts_ctf{good}.csv"] = tilt_table(tilts, found.rows, recipe.lens)
     fits = [{key: finite(value) for key, value in row.items()} for row in found.rows]
     return Result({"fits": fits, **found.numbers}, found.assumptions or None,
-                  found.warnings or None, _lines(fits),
-                  {**_tables(recipe, found.rows, pixels), **found.tables},
+                  found.warnings or None, lines_of(fits), tables,
                   scenes=found.scenes, figures=found.figures)
 
 
@@ -207,40 +209,6 @@ def _judge_together(recipe: CtfRecipe, found: _Found, pixel_size: float) -> None
                              "size, voltage or Cs"]
 
 
-def _tables(recipe: CtfRecipe, rows: list[dict[str, Any]],
-            pixel_size: float) -> dict[str, dict[str, pd.DataFrame]]:
-    """Star files: good fits apart from doubtful ones."""
-    tables = {}
-    for name, good in (("micrographs_ctf", True), ("micrographs_ctf_doubtful", False)):
-        chosen = [row for row in rows if row["reliable"] is good and "failed" not in row]
-        if chosen:
-            tables[f"{name}.star"] = ctf_star(
-                [row["name"] for row in chosen], [fit_of(row) for row in chosen],
-                pixel_size=pixel_size, voltage=recipe.voltage,
-                spherical_aberration=recipe.spherical_aberration,
-                amplitude_contrast=recipe.amplitude_contrast)
-    return tables
-
-
-def _lines(fits: Sequence[dict[str, Any]]) -> list[str]:
-    """What a person wants to see of the first fits."""
-    lines, said = [], ""
-    for fit in fits[:_SHOWN]:
-        if "failed" in fit:
-            lines.append(f"{fit['name']}: FAILED: {fit['failed']}")
-            continue
-        doubt = "" if fit["reliable"] else f"  UNRELIABLE: {'; '.join(fit['doubts'])}"
-        # All images of a series that was fitted in one have the same.
-        doubt, said = "  UNRELIABLE: as above" if doubt and doubt == said else doubt, doubt
-        rings = f"rings to {fit['resolution']:.1f} A" if fit["resolution"] else "no rings"
-        lines.append(f"{fit['name']}: defocus {fit['defocus_u']:.0f} {fit['defocus_v']:.0f} A at "
-                     f"{fit['astigmatism_angle']:.1f} deg, {rings}{doubt}")
-    if len(fits) > _SHOWN:
-        lines.append(f"... and {len(fits) - _SHOWN} more; {sum(not f['reliable'] for f in fits)} "
-                     f"of {len(fits)} are unreliable")
-    return lines
-
-
 def _rows(recipe: CtfRecipe, search: CtfSearch, stack: _Stack, found: _Found,
           report: Callable[[int], None]) -> list[dict[str, Any]]:
     """Fits of a stack; `found` gets a picture of each, and the scene of each that is no tilt."""
@@ -273,8 +241,7 @@ def _rows_together(recipe: CtfRecipe, search: CtfSearch, stack: _Stack, found: _
     assert stack.tilts is not None
     try:
         rows, found.numbers, picture = fit_together(
-            stack.images, stack.pixel_size, stack.tilts,
-            (recipe.voltage, recipe.spherical_aberration, recipe.amplitude_contrast), search,
+            stack.images, stack.pixel_size, stack.tilts, recipe.lens, search,
             unfinished_folder(recipe.output))
     except ValueError as error:
         raise ValueError(f"{stack.name}: {error}") from error
@@ -285,16 +252,6 @@ def _rows_together(recipe: CtfRecipe, search: CtfSearch, stack: _Stack, found: _
     report(len(rows))
     return [{"name": f"{n:06d}@{stack.name}", "tilt_angle": angle, **row}
             for n, (angle, row) in enumerate(zip(stack.tilts["tilt_angle"], rows, strict=True), 1)]
-
-
-def _tilts(recipe: CtfRecipe, count: int) -> pd.DataFrame:
-    """The table of a tilt series, with an axis."""
-    table = series_table(recipe, recipe.input[0], count)
-    if recipe.axis_angle is not None:
-        table["axis_angle"] = recipe.axis_angle
-    if "axis_angle" not in table or not np.isfinite(table["axis_angle"]).all():
-        raise ValueError(f"axis_angle=null: {recipe.angles} has none: must be given [deg]")
-    return table
 
 
 def _judge_hand(found: _Found) -> None:
@@ -312,17 +269,16 @@ def _fitted_row(recipe: CtfRecipe, search: CtfSearch, image: NDArray, pixel_size
                 tilt: tuple[float, float] | None) -> tuple[dict[str, Any], Path]:
     """A fit's numbers, and its picture: from an interrupted run or anew."""
     kept = unfinished_folder(recipe.output)
-    lens = (recipe.voltage, recipe.spherical_aberration, recipe.amplitude_contrast)
-    key = part_key(image, [*lens, recipe.spectrum, recipe.average, pixel_size,
+    key = part_key(image, [*recipe.lens, recipe.spectrum, recipe.average, pixel_size,
                            tilt, *vars(search).values()])
     row, picture = load_part(kept, key, ROW), picture_of(kept, key)
     if row is None or not picture.is_file():
         if tilt is not None:
-            fit = fit_tilted_micrograph(image, pixel_size, tilt, *lens, search)
+            fit = fit_tilted_micrograph(image, pixel_size, tilt, *recipe.lens, search)
         else:
             run = (fit_spectrum if recipe.spectrum else
                    fit_particles if recipe.average else fit_micrograph)
-            fit = run(image, pixel_size, *lens, search)
+            fit = run(image, pixel_size, *recipe.lens, search)
         kept.mkdir(parents=True, exist_ok=True)
         write_ctf_figure(picture, image if recipe.spectrum else None, fit)
         row = row_of(fit)

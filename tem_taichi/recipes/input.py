@@ -27,6 +27,14 @@ class WithAngles(Protocol):
         """Its name; None = beside the stack."""
 
 
+class WithAxis(WithAngles, Protocol):
+    """One that may also name their axis."""
+
+    @property
+    def axis_angle(self) -> float | None:
+        """From +y, counter-clockwise [deg]; None = as the file of angles says."""
+
+
 def images_of(recipe: Recipe, need_pixel_size: bool = True,
               finite: bool = True,
               unread: dict[str, str] | None = None) -> Iterator[tuple[str, NDArray, float]]:
@@ -106,12 +114,28 @@ def series_table(recipe: WithAngles, stack: str, count: int) -> pd.DataFrame:
     return table
 
 
-class WithAlignment(WithAngles, Protocol):
-    """A recipe that says how the images of a series are aligned."""
+def tilted(recipe: WithAxis, stack: str, count: int) -> pd.DataFrame:
+    """`series_table` with the axis of each image: the recipe's, or else the table's.
 
-    @property
-    def axis_angle(self) -> float | None:
-        """Of the tilt axis from +y, counter-clockwise [deg]; None = from the table."""
+    Args:
+        recipe: whose `angles` are read, and whose `axis_angle` goes before theirs [deg].
+        stack: file of the images.
+        count: of images.
+
+    Raises:
+        ValueError: as `series_table`, or if nothing tells the axis.
+    """
+    table = series_table(recipe, stack, count)
+    if recipe.axis_angle is not None:
+        table["axis_angle"] = recipe.axis_angle
+    if "axis_angle" not in table or not np.isfinite(table["axis_angle"]).all():
+        raise ValueError(f"axis_angle=null: {_angles_file(recipe, stack)} has none: must be given "
+                         "[deg]")
+    return table
+
+
+class WithAlignment(WithAxis, Protocol):
+    """A recipe that says how the images of a series are aligned."""
 
     @property
     def shifts(self) -> tuple[str, str]:
@@ -119,7 +143,7 @@ class WithAlignment(WithAngles, Protocol):
 
 
 def aligned_table(recipe: WithAlignment, stack: str, count: int) -> pd.DataFrame:
-    """`series_table` with axis_angle [deg] and, where they are known, shift_x and shift_y [A].
+    """`tilted` with shift_x and shift_y [A] where they are known.
 
     Args:
         recipe: that says which.
@@ -127,13 +151,9 @@ def aligned_table(recipe: WithAlignment, stack: str, count: int) -> pd.DataFrame
         count: of images.
 
     Raises:
-        ValueError: as there, or if the axis is not known or a column is not there or has gaps.
+        ValueError: as there, or if a column is not there or has gaps.
     """
-    table = series_table(recipe, stack, count)
-    if recipe.axis_angle is not None:
-        table["axis_angle"] = recipe.axis_angle
-    if "axis_angle" not in table or not np.isfinite(table["axis_angle"]).all():
-        raise ValueError("axis_angle=null: the table of angles has none: must be given [deg]")
+    table = tilted(recipe, stack, count)
     for ours, theirs in zip(("shift_x", "shift_y"), recipe.shifts, strict=True):
         if theirs != ours and theirs not in table:
             raise ValueError(f"shifts={theirs}: must be a column of the table of angles, which has "

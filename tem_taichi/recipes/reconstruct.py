@@ -15,10 +15,11 @@ from tem_taichi import checks
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.tilt_images import Grid, Series, agreement, halves_of, series_of
 from tem_taichi.estimate.tomogram import Tomogram, back_projected, iterated
-from tem_taichi.estimate.tomogram_fit import Lens, exposures_of, fitted
+from tem_taichi.estimate.tomogram_fit import Lens, defoci_of, exposures_of, fitted
 from tem_taichi.estimate.volume_figure import planes_figure, slices
 from tem_taichi.files.io import read_images
 from tem_taichi.files.unfinished import part_key, unfinished_folder
+from tem_taichi.recipes.ctf_tables import LENS
 from tem_taichi.recipes.input import aligned_table, images_of
 from tem_taichi.recipes.result import Report, Result
 from tem_taichi.recipes.settings import SeriesRecipe
@@ -133,6 +134,8 @@ def run(recipe: ReconstructRecipe, report: Report) -> Result:
     dark = [number for number, image in enumerate(images, 1) if not image.mean() > 0]
     warnings = [f"{len(dark)} of {len(images)} images, the first of them image {dark[0]}, have no "
                 "positive mean: they tell nothing."] if dark else []
+    if recipe.method == "gradient":
+        warnings += _doubts(recipe, table)
     return Result(numbers, _taken(recipe, table), warnings, tables=tables, figures={
         "tomogram.png": planes_figure(slices(whole.volume.cpu().numpy(), voxel), voxel)}, volumes={
             file: (volume.cpu().numpy(), voxel, origin) for file, volume in volumes.items()})
@@ -179,9 +182,25 @@ def _mask(file: str) -> np.ndarray:
         raise ValueError(f"mask: {error}") from error
 
 
+def _doubts(recipe: ReconstructRecipe, table: pd.DataFrame) -> list[str]:
+    """What speaks against the defoci of a table that `recipe=ctf joint=true` wrote."""
+    said = []
+    if "reliable" in table and not (good := table["reliable"].astype(str) == "True").all():
+        said.append(f"The defoci of {int((~good).sum())} of {len(table)} images are doubtful: the "
+                    "fit that found them says so.")
+    for name in LENS:
+        if name in table and not np.allclose(table[name], getattr(recipe, name), rtol=1e-3):
+            said.append(f"The defoci were found with {name}={table[name].iloc[0]:g}, the tomogram "
+                        f"with {getattr(recipe, name):g}.")
+    return said
+
+
 def _taken(recipe: ReconstructRecipe, table: pd.DataFrame) -> list[str]:
     if recipe.method == "gradient":
+        u, v, columns = defoci_of(table)
         taken = ["The noise is white: in each image as strong as its high frequencies say.",
+                 f"The defoci are those of {columns}, {min(u.min(), v.min()):.0f} to "
+                 f"{max(u.max(), v.max()):.0f} A.",
                  "The specimen is thin: a wave takes the phase of its projection."]
     else:
         taken = ["Matter is darker than the mean of each image, by what it would absorb: the "

@@ -1,6 +1,5 @@
 """The CTF of a whole tilt series in one fit, as the recipe of CTFs keeps and writes it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,22 +39,6 @@ def fit_together(images: NDArray, pixel_size: float, tilts: pd.DataFrame,
         part = {"rows": [row_of(one) for one in fit.images()], "numbers": _numbers(fit)}
         save_part(kept, key, part)
     return part["rows"], part["numbers"], picture
-
-
-def tilt_ctf_table(tilts: pd.DataFrame, rows: Sequence[Row]) -> pd.DataFrame:
-    """The table of tilts with what was found of each, for whatever reads `angles`.
-
-    Args:
-        tilts: what was known of the images; defoci there are replaced.
-        rows: numbers of the fits.
-    """
-    known = tilts.drop(columns=[name for name in ("defocus", "defocus_u", "defocus_v",
-                                                  "astigmatism_angle", "phase_shift")
-                                if name in tilts])
-    return known.assign(**{name: [row[name] for row in rows] for name in (
-        "defocus_u", "defocus_v", "astigmatism_angle", "phase_shift")}, **{
-            f"{name}_error": [row["errors"][n] for row in rows] for n, name in enumerate(
-                ("defocus_u", "defocus_v", "astigmatism_angle", "phase_shift"))})
 
 
 def _numbers(fit: SeriesFit) -> Row:
