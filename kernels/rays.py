@@ -298,7 +298,7 @@ def slopes(
         plane = b * by_plane
         for column in range(out_grad.shape[1]):
             x = maps[a, b, 0] + maps[a, b, 1] * column
-            if -1.0 < x and x < lines:
+            if -1.0 <= x and x <= lines:
                 y = maps[a, b, 2] + maps[a, b, 3] * column
                 at, weight = neighbours(x, lines)
                 low_x, high_x, scale_x = sides(x)

@@ -39,7 +39,8 @@ BELOW = {
 PROGRAMS = {"simulate", "fit", "cli", "__init__"}
 
 
-STAGES = {"splatting", "gridding", "filling", "ice", "passes", "draws", "rays", "slabs"}
+STAGES = {"splatting", "gridding", "filling", "ice", "passes", "draws", "rays", "slabs",
+          "octree"}
 """Modules that call kernels."""
 
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -25,6 +25,14 @@ class Field(Protocol):
 
     def at(self, points: torch.Tensor) -> torch.Tensor:
         """Potential [V] relative to the surroundings at points (..., 3) [A], x, y, z: (...)."""
+
+
+@runtime_checkable
+class Projected(Field, Protocol):
+    """A field that knows its line integrals better than by samples: an octree."""
+
+    def integral(self, view: View) -> torch.Tensor:
+        """All of it along the beam, (1, ny, nx) [V A]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +115,16 @@ class Sampled:
                 math.ceil(float(z.max()) / self.step) * self.step + more)
 
     def slices(self, view: View, first: int, count: int) -> torch.Tensor:
-        """See `slices_of`; those of a grid of voxels are shared by depth, see `Voxels.slices`."""
+        """See `slices_of`; those of a grid of voxels are shared by depth, see `Voxels.slices`.
+
+        What is within one slice and knows its `integral` says that.
+        """
         if isinstance(self.field, Voxels):
             return self.field.slices(view, first, count)
+        if isinstance(self.field, Projected) and view.n_slices == 1:
+            low, high = self.depth_range(view)
+            if view.entrance <= low and high <= view.entrance + view.slice_thickness:
+                return self.field.integral(view)
         return slices_of(self.field, view, first, count, self.step)
 
     def attenuation(self, view: View) -> Attenuation | None:

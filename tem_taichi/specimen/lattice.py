@@ -6,7 +6,7 @@ of such a line have the same weights. Lengths are pixels where not said else.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -148,6 +148,22 @@ class Planes:
     lines: int
     by_line: int
     length: int
+
+
+def layers(planes: Planes, maps: Tensor, first: int, count: int) -> tuple[Planes, Tensor]:
+    """Planes and maps of some layers of the grid along z, which alone are in memory.
+
+    Args:
+        planes: of `parts_of`.
+        maps: of `parts_of`.
+        first: layer.
+        count: how many.
+    """
+    if planes.by_plane > planes.by_line:  # planes are layers
+        return replace(planes, count=count), maps[:, first:first + count]
+    moved = maps.clone()
+    moved[..., 0] -= first
+    return replace(planes, lines=count), moved
 
 
 def parts_of(rays: Rays, lattice: Lattice) -> Iterator[tuple[Planes, Tensor, Tensor, Tensor]]:

@@ -6,6 +6,7 @@ are those to which a ray is nearest upright. Images are first made on a lattice 
 or a shift along the axis, images are interpolated from it (cubic convolution).
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from tem_taichi.bridge import differentiable, launch
 from tem_taichi.device import as_tensor, many_threads
 from tem_taichi.kernels import rays as kernels
 from tem_taichi.specimen.lattice import (
+    Lattice,
     Planes,
     Rays,
     image_places,
@@ -48,8 +50,16 @@ def safe_numbers(
     return torch.stack(forward).int(), torch.stack(back).int()
 
 
-def _spread(images: Tensor, maps: Tensor, numbers: Tensor, planes: Planes, volume: Tensor) -> None:
-    """Add the adjoint of `_gather`, of images on the lattice, to a grid, flat."""
+def spread(images: Tensor, maps: Tensor, numbers: Tensor, planes: Planes, volume: Tensor) -> None:
+    """Add the adjoint of `gather`, of images on the lattice, to a grid, flat.
+
+    Args:
+        images: (n, columns, numbers).
+        maps: of `lattice.parts_of`.
+        numbers: of the images that are meant.
+        planes: how the grid lies.
+        volume: added to.
+    """
     sizes = (planes.count, planes.by_plane, planes.lines, planes.by_line, planes.length)
     columns, length = images.shape[1:]
     if many_threads():
@@ -61,8 +71,25 @@ def _spread(images: Tensor, maps: Tensor, numbers: Tensor, planes: Planes, volum
                volume)
 
 
+def slopes(volume: Tensor, maps: Tensor, numbers: Tensor, planes: Planes, grad: Tensor,
+           out: Tensor) -> None:
+    """Add the gradient of `gather` in the maps to `out`.
+
+    Args:
+        volume: flat.
+        maps: of `gather`.
+        numbers: of `gather`.
+        planes: of `gather`.
+        grad: of the images.
+        out: like the maps, added to.
+    """
+    launch(kernels.slopes, volume, maps, numbers, planes.by_plane, planes.lines, planes.by_line,
+           planes.length, grad, out)
+
+
 @ti.ad.grad_replaced
-def _gather(volume, maps, numbers, planes, out):  # type: ignore[no-untyped-def]
+def gather(volume, maps, numbers, planes, out):  # type: ignore[no-untyped-def]
+    """Write images of a grid, flat, on their own lattices; a stage for `bridge.differentiable`."""
     sizes = (planes.count, planes.by_plane, planes.lines, planes.by_line, planes.length)
     if many_threads():
         launch(kernels.gather_each, volume, maps, numbers, *sizes, out)
@@ -71,13 +98,12 @@ def _gather(volume, maps, numbers, planes, out):  # type: ignore[no-untyped-def]
         launch(kernels.gather, volume, maps, numbers, safe, *sizes, out)
 
 
-@ti.ad.grad_for(_gather)
+@ti.ad.grad_for(gather)
 def _gather_adjoint(volume, maps, numbers, planes, out):  # type: ignore[no-untyped-def]
     if volume.grad is not None:
-        _spread(out.grad, maps, numbers, planes, volume.grad)
+        spread(out.grad, maps, numbers, planes, volume.grad)
     if maps.grad is not None:
-        launch(kernels.slopes, volume, maps, numbers, planes.by_plane, planes.lines,
-               planes.by_line, planes.length, out.grad, maps.grad)
+        slopes(volume, maps, numbers, planes, out.grad, maps.grad)
 
 
 def project(volume: Tensor, rays: Rays) -> Tensor:
@@ -100,10 +126,25 @@ def project(volume: Tensor, rays: Rays) -> Tensor:
     lattice = lattice_of(rays)
     field = to_field("volume", volume)
     lines = (field.transpose(1, 2) if lattice.upright else field).contiguous()
-    out = lines.new_empty((len(rays.rotations), *lattice.shape))
+    return imaged(rays, lattice, lines, lambda out, maps, numbers, planes: differentiable(
+        gather, out, lines.view(-1), maps, numbers, planes))
+
+
+def imaged(rays: Rays, lattice: Lattice, like: Tensor,
+           part: Callable[[Tensor, Tensor, Tensor, Planes], Tensor]) -> Tensor:
+    """Images of what is summed plane by plane on the images' own lattices.
+
+    Args:
+        rays: how images see the grid.
+        lattice: of them.
+        like: a tensor of the images' type and place.
+        part: from (n, columns, numbers) to the same with some images written, by their maps, their
+            numbers and how the grid's planes lie.
+    """
+    out = like.new_empty((len(rays.rotations), *lattice.shape))
     steps, order = [], []
     for planes, maps, numbers, step in parts_of(rays, lattice):
-        out = differentiable(_gather, out, lines.view(-1), maps.contiguous(), numbers, planes)
+        out = part(out, maps.contiguous(), numbers, planes)
         steps.append(step)
         order.append(numbers)
     out = out * torch.cat(steps)[torch.argsort(torch.cat(order))][:, None, None]
@@ -130,7 +171,7 @@ class _BackProjection(torch.autograd.Function):
         for planes, maps, numbers, step in parts_of(rays, lattice):
             part = columns[numbers.long()] * step[:, None, None]
             own = torch.arange(len(part), dtype=torch.int32, device=part.device)
-            _spread(part, maps.contiguous(), own, planes, lines.view(-1))
+            spread(part, maps.contiguous(), own, planes, lines.view(-1))
         return lines.transpose(1, 2) if lattice.upright else lines
 
     @staticmethod
@@ -192,7 +233,7 @@ def smear(images: Tensor, rays: Rays) -> Tensor:
         planes = Planes(len(images), lattice.shape[0] * lattice.shape[1], lattice.shape[0],
                          lattice.shape[1], lattice.shape[1])
         numbers = torch.arange(nz, dtype=torch.int32, device=out.device)
-        _gather(columns.reshape(-1).contiguous(), maps.contiguous(), numbers, planes, out)
+        gather(columns.reshape(-1).contiguous(), maps.contiguous(), numbers, planes, out)
     return out.transpose(1, 2) if lattice.upright else out
 
 

@@ -98,3 +98,28 @@ def joseph(volume, rotation, shift, shape):
         rows = inverse[1, 0] * x + inverse[1, 1] * y + plane.shape[0] // 2
         total += map_coordinates(np.pad(plane, 1), [rows + 1, columns + 1], order=1)
     return total / abs(rotation[2, through])
+
+
+def octree_nodes(leaves, values, roots, depth):
+    """Finest grid of an octree: at each node the mean over the eight octants about it.
+
+    Args:
+        leaves: (n, 4), level and place z, y, x in sides of the leaf.
+        values: (n, g, g, g).
+        roots: cubes along z, y, x.
+        depth: largest level.
+    """
+    side = values.shape[1] - 1
+    shape = [n * 2**depth * side + 1 for n in roots]
+    total, count = np.zeros(shape), np.zeros(shape)
+    nodes = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1).reshape(-1, 3)
+    for octant in np.ndindex(2, 2, 2):
+        inside = nodes + 0.5 * (2 * np.array(octant) - 1)  # half way into the octant
+        for (level, *place), cube in zip(leaves, values, strict=True):
+            step = 2**(depth - level)
+            begin = np.array(place) * step * side
+            here = ((inside > begin) & (inside < begin + step * side)).all(1)
+            at = tuple(nodes[here].T)
+            total[at] += map_coordinates(cube, (nodes[here] - begin).T / step, order=1)
+            count[at] += 1
+    return total / count
