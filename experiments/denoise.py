@@ -79,7 +79,8 @@ def main() -> None:
             with open(given.file, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
     rows = read(given.file)
-    print(f"{len(rows)} of {len(cells)} cells")
+    there = {(row["seed"], row["scene"], row["dose"], row["exposures"]) for row in rows}
+    print(f"{len(there & {*cells})} of {len(cells)} cells")
     if given.show:
         TABLE.write_text(table(rows), encoding="utf-8")
         save(figure(rows, truths(given.truth)), FIGURE)
@@ -230,7 +231,8 @@ def figure(rows: list[dict[str, Any]], images: dict[str, Tensor]) -> Figure:
         ax.set(xscale="log", xlabel="total dose [e-/nm$^2$]", ylabel="correlation with the truth",
                ylim=(0, 1), title=scene)
         ax.grid(alpha=0.3)
-    axes["b"].legend(fontsize=6)
+    made.legend(*axes["a"].get_legend_handles_labels(), loc="outside upper center", ncols=3,
+                fontsize=7, frameon=False)
     for places, scene in (("cdef", "TMV"), ("ghij", "crowd")):
         counts = recorded(images[scene], camera(scene), 400, 5, 0)
         recording = record(counts, camera(scene))
