@@ -69,7 +69,7 @@ def test_line_search_does_not_compute_a_point_twice():
     assert all(a != b for a, b in itertools.pairwise(points))
 
 
-@pytest.mark.parametrize("method", ["lbfgs", "adam"])
+@pytest.mark.parametrize("method", ["lbfgs", "adam", "rmsprop"])
 def test_an_interrupted_fit_goes_on_as_if_it_had_not_been(tmp_path, method):
     how = Optimiser(method, 20, tolerance=0.0)
     whole = minimise(rosenbrock, start(), how)

@@ -19,8 +19,8 @@ Loss: TypeAlias = Callable[[Values], Tensor]
 Terms: TypeAlias = Callable[[Values, Sequence[int]], Iterable[Tensor]]
 Progress: TypeAlias = Callable[[int, float, Values], None]
 
-_METHODS = ("lbfgs", "adam")
-_PATIENCE = {"lbfgs": 5, "adam": 100}
+_METHODS = ("lbfgs", "adam", "rmsprop")
+_PATIENCE = {"lbfgs": 5, "adam": 100, "rmsprop": 100}
 """Steps over which the best loss must fall by more than the tolerance."""
 _SAVE_EVERY, _SAVING = 5.0, 0.05
 """Seconds between two writings of the state file, and the part of the time that they may take; it
@@ -56,22 +56,22 @@ class Optimiser:
     """How to minimise; every number has a default that depends on the method alone."""
 
     name: str = "lbfgs"
-    """lbfgs, for smooth losses without noise (strong Wolfe line search), or adam."""
+    """lbfgs, for smooth losses without noise (strong Wolfe line search), adam or rmsprop."""
     steps: int = 200
     """At most, in all."""
     rate: float | None = None
-    """Length of a step in the values' scales; None = 1 for lbfgs, 0.01 for adam."""
+    """Length of a step in the values' scales; None = 1 for lbfgs, else 0.01."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of Adam's two running means."""
+    """Decay of Adam's two running means; RMSProp has only the second, of squares."""
     schedule: Callable[[int], float] | None = None
     """Of the step's number, from 1, to what the rate is multiplied with; None = 1."""
     tolerance: float = 1e-9
     """Stop when the best loss has fallen by less than this fraction of itself over `patience`."""
     patience: int | None = None
-    """Steps, or passes through all parts where some are held out; None = 5 for lbfgs, 100 for adam
+    """Steps, or passes through all parts where some are held out; None = 5 for lbfgs, else 100
     (10 with parts held out)."""
     batch: int | None = None
-    """Parts that a step sees, for adam; None = all."""
+    """Parts that a step sees, not for lbfgs; None = all."""
     seed: int = 0
     """Of the order of the batches."""
     history_size: int = 20
@@ -86,7 +86,7 @@ class Optimiser:
                 raise ValueError(f"{name}={value}: must be at least 1")
         if self.rate is not None and not self.rate > 0:
             raise ValueError(f"rate={self.rate:g}: must be positive")
-        if self.batch is not None and self.name != "adam":
+        if self.batch is not None and self.name == "lbfgs":
             raise ValueError(f"batch={self.batch}: must be None for {self.name}, whose "
                              "line search wants one loss")
 
@@ -100,7 +100,7 @@ def minimise(loss: Loss, start: Values, optimiser: Optimiser | None = None, *,
     lengths and angles (`inverse.scales.natural_scales`), take logarithms of positive numbers.
 
     Args:
-        loss: from the values to a scalar, differentiable; it may be random (with "adam").
+        loss: from the values to a scalar, differentiable; it may be random (not with "lbfgs").
         start: where to begin, real tensors of any shape; they are copied.
         optimiser: how; None is `Optimiser()`.
         progress: called after each step with the number of steps, the loss before it and the
@@ -204,10 +204,12 @@ class _Run:
         self.held: list[float] = []
         self.least, self.judgement = math.inf, math.inf
         tensors = list(numbers.values())
-        rate = optimiser.rate or (0.01 if optimiser.name == "adam" else 1.0)
+        rate = optimiser.rate or (1.0 if optimiser.name == "lbfgs" else 0.01)
         self.optimizer: torch.optim.Optimizer
         if optimiser.name == "adam":
             self.optimizer = torch.optim.Adam(tensors, lr=rate, betas=optimiser.betas)
+        elif optimiser.name == "rmsprop":
+            self.optimizer = torch.optim.RMSprop(tensors, lr=rate, alpha=optimiser.betas[1])
         else:
             self.optimizer = torch.optim.LBFGS(
                 tensors, lr=rate, max_iter=1, max_eval=25, history_size=optimiser.history_size,
@@ -276,7 +278,7 @@ class _Run:
     def stalled(self) -> bool:
         """Whether the loss, or that of what is held out, has stopped falling."""
         if self.held:
-            patience = self.optimiser.patience or (10 if self.optimiser.name == "adam" else 5)
+            patience = self.optimiser.patience or (5 if self.optimiser.name == "lbfgs" else 10)
             seen, least = self.held, min(self.held)
         elif self.optimiser.batch:
             return False

@@ -47,3 +47,52 @@ def sparse(values: Tensor, scale: Value, corner: Value) -> Tensor:
     """Laplace's law about 0, rounded there: sum [sqrt(x^2 + corner^2) - corner] / scale."""
     corner = as_tensor(corner)
     return ((values.square() + corner**2).sqrt() - corner).sum() / as_tensor(scale)
+
+
+def cells_variation(cells: Tensor, steps: Value, scale: Value, corner: Value) -> Tensor:
+    """`total_variation` of a field on grids of different spacings, as an integral over them.
+
+    integral [sqrt(|grad|^2 + corner^2) - corner] dV / scale, by the differences from each sample to
+    the next: whatever is linear on a grid costs the same on finer ones.
+
+    Args:
+        cells: samples of each grid, (n, z, y, x), the outermost on its faces.
+        steps: between samples of each grid, (n,); that of a voxel grid is 1.
+        scale: of the gradients, in the field's unit for a step of 1.
+        corner: as in `total_variation`.
+    """
+    steps, corner = as_tensor(steps).reshape(-1, 1, 1, 1), as_tensor(corner)
+    first = cells[:, :-1, :-1, :-1]
+    squared = ((cells[:, 1:, :-1, :-1] - first).square() + (cells[:, :-1, 1:, :-1] - first).square()
+               + (cells[:, :-1, :-1, 1:] - first).square()) / steps**2
+    return (steps**3 * ((squared + corner**2).sqrt() - corner)).sum() / as_tensor(scale)
+
+
+def consistent(one: Tensor, other: Tensor, areas: Value, sigma: Value) -> Tensor:
+    """Boundary consistency: what two neighbours say of their common face differs by normal numbers.
+
+    integral (one - other)^2 dA / (2 sigma^2) over the faces (Wang et al. 2023).
+
+    Args:
+        one: values on the faces, as `specimen.faces.sides` gives them.
+        other: of the neighbours at the same places.
+        areas: for which each value stands; broadcasts against them.
+        sigma: deviation of the difference over a face of 1, in the field's unit.
+    """
+    return (as_tensor(areas) * (one - other).square()).sum() / (2 * as_tensor(sigma) ** 2)
+
+
+def non_local(cells: Tensor, others: Tensor, sigma: Value) -> Tensor:
+    """Cross-node non-local consistency (CNLC; Wang et al. 2023).
+
+    Each line of samples of a grid A, along its last axis, is like a mean of the lines of another
+    grid B with the weights softmax(A B^T): sum |A - softmax(A B^T) B|^2 / (2 sigma^2).
+
+    Args:
+        cells: samples of some grids A, (n, z, y, x); of order 1, as the softmax has no scale.
+        others: of as many grids B of the same shape.
+        sigma: deviation of a sample from its mean, in the field's unit.
+    """
+    a, b = cells.flatten(1, 2), others.flatten(1, 2)
+    like = torch.softmax(a @ b.transpose(1, 2), dim=-1) @ b
+    return (a - like).square().sum() / (2 * as_tensor(sigma) ** 2)
