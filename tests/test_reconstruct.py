@@ -181,6 +181,18 @@ def test_the_potential_of_gold_is_where_the_scene_put_it(series, tmp_path):
     assert found["unit"] == "V"
 
 
+def test_a_thick_specimen_asks_for_slices(series, tmp_path):
+    """And says how thick they are: at 80 A a pixel and 10 kV electrons are in focus for 4 um."""
+    words = ["method=gradient", "voltage=10", "spherical_aberration=0", "bin=10", "tv=1",
+             "thickness=250000", "held_out=0", "iterations=1", "margin=0"]
+    doubted, _, _ = reconstruct(series, tmp_path / "one", *words)
+    assert any("take model=multislice" in text for text in doubted["warnings"])
+    found, volume, _ = reconstruct(series, tmp_path / "two", *words, "model=multislice")
+    assert "warnings" not in found or not any("multislice" in text for text in found["warnings"])
+    assert any("in slices of" in text for text in found["assumptions"])
+    assert np.isfinite(volume).all()
+
+
 def test_a_margin_takes_what_is_beside_the_field():
     """Tilted images show a ball outside of the field; without room it falls upon the rim."""
     angles = np.arange(-60.0, 61, 5)
@@ -203,6 +215,10 @@ def test_a_margin_takes_what_is_beside_the_field():
 @pytest.mark.parametrize(("words", "said"), [
     (["method=art"], 'method="art": must be one of wbp, sirt, sirt_tv, gradient'),
     (["method=gradient", "tv=0"], "tv=0.0: must be above 0"), (["margin=-1"], "margin=-1"),
+    (["method=gradient", "model=weak"], "must be one of projection, multislice"),
+    (["model=multislice"], "model=multislice: must be left out with method=wbp"),
+    (["method=gradient", "slice_thickness=9"], "must be left out with model=projection"),
+    (["method=gradient", "model=multislice", "slice_thickness=0"], "slice_thickness=0.0: must be"),
     (["voltage=1"], "voltage=1"), (["amplitude_contrast=1"], "amplitude_contrast=1"),
     (["method=sirt", "held_out=50"], "held_out=50: must leave some of the 21 images"),
     (["thickness=0"], "thickness=0"), (["bin=0"], "bin=0"), (["bin=64"], "bin=64: must leave"),

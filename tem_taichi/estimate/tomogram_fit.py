@@ -1,9 +1,9 @@
 """A tomogram by its own forward model: the potential that explains the images best.
 
-Images are those of a phase object, with the lens's defocus and its slope across a tilted specimen;
-noise is white, as strong in each image as its own high frequencies say; the brightness of each
-image is free. The prior is total variation; its strength is that with which images held out are
-explained best.
+Images are those of a phase object, with the lens's defocus and its slope across a tilted specimen,
+or of waves that pass slices of one that is thicker than the lens's focus is deep; noise is white,
+as strong in each image as its own high frequencies say; the brightness of each image is free. The
+prior is total variation; its strength is that with which images held out are explained best.
 """
 
 from collections.abc import Sequence
@@ -22,12 +22,16 @@ from tem_taichi.experiment import Experiment
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics
 from tem_taichi.instrument.projection import Projection
+from tem_taichi.instrument.tem import TEM
 from tem_taichi.inverse.minimise import Fit, Optimiser, Values
 from tem_taichi.inverse.priors import total_variation
 from tem_taichi.inverse.problem import Problem, fit
-from tem_taichi.physics import Value
+from tem_taichi.physics import Value, wavelength
+from tem_taichi.specimen.depth import highest_frequency, thickest
 from tem_taichi.specimen.field import voxels
 from tem_taichi.streams import Key
+
+MODELS = ("projection", "multislice")
 
 _STRENGTHS = (3.0, 1.0, 0.3)
 """Of the prior that are tried, one after another while they explain more [1/V]."""
@@ -55,6 +59,31 @@ class Lens:
     """[mm]"""
     amplitude_contrast: float = 0.07
     """[1]"""
+    model: str = "projection"
+    """Of MODELS."""
+    slice_thickness: float | None = None
+    """Of multislice [A]; None = `thickest`."""
+
+    def slices(self, voxel: float) -> float:
+        """How thick slices are at a size of voxels [A]."""
+        return self.slice_thickness or thickest("smooth", highest_frequency(voxel), self.voltage)
+
+    def depth_of_focus(self, voxel: float) -> float:
+        """Of details of two voxels [A]: half of it away, their contrast is turned round."""
+        return 2 * (2 * voxel)**2 / float(wavelength(self.voltage))
+
+    def instrument(self, shape: tuple[int, int], voxel: float) -> TEM:
+        """What makes the images of a grid.
+
+        Args:
+            shape: of an image (ny, nx), in voxels.
+            voxel: [A].
+        """
+        one = Projection(detector_shape=shape, wave_shape=shape, pixel_size=voxel,
+                         voltage=self.voltage, amplitude_contrast=self.amplitude_contrast)
+        if self.model == "projection":
+            return one
+        return TEM(shape, shape, voxel, self.voltage, self.amplitude_contrast, self.slices(voxel))
 
 
 @dataclass(frozen=True)
@@ -184,10 +213,8 @@ def fitted(series: Series, exposures: Sequence[Exposure], lens: Lens, passes: in
     if tv is None and not every:
         raise ValueError("tv=null: needs held_out, by which the strength is chosen")
     held = tuple(held_out(series, every)[1]) if every else ()
-    voxel, shape = series.rays.voxel, series.rays.shape
-    instrument = Projection(
-        detector_shape=shape, wave_shape=shape, pixel_size=voxel, voltage=lens.voltage,
-        amplitude_contrast=lens.amplitude_contrast)
+    voxel = series.rays.voxel
+    instrument = lens.instrument(series.rays.shape, voxel)
     weights = as_tensor([float(exposure.dose) for exposure in exposures])[:, None, None]
     counts = torch.where(series.weights > 0, (1 - series.images) * weights, torch.nan)
 

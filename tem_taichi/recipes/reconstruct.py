@@ -15,7 +15,7 @@ from tem_taichi import checks
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.tilt_images import Grid, Series, agreement, halves_of, series_of
 from tem_taichi.estimate.tomogram import Tomogram, back_projected, iterated
-from tem_taichi.estimate.tomogram_fit import Lens, defoci_of, exposures_of, fitted
+from tem_taichi.estimate.tomogram_fit import MODELS, Lens, defoci_of, exposures_of, fitted
 from tem_taichi.estimate.volume_figure import planes_figure, slices
 from tem_taichi.files.io import read_images
 from tem_taichi.files.unfinished import part_key, unfinished_folder
@@ -69,6 +69,11 @@ class ReconstructRecipe(SeriesRecipe):
     """of gradient [mm]"""
     amplitude_contrast: float = 0.07
     """of gradient [1]"""
+    model: str = "projection"
+    """of gradient: projection, all of the specimen in one plane of focus, or multislice, each of it
+    in its own, for what is thicker than the focus is deep"""
+    slice_thickness: float | None = None
+    """of model=multislice [A]; null = the thickest that leaves 1 % of the contrast in error"""
     halves: bool = False
     """whether to reconstruct every other image, in the order in which they were taken, apart as
     well, and to correlate the halves in Fourier shells"""
@@ -93,6 +98,14 @@ class ReconstructRecipe(SeriesRecipe):
         checks.within("spherical_aberration", self.spherical_aberration, -100, 100, "mm")
         checks.check(0 <= self.amplitude_contrast < 1, "amplitude_contrast",
                      self.amplitude_contrast, "at least 0 and below 1 [1]")
+        checks.one_of("model", self.model, MODELS)
+        checks.positive("slice_thickness", self.slice_thickness, "A")
+        for key, given in (("model", self.model != "projection"),
+                           ("slice_thickness", self.slice_thickness is not None)):
+            checks.check(not given or self.method == "gradient", key, getattr(self, key),
+                         f"left out with method={self.method}")
+        checks.check(self.slice_thickness is None or self.model == "multislice",
+                     "slice_thickness", self.slice_thickness, "left out with model=projection")
         checks.check(self.held_out == 0 or self.held_out >= 2, "held_out", self.held_out,
                      "0, or a whole number from 2")
         checks.check(self.tv is not None or self.held_out > 0
@@ -135,8 +148,8 @@ def run(recipe: ReconstructRecipe, report: Report) -> Result:
     warnings = [f"{len(dark)} of {len(images)} images, the first of them image {dark[0]}, have no "
                 "positive mean: they tell nothing."] if dark else []
     if recipe.method == "gradient":
-        warnings += _doubts(recipe, table)
-    return Result(numbers, _taken(recipe, table), warnings, tables=tables, figures={
+        warnings += _doubts(recipe, table, voxel)
+    return Result(numbers, _taken(recipe, table, voxel), warnings, tables=tables, figures={
         "tomogram.png": planes_figure(slices(whole.volume.cpu().numpy(), voxel), voxel)}, volumes={
             file: (volume.cpu().numpy(), voxel, origin) for file, volume in volumes.items()})
 
@@ -150,11 +163,16 @@ def _reconstructed(recipe: ReconstructRecipe, series: Series, table: pd.DataFram
         return found
     kept = Kept(unfinished_folder(recipe.output), key)
     if recipe.method == "gradient":
-        lens = Lens(recipe.voltage, recipe.spherical_aberration, recipe.amplitude_contrast)
+        lens = _lens(recipe)
         return fitted(series, exposures_of(series, table, lens), lens, recipe.iterations, recipe.tv,
                       recipe.positive, recipe.held_out, report, kept)
     tv = recipe.tv if recipe.method == "sirt_tv" else 0.0
     return iterated(series, recipe.iterations, tv, recipe.positive, recipe.held_out, report, kept)
+
+
+def _lens(recipe: ReconstructRecipe) -> Lens:
+    return Lens(recipe.voltage, recipe.spherical_aberration, recipe.amplitude_contrast,
+                recipe.model, recipe.slice_thickness)
 
 
 def _margin(recipe: ReconstructRecipe, table: pd.DataFrame, width: float) -> float:
@@ -182,9 +200,14 @@ def _mask(file: str) -> np.ndarray:
         raise ValueError(f"mask: {error}") from error
 
 
-def _doubts(recipe: ReconstructRecipe, table: pd.DataFrame) -> list[str]:
-    """What speaks against the defoci of a table that `recipe=ctf joint=true` wrote."""
+def _doubts(recipe: ReconstructRecipe, table: pd.DataFrame, voxel: float) -> list[str]:
+    """What speaks against the model, and the defoci of a table that `recipe=ctf joint=true` wrote."""
     said = []
+    deep = _lens(recipe).depth_of_focus(voxel)
+    if recipe.model == "projection" and recipe.thickness > deep / 2:
+        said.append(f"The tomogram of {recipe.thickness:.0f} A is thick beside the {deep:.0f} A in "
+                    f"which details of {2 * voxel:.3g} A are in focus together: take "
+                    "model=multislice.")
     if "reliable" in table and not (good := table["reliable"].astype(str) == "True").all():
         said.append(f"The defoci of {int((~good).sum())} of {len(table)} images are doubtful: the "
                     "fit that found them says so.")
@@ -195,13 +218,15 @@ def _doubts(recipe: ReconstructRecipe, table: pd.DataFrame) -> list[str]:
     return said
 
 
-def _taken(recipe: ReconstructRecipe, table: pd.DataFrame) -> list[str]:
+def _taken(recipe: ReconstructRecipe, table: pd.DataFrame, voxel: float) -> list[str]:
     if recipe.method == "gradient":
         u, v, columns = defoci_of(table)
         taken = ["The noise is white: in each image as strong as its high frequencies say.",
                  f"The defoci are those of {columns}, {min(u.min(), v.min()):.0f} to "
                  f"{max(u.max(), v.max()):.0f} A.",
-                 "The specimen is thin: a wave takes the phase of its projection."]
+                 "The specimen is thin: a wave takes the phase of its projection."
+                 if recipe.model == "projection" else
+                 f"Waves pass the specimen in slices of {_lens(recipe).slices(voxel):.0f} A."]
     else:
         taken = ["Matter is darker than the mean of each image, by what it would absorb: the "
                  "contrast transfer function is left as it is."]
