@@ -182,9 +182,9 @@ def test_the_potential_of_gold_is_where_the_scene_put_it(series, tmp_path):
 
 
 def test_a_thick_specimen_asks_for_slices(series, tmp_path):
-    """And says how thick they are: at 80 A a pixel and 10 kV electrons are in focus for 4 um."""
+    """And says how thick they are: at voxels of 40 A and 10 kV 10 um are in focus."""
     words = ["method=gradient", "voltage=10", "spherical_aberration=0", "bin=10", "tv=1",
-             "thickness=250000", "held_out=0", "iterations=1", "margin=0"]
+             "thickness=60000", "held_out=0", "iterations=1", "margin=0"]
     doubted, _, _ = reconstruct(series, tmp_path / "one", *words)
     assert any("take model=multislice" in text for text in doubted["warnings"])
     found, volume, _ = reconstruct(series, tmp_path / "two", *words, "model=multislice")
@@ -216,7 +216,7 @@ def test_a_margin_takes_what_is_beside_the_field():
     (["method=art"], 'method="art": must be one of wbp, sirt, sirt_tv, gradient'),
     (["method=gradient", "tv=0"], "tv=0.0: must be above 0"), (["margin=-1"], "margin=-1"),
     (["method=gradient", "model=weak"], "must be one of projection, multislice"),
-    (["model=multislice"], "model=multislice: must be left out with method=wbp"),
+    (["model=multislice"], 'model="multislice": must be left out with method=wbp'),
     (["method=gradient", "slice_thickness=9"], "must be left out with model=projection"),
     (["method=gradient", "model=multislice", "slice_thickness=0"], "slice_thickness=0.0: must be"),
     (["voltage=1"], "voltage=1"), (["amplitude_contrast=1"], "amplitude_contrast=1"),

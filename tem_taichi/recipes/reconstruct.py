@@ -201,7 +201,7 @@ def _mask(file: str) -> np.ndarray:
 
 
 def _doubts(recipe: ReconstructRecipe, table: pd.DataFrame, voxel: float) -> list[str]:
-    """What speaks against the model, and the defoci of a table that `recipe=ctf joint=true` wrote."""
+    """What speaks against the model, and defoci of a table that `recipe=ctf joint=true` wrote."""
     said = []
     deep = _lens(recipe).depth_of_focus(voxel)
     if recipe.model == "projection" and recipe.thickness > deep / 2:
