@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tem_taichi.estimate.denoise_figure import denoise_figure
 from tem_taichi.estimate.rendering import (
     Transfer,
     View,
@@ -177,6 +178,16 @@ def test_figures_fit_a_screen_and_stand_upright(shape):
     assert all(axes.images[0].origin == "lower" for axes in panels)
     left, right = panels[0].images[0].get_extent()[:2]
     assert left == pytest.approx(-shape[2] // 2 - 0.5) and right - left == shape[2]
+
+
+def test_a_denoised_picture_has_its_scale():
+    """A third of 64 nm and of 21 nm at most, in round numbers."""
+    image = np.random.default_rng(0).normal(size=(48, 64))
+    figure = denoise_figure(image, image, None, "denoised", 10.0, ("other", image))
+    said = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert said == ["20 nm", "5 nm"]
+    bar, = figure.axes[0].lines
+    assert np.ptp(bar.get_xdata()) == 20 and figure.axes[0].images[0].get_extent()[1] == 64
 
 
 # --- pictures ---

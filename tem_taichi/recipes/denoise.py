@@ -118,9 +118,10 @@ def run(recipe: DenoiseRecipe, report: Report) -> Result:
                                                            pixel_size)})},
         figures={"denoised.png": denoise_figure(
             _plain(recording.electrons, area), _plain(picture, area),
-            None if error is None else _plain(error.values, area), f"denoised: {chosen.name}",
-            next((("Gaussian of held-out width", _plain(one.electrons, area)) for one in found
-                  if one.name == "gaussian"), None))})
+            None if error is None else _plain(error.values, area),
+            f"denoised: {chosen.name}", pixel_size, next(
+                (("Gaussian of held-out width", _plain(one.electrons, area)) for one in found
+                 if one.name == "gaussian"), None))})
 
 
 def _read(recipe: DenoiseRecipe) -> tuple[NDArray, float]:
