@@ -7,6 +7,7 @@ import re
 import mrcfile
 import numpy as np
 import pytest
+import starfile
 import torch
 
 from experiments import ctf_hostile
@@ -165,6 +166,24 @@ def test_real_particles_share_a_fit(shared):
     boxes = mrcfile.read(shared / "data/particles/betagal_20170629_00021.mrcs").astype(np.float32)
     found = fit_particles(boxes, 3.54, 200.0, 1.4, 0.1)
     assert abs(found.defocus / 10718.2 - 1) < 0.01
+
+
+def test_seven_real_particles_agree_with_their_own_defoci(shared):
+    """Of a star file that has one for each: the mean, and the astigmatism, within 3 errors."""
+    folder = shared / "data/particles"
+    rows = starfile.read(folder / "empiar_10076_7.star")
+    row = rows.iloc[0]
+    boxes = mrcfile.read(folder / "empiar_10076_7.mrcs").astype(np.float32)
+    found = fit_particles(boxes, 1e4 * row.rlnDetectorPixelSize / row.rlnMagnification,
+                          row.rlnVoltage, row.rlnSphericalAberration, row.rlnAmplitudeContrast)
+    u, v = rows.rlnDefocusU.mean(), rows.rlnDefocusV.mean()
+    assert found.reliable, found.doubts
+    assert abs(found.defocus - (u + v) / 2) < 3 * found.errors[0] < 300
+    vectors = [amount * np.exp(2j * np.radians(angle)) for amount, angle in (
+        (found.defocus_u - found.defocus_v, found.astigmatism_angle),
+        (u - v, row.rlnDefocusAngle))]
+    # U and V are known apart.
+    assert abs(vectors[0] - vectors[1]) < 3 * math.hypot(*found.errors[:2])
 
 
 @pytest.mark.parametrize(("side", "pixel_size", "asked"), [

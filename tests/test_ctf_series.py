@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import mrcfile
 import numpy as np
@@ -19,6 +20,7 @@ from tem_taichi.estimate import (
     ctf_model,
     ctf_prior,
     ctf_refine,
+    ctf_series,
     ctf_solve,
     ctf_stated,
 )
@@ -247,6 +249,24 @@ def test_doubtful_defoci_are_said_in_the_reconstruction(found, tmp_path):
     assert said[0].startswith("The defoci of 2 of 3 images are doubtful")
     assert said[1] == ("The defoci were found with amplitude_contrast=0.07, the tomogram with "
                        "0.1.") and len(said) == 2
+
+
+@pytest.mark.parametrize(("gain", "said"), [(45.0, 31000.0), (55.0, 20000.0)])
+def test_the_average_has_no_say_in_which_ring_is_which(monkeypatch, gain, said):
+    """Unless it is by more than 10 more likely at another defocus than near that of all images."""
+    def fit(average, pixel_size, *settings, stated):
+        everywhere = settings[-1].defocus == (1500.0, 60000.0)
+        ring = 1 / (LENS.wavelength * BASIS.highest**2)
+        assert everywhere or settings[-1].defocus == pytest.approx((31000 - ring, 31000 + ring))
+        return SimpleNamespace(defocus=20000.0 if everywhere else 31000.0,
+                               gain=gain if everywhere else 40.0)
+
+    monkeypatch.setattr(ctf_series.ctf_fit, "fit_spectrum", fit)
+    images = drawn([31000.0] * len(ANGLES), 0.1, np.random.default_rng(0))
+    defoci = torch.full((len(ANGLES),), 31000.0, dtype=torch.float64)
+    joint = ctf_joint.begin(len(ANGLES), BASIS, defoci / 1000, (0.0, 0.0, 0.0), 0.1)
+    found = ctf_series._average(images, joint, defoci, BASIS, LENS, (300.0, 2.7, 0.07), CtfSearch())
+    assert found.defocus == said
 
 
 def test_a_series_without_rings_is_doubted():

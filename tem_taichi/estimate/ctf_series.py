@@ -23,7 +23,14 @@ from tem_taichi.estimate.ctf_joint import Joint
 from tem_taichi.estimate.ctf_model import UNIT, Basis, Lens
 from tem_taichi.estimate.ctf_refine import Found, best_fit, free_of
 from tem_taichi.estimate.ctf_search import CtfSearch, default_search
-from tem_taichi.estimate.ctf_stated import Stated, doubts_of, model_errors, shared_errors, stated
+from tem_taichi.estimate.ctf_stated import (
+    LEAD,
+    Stated,
+    doubts_of,
+    model_errors,
+    shared_errors,
+    stated,
+)
 from tem_taichi.estimate.ctf_tilt import Strip, merge
 from tem_taichi.grid import check_pixel_size
 
@@ -174,7 +181,7 @@ def _result(cut: Sequence[Image], angles: Sequence[float], right: Found, wrong: 
 
 def _average(cut: Sequence[Image], joint: Joint, defoci: Tensor, basis: Basis, lens: Lens,
              constants: tuple[float, float, float], search: CtfSearch) -> CtfFit:
-    """Fit of the spectra of all images, stretched to the rings of their mean defocus."""
+    """Fit of the spectra of all images, stretched to the rings of their mean defocus, near it."""
     mean = float(defoci.mean())
     strips = [replace(strip, height=strip.height + float(own) - mean,
                       count=strip.count * float(strength.exp()),
@@ -183,8 +190,19 @@ def _average(cut: Sequence[Image], joint: Joint, defoci: Tensor, basis: Basis, l
               for strip in one.strips]
     strips.sort(key=lambda strip: -len(strip.flat))
     at_centre = mean, UNIT * float(joint.lens[0]), UNIT * float(joint.lens[1])
-    return ctf_fit.fit_spectrum(merge(strips, 1, lens, at_centre), strips[0].pixel_size,
-                                *constants, search, stated=False)
+    average = merge(strips, 1, lens, at_centre)
+
+    def fit(low: float, high: float) -> CtfFit:
+        return ctf_fit.fit_spectrum(average, strips[0].pixel_size, *constants,
+                                    replace(search, defocus=(low, high)), stated=False)
+
+    free = fit(*search.defocus)
+    ring = 1 / (lens.wavelength * basis.highest**2)
+    low, high = max(mean - ring, search.defocus[0]), min(mean + ring, search.defocus[1])
+    near = fit(low, high) if low < high else free
+    # Which ring is which the heights tell, and they are lost in the average: it has no say in this
+    # unless another defocus is much better.
+    return near if near.gain > free.gain - LEAD else free
 
 
 def _without(strip: Strip, joint: Joint, basis: Basis) -> Tensor:
