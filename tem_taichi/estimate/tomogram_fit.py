@@ -106,7 +106,7 @@ class Whitened:
 
 
 @dataclass(frozen=True, eq=False)
-class _Exposures(Sequence):
+class Brightened(Sequence):
     """Exposures with free brightness, each made when it is asked for."""
 
     given: Sequence[Exposure]
@@ -224,7 +224,7 @@ def fitted(series: Series, exposures: Sequence[Exposure], lens: Lens, passes: in
 
     def build(values: Values) -> Experiment:
         return Experiment(voxels(potential(values), voxel), instrument, Whitened(),
-                          _Exposures(exposures, values["brightness"]))
+                          Brightened(exposures, values["brightness"]))
 
     nz, ny, nx = series.rays.grid
     start: Values = {
