@@ -438,14 +438,21 @@ def test_what_is_kept_is_not_computed_again(tmp_path):
     assert other.numbers("n", lambda: [0.0]) == [0.0]
 
 
-def test_total_variation_must_be_better_on_the_same_part(monkeypatch):
+def test_total_variation_must_be_better_on_the_same_parts(monkeypatch):
+    """On the part that chose its strength, then in the mean over all that judged the other."""
     ones = [Estimate(name, (1.0,), torch.ones(2, 2), gain, 0.0)
             for name, gain in (("spectral", 5.0), ("local", 6.0), ("total_variation", 7.0))]
-    monkeypatch.setattr(denoise, "gains", lambda *_: [7.5])
-    assert choose(ones, None).name == "local"
-    monkeypatch.setattr(denoise, "gains", lambda *_: [6.5])
-    assert choose(ones, None).name == "total_variation"
-    assert choose(ones[2:], None).name == "total_variation"
+    recording = record(counts_of(rods(), 900.0), None)
+    assert len(recording.parts) >= 4
+    by_part = {"local": [7.5, 5.0, 5.5, 6.0], "total_variation": [7.0, 9.0, 9.0, 9.0]}
+    monkeypatch.setattr(denoise, "gains", lambda name, _, __, parts: [
+        by_part[name][part] for part in parts] + ([3.0] if name == "total_variation" else []))
+    assert choose(ones, recording).name == "local"
+    by_part["local"][0] = 6.5
+    assert choose(ones, recording).name == "total_variation"
+    by_part["total_variation"] = [7.0, 5.0, 5.0, 5.0]
+    assert choose(ones, recording).name == "local"
+    assert choose(ones[2:], recording).name == "total_variation"
 
 
 def test_a_map_grows_to_the_error_that_was_measured():
