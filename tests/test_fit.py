@@ -160,7 +160,7 @@ def test_recipes_are_composed_as_scenes_are(here, capsys):
                        ("defaults: [lab]", "bad.yaml: defaults: must end with _self_"),
                        ("defaults: lab", 'defaults="lab": must be a list in the file'),
                        ("defaults: [{hydra/launcher: joblib}, _self_]", "Hydra's own settings"),
-                       ("voltage: 200", "recipe=None: must be one of ctf, "),
+                       ("voltage: 200", "recipe=None: must be one of beads, ctf, "),
                        ("defaults: [lab, _self_]\nvoltage: {a: 1}", 'voltage={"a": 1}')):
         Path("bad.yaml").write_text(text)
         assert main(["recipe=bad.yaml", "input=a.mrc"]) == 2
@@ -468,7 +468,7 @@ def test_real_tilt_series(here, shared, capsys):
     (["recipe=detector", "input=none.mrc"], "none.mrc"),
     (["recipe=detector", "input=[flat.mrc,flat.mrc]"], "twice"),
     (["input=flat.mrc"], "recipe=None"),
-    (["recipe=dector", "input=flat.mrc"], "recipe=dector: must be one of ctf, denoise, detector"),
+    (["recipe=dector", "input=flat.mrc"], "recipe=dector: must be one of beads, ctf, denoise"),
     (["recipe=none.yaml", "input=flat.mrc"], "recipe=none.yaml: no such file"),
     (["recipe=ctf", "input=flat.mrc", "volage=200"], "volage=200: no such key; did you mean vol"),
     (["recipe=ctf", "input=flat.mrc", "voltage=high"], 'voltage="high": must be a number'),

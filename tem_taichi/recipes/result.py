@@ -35,6 +35,7 @@ class Result:
         volumes: NAME.mrc of (nz, ny, nx), with the voxel size [A] and, if it is not 0, where the
             middle of the first voxel is, x, y, z [A].
         scenes: NAME.yaml, as text, that `python -m tem_taichi.simulate` reads.
+        texts: NAME.txt, as text.
         figures: NAME.png, drawn at the figure's own dpi; or a picture that is a file already, or
             the bytes of one, such as NAME.gif.
     """
@@ -48,6 +49,7 @@ class Result:
     volumes: Mapping[str, tuple[ArrayLike, float] | tuple[ArrayLike, float, Sequence[float]]] = (
         field(default_factory=dict))
     scenes: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, Figure | Path | bytes] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
@@ -81,7 +83,7 @@ def write_result(folder: Path, result: Result) -> None:
             values = values.astype(np.float32) if values.dtype == np.float64 else values
             write_mrc(place(name), values, pixel_size, volume,
                       origin=origin[0] if origin else (0.0, 0.0, 0.0))
-    for name, text in result.scenes.items():
+    for name, text in (*result.scenes.items(), *result.texts.items()):
         place(name).write_text(text, encoding="utf-8")
     for name, figure in result.figures.items():
         if isinstance(figure, Path):
