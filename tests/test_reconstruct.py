@@ -187,8 +187,10 @@ def test_a_thick_specimen_asks_for_slices(series, tmp_path):
              "thickness=60000", "held_out=0", "iterations=1", "margin=0"]
     doubted, _, _ = reconstruct(series, tmp_path / "one", *words)
     assert any("take model=multislice" in text for text in doubted["warnings"])
-    found, volume, _ = reconstruct(series, tmp_path / "two", *words, "model=multislice")
-    assert "warnings" not in found or not any("multislice" in text for text in found["warnings"])
+    found, volume, _ = reconstruct(series, tmp_path / "two", *words, "model=multislice",
+                                   "slice_thickness=12000")
+    assert [text for text in found["warnings"] if "10015 A are the thickest" in text]
+    assert not any("multislice" in text for text in found["warnings"])
     assert any("in slices of" in text for text in found["assumptions"])
     assert np.isfinite(volume).all()
 

@@ -5,7 +5,7 @@ contrast per length [1/A], what each A takes from the mean of an image, or of a 
 relative to the surroundings [V].
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +208,10 @@ def _doubts(recipe: ReconstructRecipe, table: pd.DataFrame, voxel: float) -> lis
         said.append(f"The tomogram of {recipe.thickness:.0f} A is thick beside the {deep:.0f} A in "
                     f"which details of {2 * voxel:.3g} A are in focus together: take "
                     "model=multislice.")
+    most = replace(_lens(recipe), slice_thickness=None).slices(voxel)
+    if recipe.slice_thickness is not None and recipe.slice_thickness > 1.01 * most:
+        said.append(f"Slices of {recipe.slice_thickness:g} A leave details of {2 * voxel:.3g} A "
+                    f"out of focus: {most:.0f} A are the thickest that do not.")
     if "reliable" in table and not (good := table["reliable"].astype(str) == "True").all():
         said.append(f"The defoci of {int((~good).sum())} of {len(table)} images are doubtful: the "
                     "fit that found them says so.")
