@@ -8,6 +8,7 @@ import torch
 
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.octree_fit import (
+    WHITENED,
     Plan,
     Priors,
     Shadow,
@@ -101,11 +102,12 @@ def test_likelihood_stops_where_images_held_out_say(lens):
     sigma = 0.1 * float(clean.std())
     images = contrast(noisy(clean, sigma))
     series = Series(images, rays(), torch.ones_like(images))
-    plan = replace(PLAN, batch=2, priors=Priors(1e-4, 1e-4, 0.0))
+    plan = replace(PLAN, coarse=6, fine=3, strengths=(3.0, 1.0), priors=WHITENED)
     found = fitted(series, exposures(1 / sigma, 3000.0), instrument, unit, plan, 4, nothing, Kept())
     volume = volume_of(found.field, (SIZE,) * 3)
     assert float(correlation(volume, truth())) > 0.6
     assert 1 < len(found.held_out) and min(found.held_out) <= 1
+    assert any(found.variation == pytest.approx(0.1 * factor) for factor in plan.strengths)
     assert 0.3 < float(volume.max()) / unit < 3
 
 
@@ -128,7 +130,8 @@ def test_trees_hold_the_grid_and_give_it_back():
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    ({"start": 4}, "start=4"), ({"leaves": 7}, "leaves=7"), ({"coarse": 0}, "coarse=0")])
+    ({"start": 4}, "start=4"), ({"leaves": 7}, "leaves=7"), ({"coarse": 0}, "coarse=0"),
+    ({"priors": Priors(0.0)}, "variation=0")])
 def test_impossible_plans_are_refused(change, said):
     with pytest.raises(ValueError, match=said):
         replace(PLAN, **change)

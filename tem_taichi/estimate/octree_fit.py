@@ -58,6 +58,10 @@ class Priors:
     """Of the mean squared difference from the means of another leaf's lines."""
 
 
+WHITENED = Priors(0.1, 0.05, 1e-3)
+"""As much beside noise of deviation 1, as `fitted` has it, as the default beside 0.05."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a tree grows and its values are found."""
@@ -81,6 +85,9 @@ class Plan:
     batch: int = 1
     """Images a step."""
     priors: Priors = field(default_factory=Priors)
+    strengths: tuple[float, ...] = (3.0, 1.0, 0.3)
+    """Factors of the total variation's strength that `fitted` tries one after another, while images
+    held out are explained better."""
     method: str = "rmsprop"
     """Of `Optimiser`."""
 
@@ -93,6 +100,12 @@ class Plan:
         for name in ("coarse", "fine", "updates", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if not self.priors.variation > 0:
+            raise ValueError(f"variation={self.priors.variation}: must be positive")
+
+    def stronger(self, factor: float) -> "Plan":
+        """With another strength of the total variation."""
+        return replace(self, priors=replace(self.priors, variation=factor * self.priors.variation))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +117,11 @@ class Grown:
     steps: int
     leaves: tuple[int, ...]
     """Number after each update."""
+    variation: float
+    """Strength of that prior, as given or chosen."""
     held_out: tuple[float, ...] = ()
-    """Misfit of the images held out after each of the last passes, over that before them."""
+    """Misfit of the images held out after each pass at that strength, from that before them, over
+    that of the grown tree."""
 
 
 @dataclass(frozen=True)
@@ -248,24 +264,26 @@ class _Task:
 
 
 def _grow(task: _Task, tree: Tree, plan: Plan, free: Values, held: tuple[int, ...], step: Step,
-          kept: Kept) -> tuple[Octree, Fit, tuple[int, ...], int]:
-    """Tree and values, the last fit, leaves after each update and all steps."""
+          kept: Kept) -> tuple[Tree, Values, tuple[int, ...], int]:
+    """Tree and values by images of half the size, leaves after each update, and all steps."""
     half, numbers, total = task.half(), [], 0
     rounds = plan.updates + 1
     for number in range(rounds):
         passes = plan.coarse * (number + 1) // rounds - plan.coarse * number // rounds
         if passes:
-            found = half.solve(tree, free, plan, passes, (), step, kept, f"coarse {number}")
+            found = half.solve(tree, free, plan, passes, held, step, kept, f"coarse {number}")
             free, total = found.values, total + found.steps
         if number < plan.updates:
-            now = Octree(tree, torch.nn.functional.softplus(free["leaves"]) * task.unit)
+            now = _field(task, tree, free)
             now = changed(now, chosen(now, plan.leaves))
             tree = now.tree
             free = {**free, "leaves": _free(now.values, task.unit)}
             numbers.append(len(tree.leaves))
-    last = task.solve(tree, free, plan, plan.fine, held, step, kept, "fine")
-    found_field = Octree(tree, torch.nn.functional.softplus(last.values["leaves"]) * task.unit)
-    return found_field, last, tuple(numbers), total + last.steps
+    return tree, free, tuple(numbers), total
+
+
+def _field(task: _Task, tree: Tree, free: Values) -> Octree:
+    return Octree(tree, torch.nn.functional.softplus(free["leaves"]) * task.unit)
 
 
 def published(images: Tensor, series: Series, exposures: Sequence[Exposure], plan: Plan,
@@ -290,8 +308,10 @@ def published(images: Tensor, series: Series, exposures: Sequence[Exposure], pla
     task = _Task(Shadow(shape, shape, series.rays.pixel, absorbs=False),
                  [replace(exposure, dose=1.0) for exposure in exposures], as_tensor(images), unit)
     free = {"leaves": _leaves(tree)}
-    found, _, numbers, steps = _grow(task, tree, plan, free, (), step, kept)
-    return Grown(found, steps, numbers)
+    tree, free, numbers, steps = _grow(task, tree, plan, free, (), step, kept)
+    last = task.solve(tree, free, plan, plan.fine, (), step, kept, "fine")
+    return Grown(_field(task, tree, last.values), steps + last.steps, numbers,
+                 plan.priors.variation)
 
 
 def _leaves(tree: Tree) -> Tensor:
@@ -311,7 +331,8 @@ def fitted(series: Series, exposures: Sequence[Exposure], instrument: Instrument
             `Projection`.
         unit: of the field where the free numbers are about 1, [V] or [1/A].
         plan: of the fit.
-        every: one image of so many is held out and says when to stop; 0 = none.
+        every: one image of so many is held out, from the growing tree too, and chooses the
+            strength of the total variation; all are used at the end. 0 = none.
         step: as in `published`.
         kept: as in `published`.
     """
@@ -320,7 +341,22 @@ def fitted(series: Series, exposures: Sequence[Exposure], instrument: Instrument
     held = tuple(held_out(series, every)[1]) if every else ()
     tree = tree_of(series, plan)
     task = _Task(instrument, exposures, counts, unit)
-    free = {"leaves": _leaves(tree), "brightness": torch.ones_like(doses)}
-    found, last, numbers, steps = _grow(task, tree, plan, free, held, step, kept)
-    curve = tuple(value / last.held_out[0] for value in last.held_out)
-    return Grown(found, steps, numbers, curve)
+    free: Values = {"leaves": _leaves(tree), "brightness": torch.ones_like(doses)}
+    tree, free, numbers, steps = _grow(task, tree, plan, free, held, step, kept)
+    best: Fit | None = None
+    strength, before = plan.priors.variation, 1.0
+    curve: tuple[float, ...] = ()
+    for factor in plan.strengths if held else ():
+        tried = task.solve(tree, free if best is None else best.values, plan.stronger(factor),
+                           plan.fine, held, step, kept, f"held out {factor}")
+        steps += tried.steps
+        if best is not None and min(tried.held_out) >= min(best.held_out):
+            break
+        if best is None:
+            before = tried.held_out[0]
+        best, strength = tried, factor * plan.priors.variation
+        curve = tuple(value / before for value in tried.held_out)
+    last = task.solve(tree, free if best is None else best.values,
+                      plan.stronger(strength / plan.priors.variation), plan.fine, (), step, kept,
+                      "all")
+    return Grown(_field(task, tree, last.values), steps + last.steps, numbers, strength, curve)
