@@ -4,7 +4,6 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import mrcfile
 import numpy as np
@@ -20,7 +19,6 @@ from tem_taichi.estimate import (
     ctf_model,
     ctf_prior,
     ctf_refine,
-    ctf_series,
     ctf_solve,
     ctf_stated,
 )
@@ -251,22 +249,17 @@ def test_doubtful_defoci_are_said_in_the_reconstruction(found, tmp_path):
                        "0.1.") and len(said) == 2
 
 
-@pytest.mark.parametrize(("gain", "said"), [(45.0, 31000.0), (55.0, 20000.0)])
-def test_the_average_has_no_say_in_which_ring_is_which(monkeypatch, gain, said):
-    """Unless it is by more than 10 more likely at another defocus than near that of all images."""
-    def fit(average, pixel_size, *settings, stated):
-        everywhere = settings[-1].defocus == (1500.0, 60000.0)
-        ring = 1 / (LENS.wavelength * BASIS.highest**2)
-        assert everywhere or settings[-1].defocus == pytest.approx((31000 - ring, 31000 + ring))
-        return SimpleNamespace(defocus=20000.0 if everywhere else 31000.0,
-                               gain=gain if everywhere else 40.0)
-
-    monkeypatch.setattr(ctf_series.ctf_fit, "fit_spectrum", fit)
-    images = drawn([31000.0] * len(ANGLES), 0.1, np.random.default_rng(0))
-    defoci = torch.full((len(ANGLES),), 31000.0, dtype=torch.float64)
-    joint = ctf_joint.begin(len(ANGLES), BASIS, defoci / 1000, (0.0, 0.0, 0.0), 0.1)
-    found = ctf_series._average(images, joint, defoci, BASIS, LENS, (300.0, 2.7, 0.07), CtfSearch())
-    assert found.defocus == said
+@pytest.mark.parametrize(("contrast", "led"), [(0.1, True), (0.003, False)])
+def test_another_defocus_is_judged_by_the_likelihood_of_all_images(contrast, led):
+    images = drawn([31000.0] * len(ANGLES), contrast, np.random.default_rng(0))
+    start = ctf_refine.Start(torch.full((len(ANGLES),), 31000.0), (51.0, 141.0, 0.0), 0.05, 300.0)
+    found = ctf_refine.refine([ctf_cut.cells_of(one, 1, LENS) for one in images], ANGLES, start,
+                              1.0, LENS, BASIS, SEARCH)
+    assert found.lead == math.inf
+    other = ctf_refine.challenged(found, 24000.0, ANGLES, LENS, BASIS, SEARCH)
+    assert (other.lead > 10) is led and other.lead < math.inf and other.joint is found.joint
+    same = ctf_refine.challenged(found, 31100.0, ANGLES, LENS, BASIS, SEARCH)
+    assert same.lead == math.inf or not led
 
 
 def test_a_series_without_rings_is_doubted():

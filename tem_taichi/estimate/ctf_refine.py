@@ -86,16 +86,48 @@ def best_fit(cut: Sequence[Image], angles: Sequence[float], hand: int, lens: Len
             continue
         tried.append(start)
         found.append(refine(series, angles, start, noise, lens, basis, search))
-    # With one noise for all: that of the best, which is the least.
-    least = min(one.noise for one in found)
-    found = [replace(one, value=one.value + one.likelihood * (1 / least - 1 / one.noise))
-             for one in found]
+    found = _with_one_noise(found)
     found.sort(key=lambda one: -one.value)
     best = found[0]
-    error = 1 / basis.highest**2 / lens.wavelength / 4  # a quarter of a ring
     rivals = [one.value for one in found if abs(float(
-        one.joint.defocus.mean() - best.joint.defocus.mean())) * UNIT > error]
+        one.joint.defocus.mean() - best.joint.defocus.mean())) * UNIT > _apart(lens, basis)]
     return replace(best, lead=best.value - max(rivals, default=-math.inf))
+
+
+def challenged(found: Found, defocus: float, angles: Sequence[float], lens: Lens, basis: Basis,
+               search: CtfSearch) -> Found:
+    """The same fit, with its lead over one that begins at another defocus.
+
+    Args:
+        found: the fit.
+        defocus: mean of the images' [A].
+        angles: their tilts [deg].
+        lens: constants.
+        basis: splines.
+        search: what is fitted.
+    """
+    own = found.joint
+    cosine, sine, phase = (float(part) for part in own.lens[:3])
+    contrast = float(own.contrast.abs().mean().clamp(0.01, 0.5))
+    start = Start(own.defocus * UNIT - float(own.defocus.mean()) * UNIT + defocus,
+                  (UNIT * cosine, UNIT * sine, phase), contrast, _WIDTHS[0])
+    rival = refine(found.series, angles, start, found.noise, lens, basis, search)
+    if abs(float(rival.joint.defocus.mean() - own.defocus.mean())) * UNIT < _apart(lens, basis):
+        return found  # it led to the same
+    best, other = _with_one_noise([found, rival])
+    return replace(found, lead=min(found.lead, best.value - other.value))
+
+
+def _with_one_noise(found: Sequence[Found]) -> list[Found]:
+    """Their values with one noise for all: that of the best, which is the least."""
+    least = min(one.noise for one in found)
+    return [replace(one, value=one.value + one.likelihood * (1 / least - 1 / one.noise))
+            for one in found]
+
+
+def _apart(lens: Lens, basis: Basis) -> float:
+    """Difference of two defoci [A] that are not the same: a quarter of a ring."""
+    return 1 / basis.highest**2 / lens.wavelength / 4
 
 
 def _starts(sums: Sequence[Tensor], weights: Sequence[Tensor], grid: Tensor, turn: Tensor,

@@ -21,16 +21,9 @@ from tem_taichi.estimate.ctf_cut import Image, cut_image
 from tem_taichi.estimate.ctf_fit import CtfFit
 from tem_taichi.estimate.ctf_joint import Joint
 from tem_taichi.estimate.ctf_model import UNIT, Basis, Lens
-from tem_taichi.estimate.ctf_refine import Found, best_fit, free_of
+from tem_taichi.estimate.ctf_refine import Found, best_fit, challenged, free_of
 from tem_taichi.estimate.ctf_search import CtfSearch, default_search
-from tem_taichi.estimate.ctf_stated import (
-    LEAD,
-    Stated,
-    doubts_of,
-    model_errors,
-    shared_errors,
-    stated,
-)
+from tem_taichi.estimate.ctf_stated import Stated, doubts_of, model_errors, shared_errors, stated
 from tem_taichi.estimate.ctf_tilt import Strip, merge
 from tem_taichi.grid import check_pixel_size
 
@@ -161,7 +154,8 @@ def _result(cut: Sequence[Image], angles: Sequence[float], right: Found, wrong: 
     along = parts / max(half, 1e-9)
     amount = math.hypot(along[0] * errors[0], along[1] * errors[1])
     turn = math.hypot(along[1] * errors[0], along[0] * errors[1]) / (2 * max(half, 1e-9))
-    whole = _average(cut, joint, defoci.mean, basis, lens, constants, search)
+    whole, elsewhere = _average(cut, joint, defoci.mean, basis, lens, constants, search)
+    right = challenged(right, elsewhere, angles, lens, basis, search)
     known = stated(right, angles, lens, basis, free)
     gain = sum(gains := _gains(right, lens, basis))
     grid, evidence = _evidence(right, lens, basis, mean, search)
@@ -180,8 +174,12 @@ def _result(cut: Sequence[Image], angles: Sequence[float], right: Found, wrong: 
 
 
 def _average(cut: Sequence[Image], joint: Joint, defoci: Tensor, basis: Basis, lens: Lens,
-             constants: tuple[float, float, float], search: CtfSearch) -> CtfFit:
-    """Fit of the spectra of all images, stretched to the rings of their mean defocus, near it."""
+             constants: tuple[float, float, float],
+             search: CtfSearch) -> tuple[CtfFit, float]:
+    """Fit of the spectra of all images, stretched to the rings of their mean defocus, near it.
+
+    And the defocus [A] that fits them best by itself.
+    """
     mean = float(defoci.mean())
     strips = [replace(strip, height=strip.height + float(own) - mean,
                       count=strip.count * float(strength.exp()),
@@ -200,9 +198,8 @@ def _average(cut: Sequence[Image], joint: Joint, defoci: Tensor, basis: Basis, l
     ring = 1 / (lens.wavelength * basis.highest**2)
     low, high = max(mean - ring, search.defocus[0]), min(mean + ring, search.defocus[1])
     near = fit(low, high) if low < high else free
-    # Which ring is which the heights tell, and they are lost in the average: it has no say in this
-    # unless another defocus is much better.
-    return near if near.gain > free.gain - LEAD else free
+    # Which ring is which the heights tell, and they are lost in the average.
+    return near, free.defocus
 
 
 def _without(strip: Strip, joint: Joint, basis: Basis) -> Tensor:

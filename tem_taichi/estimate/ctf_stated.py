@@ -15,8 +15,7 @@ from tem_taichi.estimate.ctf_refine import Found
 from tem_taichi.estimate.ctf_search import CtfSearch
 from tem_taichi.estimate.ctf_solve import Normal
 
-LEAD = 10.0
-"""Log-likelihood by which the best defocus must lead."""
+_LEAD = 10.0  # log-likelihood by which the best defocus must lead
 _PARTS = (0.7, 0.8, 0.9)  # of the highest frequency, to which fits are repeated
 _SIGNIFICANT = 5.0  # standard errors that tell two values apart
 _SLOPE = 0.1  # by which the heights may be off: specimens are not flat
@@ -143,7 +142,7 @@ def doubts_of(found: Found, whole: CtfFit, defocus: tuple[float, float], gain: f
         (f"the rings of all images gain {gain:.0f} in log-likelihood, less than "
          f"{ctf_fit.RINGS:g}", not gain >= ctf_fit.RINGS),
         (f"another defocus is only {found.lead:.0f} less likely for all images",
-         not found.lead >= LEAD),
+         not found.lead >= _LEAD),
         (f"the images' average has a defocus of {whole.defocus:.0f} A, all images together one of "
          f"{defocus[0]:.0f} A", abs(whole.defocus - defocus[0])
          > _SIGNIFICANT * math.hypot(defocus[1], whole.errors[0])),
