@@ -278,3 +278,27 @@ def test_a_series_without_beads_is_whole(tmp_path):
     said = json.loads((tmp_path / "out/results.json").read_text())
     assert said["beads"] == 0 and "No bead was followed" in said["warnings"][0]
     assert mrcfile.read(tmp_path / "out/mask.mrc").all()
+
+
+def test_gold_is_left_out_of_a_tomogram(simulated, tmp_path, capsys):
+    """By our own search and by IMOD's text, with another mask besides."""
+    words = ["recipe=reconstruct", f"input={simulated}/gold.mrc", "thickness=300", "bin=2",
+             f"angles={simulated}/gold_tilts.csv", "bead_diameter=40"]
+    write_mrc(tmp_path / "mask.mrc", np.ones((96, 112), np.float32), 5.0)
+    table = pd.read_csv(simulated / "gold_tilts.csv")
+    truth = (BEADS[:4] / 3).round()
+    seen = views_of(table).project(truth) / 5 + [56, 48]
+    rows = [(n, x, y, bead) for n, image in enumerate(seen) for bead, (x, y) in enumerate(image, 1)]
+    (tmp_path / "fid.txt").write_text(points_text(pd.DataFrame(
+        rows, columns=["image", "x", "y", "contour"])))
+    spread = {}
+    for name, more in (("with", []), ("auto", ["beads=auto", f"mask={tmp_path}/mask.mrc"]),
+                       ("file", [f"beads={tmp_path}/fid.txt"])):
+        assert main([*words, *more, f"output={tmp_path}/{name}"]) == 0
+        spread[name] = mrcfile.read(tmp_path / name / "tomogram.mrc").max()
+    assert max(spread["auto"], spread["file"]) < 0.6 * spread["with"]
+    for more, said in ((["beads=none.txt"], 'beads="none.txt": must be a file'),
+                       (["beads=none.txt", "bead_diameter=null"], "bead_diameter=null: must be")):
+        assert main([*words, *more, f"output={tmp_path}/no"]) == 2
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "no").exists()

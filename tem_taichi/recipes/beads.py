@@ -104,19 +104,47 @@ def run(recipe: BeadsRecipe, report: Report) -> Result:
         images=volumes, figures={"beads.png": bead_figure(images, table, gold, pixel_size)})
 
 
-def points_of(file: str, count: int) -> pd.DataFrame:
+def without_gold(images: NDArray, table: pd.DataFrame, pixel_size: float, mask: NDArray | None,
+                 beads: str, search: Search) -> tuple[NDArray, NDArray]:
+    """Images whose beads are filled with the mean of what is about them, and the pixels left.
+
+    Args:
+        images: (n, ny, nx).
+        table: of `aligned_table`.
+        pixel_size: [A].
+        mask: of pixels that are used anyway, of the images or of one; None = all.
+        beads: auto, or a text of IMOD's model2point.
+        search: what is looked for.
+
+    Raises:
+        ValueError: if the text can't be read, or the mask has another shape.
+    """
+    points = None if beads == "auto" else points_of(beads, len(images), "beads")
+    gold = gold_of(images, table, pixel_size, search, points)
+    diameters = gold.places["diameter"]
+    width = (float(diameters.median()) if len(diameters) else 100.0) / 2 / pixel_size
+    used = gold.mask
+    if mask is not None:
+        if mask.shape[-2:] != images.shape[1:] or mask.size not in (images[0].size, images.size):
+            raise ValueError(f"mask: has shape {mask.shape}, must be that of the images, "
+                             f"{images.shape}, or of one, {images.shape[1:]}")
+        used = used & (mask > 0)
+    return filled(images, gold.mask, width), used
+
+
+def points_of(file: str, count: int, key: str = "points") -> pd.DataFrame:
     """Points of IMOD's model, of so many images.
 
     Raises:
         ValueError: if the file can't be read, or has a point of another image.
     """
-    checks.check(Path(file).is_file(), "points", file, "a file; there is none of this name")
+    checks.check(Path(file).is_file(), key, file, "a file; there is none of this name")
     try:
         points = read_points(Path(file))
     except (ValueError, OSError) as error:
-        raise ValueError(f"points: {error}") from error
+        raise ValueError(f"{key}: {error}") from error
     if points["image"].max() >= count:
-        raise ValueError(f"points={file}: has z={points['image'].max()}: must be below {count}, "
+        raise ValueError(f"{key}={file}: has z={points['image'].max()}: must be below {count}, "
                          "the number of images")
     return points
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from tem_taichi import checks
+from tem_taichi.estimate.bead_series import Search
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.tilt_images import Grid, Series, agreement, halves_of, series_of
 from tem_taichi.estimate.tomogram import Tomogram, back_projected, iterated
@@ -19,6 +20,7 @@ from tem_taichi.estimate.tomogram_fit import MODELS, Lens, defoci_of, exposures_
 from tem_taichi.estimate.volume_figure import planes_figure, slices
 from tem_taichi.files.io import read_images
 from tem_taichi.files.unfinished import part_key, unfinished_folder
+from tem_taichi.recipes.beads import without_gold
 from tem_taichi.recipes.ctf_tables import LENS
 from tem_taichi.recipes.input import aligned_table, images_of
 from tem_taichi.recipes.result import Report, Result
@@ -52,6 +54,11 @@ class ReconstructRecipe(SeriesRecipe):
     the highest tilt, at most a quarter of the field"""
     mask: str | None = None
     """MRC or TIFF file of pixels that are used, not 0: one image for all or one for each"""
+    beads: str | None = None
+    """auto, or text of IMOD's model2point: gold beads, left out and filled with the mean of what is
+    about them; null = left as they are. recipe=beads finds them with more settings"""
+    bead_diameter: float | None = None
+    """of them [A]; null = as the images say, where beads=auto"""
     resolution: float = 0.0
     """of wbp: details of this size have half of their contrast left [A]; 0 = all have all"""
     iterations: int = 50
@@ -89,6 +96,9 @@ class ReconstructRecipe(SeriesRecipe):
         checks.check(len(self.shifts) == 2, "shifts", self.shifts, "the names of two columns")
         for value in self.cut_from:
             checks.within("cut_from", value, -checks.LARGE, checks.LARGE, "A")
+        checks.positive("bead_diameter", self.bead_diameter, "A")
+        checks.check(self.beads in (None, "auto") or self.bead_diameter is not None,
+                     "bead_diameter", self.bead_diameter, "given where beads are a file [A]")
         checks.not_negative("resolution", self.resolution, "A")
         checks.whole("iterations", self.iterations, 1, 10000)
         checks.not_negative("tv", self.tv, "1/A or 1/V")
@@ -118,6 +128,9 @@ def run(recipe: ReconstructRecipe, report: Report) -> Result:
     (name, images, pixel_size), = images_of(recipe)
     table = aligned_table(recipe, name, len(images))
     mask = None if recipe.mask is None else _mask(recipe.mask)
+    if recipe.beads is not None:
+        images, mask = without_gold(images, table, pixel_size, mask, recipe.beads, Search(
+            recipe.bead_diameter, cut_from=recipe.cut_from))
     series = series_of(images, table, pixel_size, Grid(
         recipe.thickness, recipe.bin, recipe.cut_from,
         _margin(recipe, table, images.shape[2] * pixel_size)), mask)
