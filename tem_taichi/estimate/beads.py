@@ -53,7 +53,7 @@ class Beads:
     false_finds: float = 0.01
     """Maxima of the noise taken for beads, in an image."""
     contrast: float | None = None
-    """Least share of the electrons that a bead's middle takes; None = half of what gold of
+    """Least share of the electrons that a bead's middle takes; None = a third of what gold of
     its diameter does, 1 - exp(-diameter / `GOLD_LENGTH`)."""
 
     span: tuple[float, float] = (SMALLEST, LARGEST)
@@ -70,7 +70,7 @@ class Beads:
         """Of beads of given diameters [A]."""
         if self.contrast is not None:
             return np.full_like(diameters, self.contrast)
-        return (1 - np.exp(-diameters / GOLD_LENGTH)) / 2
+        return (1 - np.exp(-diameters / GOLD_LENGTH)) / 3
 
 
 def find_beads(image: NDArray, pixel_size: float, wanted: Beads, valid: NDArray | None = None,

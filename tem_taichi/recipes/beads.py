@@ -33,7 +33,7 @@ class BeadsRecipe(SeriesRecipe):
     """of an image, that noise alone makes, and of the series in three dimensions; structure is no
     noise"""
     contrast: float | None = None
-    """least share of the electrons that a bead's middle takes; null = half of what gold does,
+    """least share of the electrons that a bead's middle takes; null = a third of what gold does,
     1 - exp(-diameter / 180 A)"""
     depth: float = 3000.0
     """of beads, from the specimen's middle at most, along the beam [A]"""
