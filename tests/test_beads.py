@@ -98,7 +98,7 @@ def test_lines_and_faint_balls_are_no_gold():
     across = (x - 75) * 0.8 + (y - 60) * 0.6
     for middle in (-4.0, 4.0):
         image *= 1 - 0.35 * np.exp(-((across - middle) / 1.5)**2)
-    image *= 1 - 0.12 * (np.hypot(x - 115, y - 30) < 5) - 0.12 * (np.hypot(x - 30, y - 90) < 5)
+    image *= 1 - 0.08 * (np.hypot(x - 115, y - 30) < 5) - 0.08 * (np.hypot(x - 30, y - 90) < 5)
     found = find_beads(image, PIXEL, Beads(100.0))
     assert len(found) == 2
     np.testing.assert_allclose(sorted(found["x"]), [35, 115], atol=0.5)
