@@ -26,7 +26,7 @@ from torch import Tensor
 from tem_taichi.device import init
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.tilt_images import Series
-from tem_taichi.estimate.tomogram_fit import MODELS, Lens, exposures_of, fitted
+from tem_taichi.estimate.tomogram_fit import Lens, exposures_of, fitted
 from tem_taichi.experiment import Experiment, images
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics
@@ -42,6 +42,7 @@ from tem_taichi.specimen.particles import ParticlesInIce, kind_of
 from tem_taichi.specimen.poses import Poses
 from tem_taichi.specimen.rays import Rays
 
+MODELS = ("projection", "multislice")
 VOXEL, DEFOCUS, RADIUS = 2.5, 4000.0, 18.0
 ANGLES = np.arange(-26.0, 27.0, 4.0)
 HIDDEN = (3, 10)
