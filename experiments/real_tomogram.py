@@ -36,11 +36,11 @@ SERIES = (f"recipe=reconstruct input={STACK} angles={DATA}/empiar10499_00254.tsv
           "'shifts=[axis_offset_x,axis_offset_y]' 'cut_from=[0,-1600]' thickness=3000")
 """The frame's middle is 160 pixels above that of the images."""
 COMMANDS = {
-    "wbp": f"{SERIES} method=wbp bin=4",
+    "wbp": f"{SERIES} method=wbp bin=5",
     "wbp of halves": f"{SERIES} method=wbp bin=2 halves=true",
-    "sirt": f"{SERIES} method=sirt bin=4",
-    "sirt_tv": f"{SERIES} method=sirt_tv bin=4",
-    "gradient": f"{SERIES} method=gradient bin=4 iterations=20",
+    "sirt": f"{SERIES} method=sirt bin=4 margin=1630",
+    "sirt_tv": f"{SERIES} method=sirt_tv bin=5 iterations=20 tv=5e-7",
+    "gradient": f"{SERIES} method=gradient bin=4 margin=1630 iterations=20",
     "denoise": f"recipe=denoise input={STACK} image=21",
     "look": "recipe=look input={folder}/sirt_tv/tomogram.mrc beside={folder}/wbp/tomogram.mrc "
             "background=1000 size=800 frames=36"}
@@ -96,19 +96,18 @@ def draw(folder: Path) -> None:
         images(axes[0, 0], "untilted image, 3 e$^-$/Å$^2$", file.data[20].astype(float), 10.0)
     images(axes[0, 1], "denoised", mrcfile.read(folder_of(folder, "denoise") / "denoised.mrc")
            .squeeze(), 10.0)
-    sections = {}
+    sections: dict[str, tuple[dict[str, NDArray], dict[str, NDArray], float]] = {}
     for name in ("wbp", "sirt_tv", "gradient"):
         volume, voxel = read_volume(folder_of(folder, name) / "tomogram.mrc")
-        sections[name] = slices(volume, voxel, (0, 0, HEIGHT), 120.0), greatest(volume)
-    places = {"back-projection, slice": (axes[1, 0], sections["wbp"][0]["x, y"]),
-              "SIRT-TV, slice": (axes[1, 1], sections["sirt_tv"][0]["x, y"]),
-              "fit with the lens, slice": (axes[2, 0], sections["gradient"][0]["x, y"]),
-              "SIRT-TV, slice along the beam": (axes[2, 1], sections["sirt_tv"][0]["x, z"]),
-              "SIRT-TV, greatest along the beam": (axes[3, 0], sections["sirt_tv"][1]["x, y"])}
-    for title, (place, plane) in places.items():
-        panel(place, plane, voxel)
-        place.set_title(title, fontsize=8)
-        small(place)
+        sections[name] = slices(volume, voxel, (0, 0, HEIGHT), 120.0), greatest(volume), voxel
+    for title, place, name, kind, axes_of in (
+            ("back-projection, slice", axes[1, 0], "wbp", 0, "x, y"),
+            ("SIRT-TV, slice", axes[1, 1], "sirt_tv", 0, "x, y"),
+            ("fit with the lens, slice", axes[2, 0], "gradient", 0, "x, y"),
+            ("SIRT-TV, slice along the beam", axes[2, 1], "sirt_tv", 0, "x, z"),
+            ("SIRT-TV, greatest along the beam", axes[3, 0], "sirt_tv", 1, "x, y")):
+        planes = sections[name][0] if kind == 0 else sections[name][1]
+        images(place, title, planes[axes_of], sections[name][2], "gray_r")
     axes[3, 1].imshow(Image.open(folder_of(folder, "look") / "rendering.png"))
     axes[3, 1].set_title("SIRT-TV, rendered", fontsize=8)
     axes[3, 1].axis("off")
@@ -118,8 +117,8 @@ def draw(folder: Path) -> None:
     save(figure, FIGURE)
 
 
-def images(axes: Axes, title: str, image: NDArray, pixel: float) -> None:
-    panel(axes, image, pixel, "gray")
+def images(axes: Axes, title: str, image: NDArray, pixel: float, colours: str = "gray") -> None:
+    panel(axes, image, pixel, colours)
     axes.set_title(title, fontsize=8)
     small(axes)
 

@@ -214,6 +214,16 @@ def test_a_margin_takes_what_is_beside_the_field():
     assert left[1] < 0.8 * left[0]
 
 
+@pytest.mark.parametrize(("tilts", "wanted"), [
+    ([-60.0, 0, 50], 1000 * np.sqrt(3) + 3000), ([-10.0, 30], 500 / np.sqrt(3) * 2 + 3000 * (
+        2 / np.sqrt(3) - 1)), ([0.0, 90], 6000)])
+def test_the_margin_is_as_wide_as_the_most_tilted_image_sees(tilts, wanted):
+    """The ray at its rim leaves the slab there: x / cos + z tan; at most it is another field."""
+    settings = recipe.ReconstructRecipe(input=("a.mrc",), method="sirt", thickness=2000.0)
+    table = pd.DataFrame({"tilt_angle": tilts})
+    assert recipe._margin(settings, table, 6000.0) == pytest.approx(wanted)
+
+
 @pytest.mark.parametrize(("words", "said"), [
     (["method=art"], 'method="art": must be one of wbp, sirt, sirt_tv, gradient'),
     (["method=gradient", "tv=0"], "tv=0.0: must be above 0"), (["margin=-1"], "margin=-1"),

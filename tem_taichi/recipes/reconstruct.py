@@ -50,8 +50,8 @@ class ReconstructRecipe(SeriesRecipe):
     middle [A], through which the tilt axis runs"""
     margin: float | None = None
     """of all but wbp: beside the field across the tilt axis, on either side [A], where what tilted
-    images show beyond the field is put and then cut off; null = what half of the thickness leans at
-    the highest tilt, at most a quarter of the field"""
+    images show beyond the field is put and then cut off; null = as far as the most tilted image
+    sees, at most another field"""
     mask: str | None = None
     """MRC or TIFF file of pixels that are used, not 0: one image for all or one for each"""
     beads: str | None = None
@@ -189,13 +189,14 @@ def _lens(recipe: ReconstructRecipe) -> Lens:
 
 
 def _margin(recipe: ReconstructRecipe, table: pd.DataFrame, width: float) -> float:
-    """Beside the field [A]."""
+    """Beside the field [A]: as far as the rim of the most tilted image sees, or one field."""
     if recipe.method == "wbp":
         return 0.0
     if recipe.margin is not None:
         return recipe.margin
-    highest = min(float(table["tilt_angle"].abs().max()), 80.0)
-    return float(min(recipe.thickness / 2 * np.tan(np.deg2rad(highest)), width / 4))
+    highest = np.deg2rad(min(float(table["tilt_angle"].abs().max()), 80.0))
+    return float(min(recipe.thickness / 2 * np.tan(highest) + width / 2 * (1 / np.cos(highest) - 1),
+                     width))
 
 
 def _order(table: pd.DataFrame) -> np.ndarray:
