@@ -181,6 +181,20 @@ def test_the_potential_of_gold_is_where_the_scene_put_it(series, tmp_path):
     assert found["unit"] == "V"
 
 
+def test_gold_is_in_the_octree_too(series, tmp_path):
+    """With a quarter of the numbers that voxels take."""
+    found, volume, origin = reconstruct(
+        series, tmp_path / "out", "method=gradient", "specimen=octree", "samples=4", "depth=3",
+        "leaves=200", "bin=2", "iterations=6", "margin=0", "held_out=8")
+    values = [value_at(volume, origin, 8.0, bead) for bead in BEADS]
+    others = [value_at(volume, origin, 8.0, bead * signs) for bead in BEADS
+              for signs in itertools.product((1, -1), repeat=3) if signs != (1, 1, 1)]
+    assert volume.min() >= 0
+    assert min(values) > 3 * max(others), (values, max(others), found)
+    assert found["unit"] == "V" and 1 < len(found["held_out"])
+    assert any("surroundings" in text for text in found["assumptions"])
+
+
 def test_a_thick_specimen_asks_for_slices(series, tmp_path):
     """And says how thick they are: at voxels of 40 A and 10 kV 10 um are in focus."""
     words = ["method=gradient", "voltage=10", "spherical_aberration=0", "bin=10", "tv=1",
@@ -226,7 +240,10 @@ def test_the_margin_is_as_wide_as_the_most_tilted_image_sees(tilts, wanted):
 
 @pytest.mark.parametrize(("words", "said"), [
     (["method=art"], 'method="art": must be one of wbp, sirt, sirt_tv, gradient'),
-    (["method=gradient", "tv=0"], "tv=0.0: must be above 0"), (["margin=-1"], "margin=-1"),
+    (["method=gradient", "tv=0"], "tv=0.0: must be above 0"),
+    (["specimen=octree"], "must be voxels with method=wbp"),
+    (["method=gradient", "specimen=octree", "tv=1"], "tv=1.0: must be left out"),
+    (["method=gradient", "specimen=octree", "leaves=7"], "leaves=7"), (["margin=-1"], "margin=-1"),
     (["method=gradient", "model=weak"], "must be one of projection, multislice"),
     (["model=multislice"], 'model="multislice": must be left out with method=wbp'),
     (["method=gradient", "slice_thickness=9"], "must be left out with model=projection"),

@@ -14,6 +14,8 @@ import pandas as pd
 from tem_taichi import checks
 from tem_taichi.estimate.bead_series import Search
 from tem_taichi.estimate.kept import Kept
+from tem_taichi.estimate.octree_fit import WHITENED, Plan, volume_of
+from tem_taichi.estimate.octree_fit import fitted as octree_fitted
 from tem_taichi.estimate.tilt_images import Grid, Series, agreement, halves_of, series_of
 from tem_taichi.estimate.tomogram import Tomogram, back_projected, iterated
 from tem_taichi.estimate.tomogram_fit import MODELS, Lens, defoci_of, exposures_of, fitted
@@ -27,6 +29,8 @@ from tem_taichi.recipes.result import Report, Result
 from tem_taichi.recipes.settings import SeriesRecipe
 
 _METHODS = ("wbp", "sirt", "sirt_tv", "gradient")
+_TREE_RATE = 0.2
+"""Length of a step of what a softplus makes volts of."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,15 @@ class ReconstructRecipe(SeriesRecipe):
     in its own, for what is thicker than the focus is deep"""
     slice_thickness: float | None = None
     """of model=multislice [A]; null = the thickest that leaves 1 % of the contrast in error"""
+    specimen: str = "voxels"
+    """of gradient: voxels, a potential of any sign; or octree, one above the surroundings' on small
+    grids that are split where the images ask for it (experimental)"""
+    leaves: int = 320
+    """of specimen=octree: small grids, at most"""
+    samples: int = 12
+    """of specimen=octree: along each side of a small grid, its faces included"""
+    depth: int = 3
+    """of specimen=octree: how often a grid is split, at most; the last has a sample a voxel"""
     halves: bool = False
     """whether to reconstruct every other image, in the order in which they were taken, apart as
     well, and to correlate the halves in Fourier shells"""
@@ -116,6 +129,16 @@ class ReconstructRecipe(SeriesRecipe):
                          f"left out with method={self.method}")
         checks.check(self.slice_thickness is None or self.model == "multislice",
                      "slice_thickness", self.slice_thickness, "left out with model=projection")
+        checks.one_of("specimen", self.specimen, ("voxels", "octree"))
+        checks.check(self.specimen == "voxels" or self.method == "gradient", "specimen",
+                     self.specimen, f"voxels with method={self.method}")
+        checks.whole("samples", self.samples, 2, 128)
+        checks.whole("depth", self.depth, 0, 6)
+        checks.whole("leaves", self.leaves, 8**min(self.depth, 1), 100000)
+        checks.check(self.tv is None or self.specimen == "voxels", "tv", self.tv,
+                     "left out with specimen=octree, whose strength images held out choose")
+        checks.check(self.held_out > 0 or self.specimen == "voxels", "held_out", self.held_out,
+                     "above 0 with specimen=octree")
         checks.check(self.held_out == 0 or self.held_out >= 2, "held_out", self.held_out,
                      "0, or a whole number from 2")
         checks.check(self.tv is not None or self.held_out > 0
@@ -177,10 +200,26 @@ def _reconstructed(recipe: ReconstructRecipe, series: Series, table: pd.DataFram
     kept = Kept(unfinished_folder(recipe.output), key)
     if recipe.method == "gradient":
         lens = _lens(recipe)
+        if recipe.specimen == "octree":
+            return _octree(recipe, series, table, report, kept)
         return fitted(series, exposures_of(series, table, lens), lens, recipe.iterations, recipe.tv,
                       recipe.positive, recipe.held_out, report, kept)
     tv = recipe.tv if recipe.method == "sirt_tv" else 0.0
     return iterated(series, recipe.iterations, tv, recipe.positive, recipe.held_out, report, kept)
+
+
+def _octree(recipe: ReconstructRecipe, series: Series, table: pd.DataFrame, report: Report,
+            kept: Kept) -> Tomogram:
+    """The fit of gradient on a tree; two fifths of the passes are those of the grown tree."""
+    fine = max(1, 2 * recipe.iterations // 5)
+    plan = Plan(recipe.samples, recipe.depth, recipe.leaves, max(1, recipe.iterations - fine), fine,
+                updates=max(1, recipe.depth), start=min(recipe.depth, 1), rate=_TREE_RATE,
+                priors=WHITENED, method="adam")
+    lens = _lens(recipe)
+    found = octree_fitted(series, exposures_of(series, table, lens), lens.instrument(
+        series.rays.shape, series.rays.voxel), 1.0, plan, recipe.held_out, report, kept)
+    volume = volume_of(found.field, series.rays.grid)
+    return Tomogram(series.field(volume), found.steps, found.variation, found.held_out)
 
 
 def _lens(recipe: ReconstructRecipe) -> Lens:
@@ -245,6 +284,8 @@ def _taken(recipe: ReconstructRecipe, table: pd.DataFrame, voxel: float) -> list
                  "The specimen is thin: a wave takes the phase of its projection."
                  if recipe.model == "projection" else
                  f"Waves pass the specimen in slices of {_lens(recipe).slices(voxel):.0f} A."]
+        if recipe.specimen == "octree":
+            taken.append("No potential is below that of the surroundings.")
     else:
         taken = ["Matter is darker than the mean of each image, by what it would absorb: the "
                  "contrast transfer function is left as it is."]
