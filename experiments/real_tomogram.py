@@ -137,8 +137,10 @@ def shells(axes: Axes, folder: Path) -> None:
 def stops(axes: Axes, folder: Path) -> None:
     """What is left of images held out after each iteration."""
     for name in ("sirt", "sirt_tv"):
-        curve = results(folder, name)["results.json"]["held_out"]
-        axes.semilogy(range(1, len(curve)), curve[1:], label=name)
+        found = results(folder, name)["results.json"]
+        curve = found["held_out"][1:]
+        axes.plot(range(1, len(curve) + 1), curve,
+                  label=f"{name}, {found['voxel_size_A']:.0f} Å voxels")
     axes.set(xlabel="iteration", ylabel="held out, left")
     axes.legend(fontsize=7)
     small(axes)
