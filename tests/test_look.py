@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tem_taichi.estimate import turntable
 from tem_taichi.estimate.denoise_figure import denoise_figure
 from tem_taichi.estimate.rendering import (
     Transfer,
@@ -212,13 +213,15 @@ def test_the_gif_turns_all_around():
         assert np.abs(frame - np.asarray(image, float)).mean() < 6  # of 255: colours are shared
 
 
-def test_large_volumes_are_averaged_to_the_picture():
+def test_large_volumes_are_averaged_to_the_picture(monkeypatch):
     volume = torch.rand(64, 100, 120, generator=torch.Generator().manual_seed(0))
-    small, voxel = fitting(volume, 5.0, 60)
+    small, voxel = fitting(volume, 5.0, 68)
     assert small.shape == (32, 50, 60) and voxel == 10
     torch.testing.assert_close(small[3, 4, 5], volume[6:8, 8:10, 10:12].mean())
-    assert fitting(volume, 5.0, 100)[0] is volume
+    assert fitting(volume, 5.0, 137)[0] is volume
     assert fitting(volume[:1], 5.0, 20)[1] == 5.0  # it has but one plane
+    monkeypatch.setattr(turntable, "_MOST", 1e6)
+    assert fitting(volume, 5.0, 137)[1] == 10.0  # 100 x 136 x 136 are more
 
 
 # --- the recipe ---

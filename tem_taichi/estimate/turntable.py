@@ -1,6 +1,7 @@
 """Renderings as pictures: coloured, with a scale bar and axes, and as a GIF that turns."""
 
 import io
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from tem_taichi.estimate.rendering import Transfer, View, field_of, rendered
 from tem_taichi.scale_bar import scale_bar_length
 
+_MOST = 1e8
+"""Voxels of a turned volume: some 1.5 GB are then taken."""
 _MILLISECONDS = 80
 """Of a frame."""
 _AXES = {"x": (235, 90, 80), "y": (100, 190, 90), "z": (90, 140, 235)}
@@ -63,8 +66,11 @@ def fitting(volume: Tensor, voxel: float, size: int, elevation: float = 0.0
         size: of the picture's longer side [pixel].
         elevation: of `View`.
     """
+    rows, columns = field_of(_shape(volume), elevation)
+    count = max(math.ceil(max(rows, columns) / size),
+                math.ceil((rows * columns * max(rows, columns) / _MOST) ** (1 / 3)))
     # Of a thin volume, whose planes are few, only as many as it has.
-    count = min(int(max(field_of(_shape(volume), elevation)) // size), *volume.shape)
+    count = min(count, *volume.shape)
     if count < 2:
         return volume, voxel
     return torch.nn.functional.avg_pool3d(volume[None, None], count)[0, 0], voxel * count
