@@ -2,9 +2,9 @@
 
     python -m experiments.octree [--size 64] [--noise 0.05] [--methods octree ...] [--json FILE]
 
-The phantom is of ellipsoidal shells of random density about a virion: where ../shared has the atoms
-of a Zika virion's asymmetric unit, its assembly at the voxel's resolution, else a shell with
-spikes. 94 images from -70 to 69.5 degrees, of line integrals over their largest, with Gaussian
+The phantom is of ellipsoidal shells of random density about a virion: of --virion FILE, a structure
+with an assembly such as 5IRE (Zika), its C-alphas at about a voxel's resolution, else two shells
+with spikes. 94 images from -70 to 69.5 degrees, of line integrals over their largest, with Gaussian
 noise. PSNR is 20 log10 of the truth's maximum over the root mean square error, in the truth's own
 scale, as published; bytes are those of the numbers that are found.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from tem_taichi.device import init
@@ -51,7 +52,31 @@ class Case:
     rays: Rays
 
 
-def phantom(size: int, seed: int = 0) -> Tensor:
+def assembled(file: str, size: int) -> np.ndarray:
+    """Density of a structure's C-alphas, all copies of its first assembly, from 0 to 1.
+
+    Args:
+        file: of the structure.
+        size: of the phantom; the virion's radius is 0.28 of it.
+    """
+    import gemmi
+
+    structure = gemmi.read_structure(file)
+    atoms = np.array([atom.pos.tolist() for chain in structure[0] for residue in chain
+                      for atom in residue if atom.name == "CA"])
+    copies = [operator.transform for generator in structure.assemblies[0].generators
+              for operator in generator.operators]
+    places = np.concatenate([atoms @ np.array(one.mat.tolist()).T + one.vec.tolist()
+                             for one in copies])
+    places -= places.mean(0)
+    places *= 0.28 * size / np.linalg.norm(places, axis=1).max()
+    edges = np.arange(size + 1) - size // 2 - 0.5
+    counts, _ = np.histogramdd(places[:, ::-1], [edges] * 3)
+    found = gaussian_filter(counts, 0.7)
+    return np.asarray(np.clip(found / np.quantile(found[found > 0], 0.995), 0, 1))
+
+
+def phantom(size: int, seed: int = 0, virion: str | None = None) -> Tensor:
     """Shells of random density, and in the middle a virion, (n, n, n) from 0 to 1."""
     rng = np.random.default_rng(seed)
     z, y, x = np.meshgrid(*[np.arange(size) - size // 2] * 3, indexing="ij")
@@ -70,14 +95,15 @@ def phantom(size: int, seed: int = 0) -> Tensor:
     spikes = np.cos(9 * np.arctan2(y, x)) * np.cos(9 * np.arctan2(z, np.hypot(x, y)))
     wall = np.exp(-((far - 1) / 0.1)**2 / 2) + 0.6 * np.exp(-((far - 0.72) / 0.06)**2 / 2)
     wall += 0.5 * np.clip(spikes, 0, 1) * np.exp(-((far - 1.18) / 0.07)**2 / 2)
-    volume = np.where(inside, wall / wall.max(), volume)
+    given = wall / wall.max() if virion is None else assembled(virion, size)
+    volume = np.where(inside, given, volume)
     # Nothing beyond the cylinder that every image shows whole.
     return torch.as_tensor(np.where(np.hypot(z, x) < 0.47 * size, volume, 0.0)).float()
 
 
-def case_of(size: int, noise: float) -> Case:
+def case_of(size: int, noise: float, virion: str | None = None) -> Case:
     """Phantom and images."""
-    truth = phantom(size)
+    truth = phantom(size, virion=virion)
     rotations = torch.stack([tilt_rotation(float(angle)) for angle in ANGLES])
     rays = Rays(rotations, torch.zeros(len(ANGLES), 2), (size,) * 3, 1.0, (size, size), 1.0)
     clean = project(truth, rays)
@@ -180,10 +206,11 @@ def main() -> None:
     parser.add_argument("--passes", type=int, nargs=2, default=(15, 10))
     parser.add_argument("--priors", type=float, nargs=3, default=(4e-4, 2e-4, 1e-6))
     parser.add_argument("--methods", nargs="+", choices=[*METHODS], default=[*METHODS])
+    parser.add_argument("--virion", help="file of a structure with an assembly")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     init("cpu", "float32")
-    case = case_of(given.size, given.noise)
+    case = case_of(given.size, given.noise, given.virion)
     plan = Plan(given.samples, given.depth, given.leaves, *given.passes, batch=given.batch,
                 priors=Priors(*given.priors))
     rows = []
