@@ -22,6 +22,12 @@ from tem_taichi.estimate.tomogram_fit import MODELS, Lens, defoci_of, exposures_
 from tem_taichi.estimate.volume_figure import planes_figure, slices
 from tem_taichi.files.io import read_images
 from tem_taichi.files.unfinished import part_key, unfinished_folder
+from tem_taichi.recipes.alignment import (
+    alignment_numbers,
+    check_align,
+    finest_of,
+    refined,
+)
 from tem_taichi.recipes.beads import without_gold
 from tem_taichi.recipes.ctf_tables import LENS
 from tem_taichi.recipes.input import aligned_table, images_of
@@ -49,6 +55,15 @@ class ReconstructRecipe(SeriesRecipe):
     """of the tilt axis from +y, counter-clockwise [deg]; null = from the table of angles"""
     shifts: tuple[str, str] = ("shift_x", "shift_y")
     """columns of the table of angles that have the images' shifts [A]; 0 where there are none"""
+    align: tuple[str, ...] = ()
+    """what is refined of the alignment before the tomogram is made, by all images together: any of
+    shifts, axis, one for all images, and tilts, the angle of each; written to aligned.csv"""
+    align_within: float = 20.0
+    """of align: how far the shifts that are given may be off, as a standard deviation [A]; the axis
+    is taken for known to 3 deg, tilts to 1 deg"""
+    align_to: float | None = None
+    """of align: finest details that are compared [A]; null = 40, or 3 pixels or the first zero of
+    the contrast transfer function, as far as the table has defoci, where these are coarser"""
     cut_from: tuple[float, float] = (0.0, 0.0)
     """where the middle of the images lies in the frames that they were cut from, x and y from their
     middle [A], through which the tilt axis runs"""
@@ -112,6 +127,7 @@ class ReconstructRecipe(SeriesRecipe):
         checks.positive("bead_diameter", self.bead_diameter, "A")
         checks.check(self.beads in (None, "auto") or self.bead_diameter is not None,
                      "bead_diameter", self.bead_diameter, "given where beads are a file [A]")
+        check_align(self)
         checks.not_negative("resolution", self.resolution, "A")
         checks.whole("iterations", self.iterations, 1, 10000)
         checks.not_negative("tv", self.tv, "1/A or 1/V")
@@ -151,6 +167,8 @@ def run(recipe: ReconstructRecipe, report: Report) -> Result:
     (name, images, pixel_size), = images_of(recipe)
     table = aligned_table(recipe, name, len(images))
     mask = None if recipe.mask is None else _mask(recipe.mask)
+    found = refined(recipe, images, table, pixel_size, mask, report) if recipe.align else None
+    table = table if found is None else found.tilts
     if recipe.beads is not None:
         images, mask = without_gold(images, table, pixel_size, mask, recipe.beads, Search(
             recipe.bead_diameter, cut_from=recipe.cut_from))
@@ -169,7 +187,8 @@ def run(recipe: ReconstructRecipe, report: Report) -> Result:
             half = _reconstructed(recipe, series.some(rows), table.iloc[rows], report,
                                   f"{key} half {number}")
             volumes[f"half{number}.mrc"] = half.volume
-    tables, halves = {}, {}
+    tables, halves = ({}, {}) if found is None else (
+        {"aligned.csv": found.tilts}, alignment_numbers(found))
     if recipe.halves:
         tables["fsc.csv"], halves["halves_agree_to_A"] = agreement(
             volumes["half1.mrc"], volumes["half2.mrc"], voxel, table)
@@ -183,9 +202,15 @@ def run(recipe: ReconstructRecipe, report: Report) -> Result:
     dark = [number for number, image in enumerate(images, 1) if not image.mean() > 0]
     warnings = [f"{len(dark)} of {len(images)} images, the first of them image {dark[0]}, have no "
                 "positive mean: they tell nothing."] if dark else []
+    warnings += found.doubts if found else ()
     if recipe.method == "gradient":
         warnings += _doubts(recipe, table, voxel)
-    return Result(numbers, _taken(recipe, table, voxel), warnings, tables=tables, figures={
+    taken = _taken(recipe, table, voxel)
+    if found is not None:
+        finest = finest_of(recipe, table, pixel_size)
+        taken.append(f"The alignment compares details from {finest:.3g} A. What no image tells is "
+                     "the start's: where the specimen is, and how it lies about the tilt axis.")
+    return Result(numbers, taken, warnings, tables=tables, figures={
         "tomogram.png": planes_figure(slices(whole.volume.cpu().numpy(), voxel), voxel)}, volumes={
             file: (volume.cpu().numpy(), voxel, origin) for file, volume in volumes.items()})
 

@@ -1,0 +1,191 @@
+"""Shifts, tilt axis and tilt angles of a series by the likelihood of all its images together.
+
+From coarse to fine, each time from the spectra that the images have at the poses so far. Poses that
+only move or turn the specimen as a whole are kept as they are: of all tables that explain the
+images alike, the one whose shifts and tilts are changed least, in the mean of squares.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from tem_taichi.device import as_tensor
+from tem_taichi.estimate.shared_images import NAMES, Shared, Views
+from tem_taichi.inverse.minimise import Optimiser, Values, minimise
+
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "shifts": ("shift_x", "shift_y"), "axis": ("axis_angle",), "tilts": ("tilt_angle",)}
+"""What may be refined, and its columns."""
+_COARSE, _FINER = 12.0, 0.5
+"""First detail, in stated deviations of a shift, and each later one relative to that before."""
+_STEPS, _ROUNDS = 20, 2
+"""Of the optimiser between two estimates of the spectra, and of these at each resolution."""
+_AXIS, _TILT = 3.0, 1.0
+"""Deviations of a stated axis and tilt [deg]."""
+_FAR = 4.0
+"""Stated deviations beyond which a pose is doubted."""
+_LIKE = 10.0
+"""Nats by which an image must be more probable by the others."""
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Poses that were found."""
+
+    tilts: pd.DataFrame
+    """The table with the poses found; shift_x_error, shift_y_error [A], axis_angle_error and
+    tilt_angle_error [deg] of those refined; agreement, by how many nats an image is more probable
+    by the others than by itself."""
+    changed: Mapping[str, float]
+    """Root of the mean square of each column's change."""
+    gain: tuple[float, float]
+    """Sum of the agreements at the finest detail, before and after [nats]."""
+    doubts: tuple[str, ...]
+
+
+def poses_of(tilts: pd.DataFrame) -> dict[str, Tensor]:
+    """Columns of NAMES; shifts are 0 where the table has none."""
+    return {name: as_tensor(tilts[name].to_numpy(float).copy() if name in tilts
+                            else np.zeros(len(tilts))) for name in NAMES}
+
+
+class _Free:
+    """The numbers that are fitted: changes of the poses that change no gauge."""
+
+    def __init__(self, start: dict[str, Tensor], kinds: Sequence[str], within: float) -> None:
+        self.start = start
+        self.names = [name for kind in KINDS if kind in kinds for name in KINDS[kind]]
+        n = len(start["tilt_angle"])
+        parts = [torch.ones(n, 1) if name == "axis_angle" else torch.eye(n) for name in self.names]
+        spread = torch.block_diag(*parts).double()
+        deviation = {"axis_angle": _AXIS, "tilt_angle": _TILT}
+        self.deviations = torch.cat([torch.full((part.shape[1],), deviation.get(name, within))
+                                     for name, part in zip(self.names, parts, strict=True)]
+                                    ).double()
+        gauge = self._gauge(n)
+        own = torch.linalg.lstsq(spread, gauge).solution
+        if own.shape[1]:
+            basis = torch.linalg.qr(own, mode="complete")[0][:, own.shape[1]:]
+        else:
+            basis = torch.eye(spread.shape[1], dtype=torch.float64)
+        self.basis, self.spread = basis, spread @ basis
+
+    def _gauge(self, n: int) -> Tensor:
+        """Changes that no image can tell, (k n, g)."""
+        axis, tilt = (torch.deg2rad(self.start[name].double()).cpu() for name in (
+            "axis_angle", "tilt_angle"))
+        c, s, zero = torch.cos(axis), torch.sin(axis), torch.zeros(n).double()
+        ways = []
+        if "shift_x" in self.names:
+            for x, y in ((c * torch.cos(tilt), s * torch.cos(tilt)), (-s, c),
+                         (c * torch.sin(tilt), s * torch.sin(tilt))):
+                ways.append({"shift_x": x, "shift_y": y})
+        if "tilt_angle" in self.names:
+            ways.append({"tilt_angle": zero + 1})
+        columns = [torch.cat([way.get(name, zero) for name in self.names]) for way in ways]
+        return torch.stack(columns, 1) if columns else zero.new_zeros((len(self.names) * n, 0))
+
+    def poses(self, numbers: Tensor) -> dict[str, Tensor]:
+        """At some numbers."""
+        changes = (self.spread @ numbers.cpu()).reshape(len(self.names), -1)
+        return {**self.start, **{name: self.start[name] + change.to(self.start[name])
+                                 for name, change in zip(self.names, changes, strict=True)}}
+
+    def information(self, shared: Shared, poses: Mapping[str, Tensor]) -> Tensor:
+        """With that of the start's stated deviations."""
+        size = len(self.spread)
+        images = shared.information(poses, self.names).reshape(size, size).cpu()
+        stated = self.basis.T @ (self.basis / self.deviations[:, None]**2)
+        return self.spread.T @ images @ self.spread + stated
+
+    def prior(self, numbers: Tensor) -> Tensor:
+        """Minus the log-probability by the stated deviations."""
+        return ((self.basis @ numbers) / self.deviations).square().sum() / 2
+
+
+def levels(within: float, finest: float) -> list[float]:
+    """Details that are compared one after another [A]."""
+    found = [max(_COARSE * within, finest)]
+    while found[-1] > finest:
+        found.append(max(found[-1] * _FINER, finest))
+    return found
+
+
+def aligned(views: Views, tilts: pd.DataFrame, kinds: Sequence[str], within: float, finest: float,
+            step: Callable[[int, int], None] = lambda done, of: None) -> Alignment:
+    """Poses that make the images the most probable.
+
+    Args:
+        views: the images.
+        tilts: table of `series_of`.
+        kinds: of KINDS: what is refined.
+        within: deviation of a shift from the stated one [A].
+        finest: detail [A].
+        step: called after each part of the work.
+
+    Raises:
+        ValueError: if there are fewer than 3 images, or nothing is to be refined.
+    """
+    if len(tilts) < 3 or not kinds:
+        raise ValueError(f"align={list(kinds)}: needs 3 images or more, and something to refine")
+    free = _Free(poses_of(tilts), kinds, within)
+    numbers = torch.zeros(free.spread.shape[1], dtype=torch.float64)
+    details = levels(within, finest)
+    for number, detail in enumerate(details):
+        shared = Shared(views, free.poses(numbers), detail)
+        for again in range(_ROUNDS):
+            if again:
+                shared.learn(free.poses(numbers))
+            numbers = _improved(shared, free, numbers)
+            step(number * _ROUNDS + again + 1, len(details) * _ROUNDS)
+    shared.learn(free.poses(numbers))
+    return _judged(shared, free, numbers, tilts, within)
+
+
+def _improved(shared: Shared, free: _Free, numbers: Tensor) -> Tensor:
+    """By steps in the scale of what is known of each combination of the numbers."""
+    information = free.information(shared, free.poses(numbers))
+    curvature, ways = torch.linalg.eigh(information)
+    scaled = ways / curvature.clamp(min=1e-6 * float(curvature.max())).sqrt()
+
+    def loss(values: Values) -> Tensor:
+        moved = numbers + scaled @ values["z"]
+        return shared.loss(free.poses(moved)) + free.prior(moved)
+
+    found = minimise(loss, {"z": torch.zeros_like(numbers)}, Optimiser(steps=_STEPS))
+    return numbers + scaled @ found.values["z"]
+
+
+def _judged(shared: Shared, free: _Free, numbers: Tensor, tilts: pd.DataFrame, within: float
+            ) -> Alignment:
+    """The table, errors and doubts."""
+    poses = free.poses(numbers)
+    covariance = torch.linalg.inv(free.information(shared, poses))
+    errors = (free.spread @ covariance * free.spread).sum(1).sqrt().reshape(len(free.names), -1)
+    before, after = (shared.gains(one).cpu().numpy() for one in (free.start, poses))
+    table = tilts.copy()
+    changed, doubts = {}, []
+    stated = {"axis_angle": _AXIS, "tilt_angle": _TILT}
+    for name, error in zip(free.names, errors.numpy(), strict=True):
+        start = tilts[name].to_numpy(float) if name in tilts else np.zeros(len(tilts))
+        change = (poses[name] - free.start[name]).double().cpu().numpy()
+        table[name], table[f"{name}_error"] = start + change, error
+        changed[name] = float(np.sqrt(np.mean(change**2)))
+        far = np.flatnonzero(np.abs(change) > _FAR * stated.get(name, within))
+        if len(far):
+            doubts.append(f"{name} of {len(far)} images, the first of them image {far[0] + 1}, is "
+                          f"farther than {_FAR * stated.get(name, within):g} from its start: the "
+                          "images do not confirm what was stated of it.")
+    table["agreement"] = after
+    alone = np.flatnonzero(after < _LIKE)
+    if len(alone):
+        doubts.append(f"{len(alone)} images, the first of them image {alone[0] + 1}, are not more "
+                      "probable by the others: where they are is not known.")
+    if after.sum() <= before.sum() and max(changed.values()) > 0:
+        doubts.append("The images predict each other no better by the poses found than by those "
+                      "of the start.")
+    return Alignment(table, changed, (float(before.sum()), float(after.sum())), tuple(doubts))
