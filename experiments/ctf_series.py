@@ -56,8 +56,7 @@ CASES = (
     Case(16, 27000, 150, 100, 10, 1200, 120, change=100, copies=60),
     Case(17, 23000, 800, 50, -85, 2000, 120, change=50),
     Case(18, 30000, 400, 5, 120, 2000, 100),
-    Case(19, 41000, 250, 95, 30, 2000, 140),
-    Case(20, 48000, 600, 145, 60, 2000, 120))
+    Case(19, 41000, 250, 95, 30, 2000, 140))
 
 
 def series_of(case: Case, folder: Path) -> tuple[np.ndarray, pd.DataFrame]:

@@ -269,6 +269,22 @@ def test_another_defocus_is_judged_by_the_likelihood_of_all_images(weak, monkeyp
     assert led(24000.0) == pytest.approx(3)
 
 
+def test_a_fit_beside_another_of_less_noise_keeps_its_value(weak, monkeypatch):
+    """So that later rivals can be compared with it."""
+    far = replace(weak, joint=replace(weak.joint, defocus=weak.joint.defocus - 7),
+                  noise=0.9 * weak.noise, value=weak.value - 1e6)
+    both = iter([weak, far])
+    monkeypatch.setattr(ctf_refine, "refine", lambda *_: next(both))
+    monkeypatch.setattr(ctf_refine, "_starts", lambda *_: [ctf_refine.Start(
+        torch.full((len(ANGLES),), middle), (0.0, 0.0, 0.0), 0.02, 300.0)
+        for middle in (31000.0, 24000.0)])
+    found = ctf_refine.best_fit(drawn([31000.0] * len(ANGLES), 0.025, np.random.default_rng(5)),
+                                ANGLES, 1, LENS, BASIS, SEARCH)
+    assert found.joint is weak.joint and found.value == weak.value
+    likelihood = weak.likelihood * (1 / far.noise - 1 / weak.noise)
+    assert found.lead == pytest.approx(1e6 + likelihood)
+
+
 def test_a_series_without_rings_is_doubted():
     noise = np.random.default_rng(1).normal(100, 10, (3, 128, 128)).astype(np.float32)
     found = fit_series(noise, PIXEL_SIZE, [(angle, 0.0) for angle in (-30, 0, 30)], 300.0,

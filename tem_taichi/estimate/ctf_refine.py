@@ -86,12 +86,12 @@ def best_fit(cut: Sequence[Image], angles: Sequence[float], hand: int, lens: Len
             continue
         tried.append(start)
         found.append(refine(series, angles, start, noise, lens, basis, search))
-    found = _with_one_noise(found)
-    found.sort(key=lambda one: -one.value)
-    best = found[0]
-    rivals = [one.value for one in found if abs(float(
-        one.joint.defocus.mean() - best.joint.defocus.mean())) * UNIT > _apart(lens, basis)]
-    return replace(best, lead=best.value - max(rivals, default=-math.inf))
+    values = _values(found)
+    top = max(range(len(found)), key=lambda n: values[n])
+    best = found[top].joint.defocus.mean()
+    rivals = [value for one, value in zip(found, values, strict=True) if abs(float(
+        one.joint.defocus.mean() - best)) * UNIT > _apart(lens, basis)]
+    return replace(found[top], lead=values[top] - max(rivals, default=-math.inf))
 
 
 def challenged(found: Found, defocus: float, angles: Sequence[float], lens: Lens, basis: Basis,
@@ -114,15 +114,14 @@ def challenged(found: Found, defocus: float, angles: Sequence[float], lens: Lens
     rival = refine(found.series, angles, start, found.noise, lens, basis, search)
     if abs(float(rival.joint.defocus.mean() - own.defocus.mean())) * UNIT < _apart(lens, basis):
         return found  # it led to the same
-    best, other = _with_one_noise([found, rival])
-    return replace(found, lead=min(found.lead, best.value - other.value))
+    best, other = _values([found, rival])
+    return replace(found, lead=min(found.lead, best - other))
 
 
-def _with_one_noise(found: Sequence[Found]) -> list[Found]:
-    """Their values with one noise for all: that of the best, which is the least."""
+def _values(found: Sequence[Found]) -> list[float]:
+    """Of fits, with one noise for all: that of the best, which is the least."""
     least = min(one.noise for one in found)
-    return [replace(one, value=one.value + one.likelihood * (1 / least - 1 / one.noise))
-            for one in found]
+    return [one.value + one.likelihood * (1 / least - 1 / one.noise) for one in found]
 
 
 def _apart(lens: Lens, basis: Basis) -> float:
