@@ -19,7 +19,14 @@ from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.noise_law import blurred
 from tem_taichi.estimate.recording import Recording
 from tem_taichi.estimate.score_fit import fit_samples
-from tem_taichi.estimate.shrinkage import gaussian, local, smooth, spectral
+from tem_taichi.estimate.shrinkage import (
+    explained,
+    gaussian,
+    local,
+    sharpened,
+    smooth,
+    spectral,
+)
 
 PRIORS = ("smooth", "spectral", "local", "total_variation")
 OTHERS = ("average", "gaussian", "wiener", "nonlocal_means", "wavelets", "topaz", "surrogate",
@@ -83,6 +90,9 @@ def estimate(name: str, strength: Strength, electrons: Tensor, recording: Record
              keep: bool = True) -> Tensor:
     """A picture by a method that is no iterative fit.
 
+    Of a recording of which something is known this is what that explains of the electrons, and the
+    method's estimate of the rest.
+
     Args:
         name: of the method.
         strength: of it.
@@ -91,6 +101,10 @@ def estimate(name: str, strength: Strength, electrons: Tensor, recording: Record
         keep: whether the camera's blur stays, where the method can divide it out.
     """
     law = recording.law
+    if recording.known is not None:
+        part = explained(electrons, recording.known)
+        rest = estimate(name, strength, electrons - part, replace(recording, known=None), keep)
+        return rest + (part if keep else sharpened(part, law))
     if name == "average":
         return electrons
     if name == "wiener":

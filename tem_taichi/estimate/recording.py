@@ -28,6 +28,9 @@ class Recording:
     parts: Tensor
     """The same of each part, (n, ny, nx); they sum to `electrons`."""
     law: Law
+    known: Tensor | None = None
+    """What is known of the picture from elsewhere, independent of its noise, in any scale, (ny,
+    nx); None = nothing."""
 
     def without(self, part: int) -> Tensor:
         """The electrons of all other parts."""

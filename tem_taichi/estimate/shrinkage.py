@@ -13,6 +13,10 @@ from tem_taichi.noise import curves
 
 _BORDER = 32
 """Pixels at least that lead from an edge to the opposite one."""
+_ALIKE = 4.0
+"""Coefficients over which regressions are averaged, standard deviation."""
+_NOTHING = 1e-8
+"""Of the largest power of what is known, below which nothing is."""
 _FAINT = 1e-3
 """MTF below which nothing can be divided out."""
 
@@ -107,6 +111,48 @@ def local(electrons: Tensor, law: Law, window: int, pilot: Tensor, keep: bool = 
         _add_windows(out, top, back * taper, step)
     # Squares of the taper sum to 2 along either axis.
     return out[window:window + ny, window:window + nx] / 4
+
+
+def explained(electrons: Tensor, known: Tensor) -> Tensor:
+    """What of a recording another picture explains, frequency by frequency.
+
+    Each coefficient of the other is scaled by its regression among the neighbours, as far as that
+    is more than chance: |c|^2 / (p q) has the mean 1 / n where n coefficients of powers p and q
+    know nothing of each other, and the share of c that it is beyond that is kept.
+
+    Args:
+        electrons: recorded, (ny, nx).
+        known: of the same picture, in any scale, with noise of its own, (ny, nx).
+
+    Returns:
+        (ny, nx), of mean 0.
+    """
+    one, other = (torch.fft.rfft2((image - image.mean()).double()) for image in map(
+        _extended, (electrons, known)))
+    shape = _extended(known).shape
+    shared, power, all_power = (_over_neighbours(values, shape, _ALIKE) for values in (
+        (one * other.conj()).real, other.abs().square(), one.abs().square()))
+    # Of a Gaussian window in two directions, halved as Friedel's mates tell the same.
+    chance = power * all_power / (2 * torch.pi * _ALIKE**2)
+    sure = (1 - chance / shared.square().clamp(min=1e-30)).clamp(min=0)
+    # Where there is nothing but what rounding has left, nothing is known.
+    least = _NOTHING * power.max().clamp(min=1e-30)
+    slope = torch.where(power > least, shared / power.clamp(min=least), 0.0).clamp(min=0) * sure
+    ny, nx = electrons.shape
+    part = torch.fft.irfft2(other * slope, s=shape)[:ny, :nx].to(electrons)
+    return part - part.mean()
+
+
+def sharpened(image: Tensor, law: Law) -> Tensor:
+    """An image without noise, with the camera's blur divided out.
+
+    Args:
+        image: (ny, nx).
+        law: whose MTF it is.
+    """
+    shape = _extended(image).shape
+    mtf = transfer(law, (shape[0], shape[1]))[0]
+    return _filtered(image, torch.ones_like(mtf), mtf, keep=False)
 
 
 def _add_windows(out: Tensor, top: int, windows: Tensor, step: int) -> None:

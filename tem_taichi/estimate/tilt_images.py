@@ -124,9 +124,14 @@ def _binned(images: NDArray, size: int) -> NDArray[np.float64]:
 
 def held_out(series: Series, every: int) -> tuple[list[int], list[int]]:
     """Numbers of the images that are fitted, and of those held out: one of so many in order."""
-    order = np.argsort(_angles(series.rays))
-    held = sorted(int(n) for n in order[every // 2::every])
+    order = in_order(series)
+    held = sorted(order[every // 2::every])
     return [n for n in range(len(order)) if n not in held], held
+
+
+def in_order(series: Series) -> list[int]:
+    """Numbers of the images in the order of their tilts."""
+    return [int(n) for n in np.argsort(_angles(series.rays))]
 
 
 def _angles(rays: Rays) -> NDArray[np.float64]:

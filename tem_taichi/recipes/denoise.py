@@ -1,6 +1,7 @@
 """A picture without most of its noise, in electrons per A^2, from one image or many exposures.
 
-All images of the input are registered exposures of one picture, unless `image` names one. Priors,
+All images of the input are registered exposures of one picture, unless `image` names one, or tilts
+of one specimen (`joint`). Priors,
 their strengths and what others do are judged by the likelihood of electrons that were held out.
 What comes out is for looking and picking: it is no image to average or to reconstruct from.
 """
@@ -24,6 +25,7 @@ from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.noise_law import transfer
 from tem_taichi.estimate.recording import Recording, record
 from tem_taichi.files.unfinished import part_key, unfinished_folder
+from tem_taichi.recipes.denoise_series import run_joint
 from tem_taichi.recipes.input import images_of, tables_beside
 from tem_taichi.recipes.result import Report, Result
 from tem_taichi.recipes.settings import Recipe
@@ -40,6 +42,27 @@ class DenoiseRecipe(Recipe):
 
     image: int | None = None
     """number of the only image to be taken, from 1; null = all are exposures of one picture"""
+    joint: bool = False
+    """whether the images are tilts of one specimen, each of which is predicted by the others"""
+    angles: str | None = None
+    """of joint: .mdoc, .rawtlt, .tlt, or a CSV or TSV table with the column tilt_angle; null =
+    beside the stack, by name"""
+    axis_angle: float | None = None
+    """of joint: of the tilt axis from +y, counter-clockwise [deg]; null = from the table of
+    angles"""
+    shifts: tuple[str, str] = ("shift_x", "shift_y")
+    """of joint: columns of the table of angles that have the images' shifts [A]; 0 where there are
+    none"""
+    cut_from: tuple[float, float] = (0.0, 0.0)
+    """of joint: where the middle of the images lies in the frames that they were cut from, x and y
+    from their middle [A], through which the tilt axis runs"""
+    thickness: float = 3000.0
+    """of joint: of the specimen along the beam [A]"""
+    bin: int | None = None
+    """of joint: pixels a voxel of the specimen; null = so that it has at most 128 planes along the
+    beam. The images stay as they are"""
+    folds: int = 4
+    """of joint: into which the tilts are dealt; those of one are predicted by all others"""
     detector: str | None = None
     """camera whose noise and MTF these are: the YAML file of recipe=detector, or the name of one
     that comes with the package; null = Poisson's law, or a spectrum from the images"""
@@ -79,6 +102,7 @@ class DenoiseRecipe(Recipe):
         checks.whole("steps", self.steps, 1, 100_000)
         checks.whole("samples", self.samples, 2, 1000)
         checks.whole("seed", self.seed, 0, 2**63 - 1)
+        self._check_joint()
         if self.strength is not None:
             length = _LENGTHS.get(self.prior)
             fine = length == len(self.strength) and all(
@@ -89,9 +113,29 @@ class DenoiseRecipe(Recipe):
                          "null for prior=auto" if length is None else
                          f"{length} for prior={self.prior}, numbers above 0; a width may be 0")
 
+    def _check_joint(self) -> None:
+        checks.check(self.joint or self.angles is None, "angles", self.angles,
+                     "null unless joint=true")
+        checks.check(not self.joint or self.image is None, "image", self.image,
+                     "null for joint=true")
+        checks.check(not self.joint or self.prior != "total_variation", "prior", self.prior,
+                     "auto, smooth, spectral or local for joint=true")
+        checks.positive("thickness", self.thickness, "A")
+        checks.check(self.bin is None or 1 <= self.bin <= 64, "bin", self.bin,
+                     "from 1 to 64, or null")
+        checks.whole("folds", self.folds, 2, 64)
+        if self.axis_angle is not None:
+            checks.within("axis_angle", self.axis_angle, -360, 360, "deg")
+        checks.check(len(self.shifts) == 2, "shifts", self.shifts, "the names of two columns")
+        checks.check(len(self.cut_from) == 2, "cut_from", self.cut_from, "two numbers [A]")
+        for value in self.cut_from:
+            checks.within("cut_from", value, -checks.LARGE, checks.LARGE, "A")
+
 
 def run(recipe: DenoiseRecipe, report: Report) -> Result:
     """The picture, its error, and what others make of the same electrons."""
+    if recipe.joint:
+        return run_joint(recipe, report)
     counts, pixel_size = _read(recipe)
     _check_window(recipe, counts)
     detector = None if recipe.detector is None else detector_of_name(recipe.detector)
@@ -141,7 +185,8 @@ def _read(recipe: DenoiseRecipe) -> tuple[NDArray, float]:
     for name, images, _ in stacks:
         for table in tables_beside(Path(name)) if len(images) > 1 else []:
             raise ValueError(f"image=null: {name} has tilt angles beside it ({table.name}): images "
-                             "of different tilts are no exposures of one picture; name one")
+                             "of different tilts are no exposures of one picture; name one, or "
+                             "joint=true")
     return counts, stacks[0][2]
 
 
