@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from tem_taichi.cli.recipes import do_recipe
-from tem_taichi.estimate import other_tilts
+from tem_taichi.estimate import denoise, other_tilts
+from tem_taichi.estimate.denoise import whole
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.noise_law import law_of
 from tem_taichi.estimate.other_tilts import Noise, predictions
+from tem_taichi.estimate.recording import record
 from tem_taichi.estimate.shrinkage import explained, sharpened
 from tem_taichi.estimate.tilt_images import Grid, series_of
 from tem_taichi.files.mrc import write_mrc
@@ -72,7 +74,8 @@ def here(tmp_path_factory, tilts) -> Path:
 
 def words(here: Path, *more: str) -> list[str]:
     return ["recipe=denoise", f"input={here}/s.mrc", "joint=true", "prior=spectral",
-            "detector=ideal", "strength=[0]", f"thickness={DEPTH * PIXEL}", "draws=0", "folds=3", *more]
+            "detector=ideal", "strength=[0]", f"thickness={DEPTH * PIXEL}", "draws=0", "folds=3",
+            *more]
 
 
 def denoised(here, output, *more) -> tuple[dict, np.ndarray]:
@@ -143,15 +146,13 @@ def test_a_prediction_knows_nothing_of_its_own_fold(tilts):
 def test_each_tilt_gets_better_by_the_others(here, tilts, tmp_path):
     results, together = denoised(here, tmp_path / "a")
     truth = tilts[1]
-    alone = []
-    for number in (3, 12, 20):
-        assert main(["recipe=denoise", f"input={here}/s.mrc", f"image={number + 1}",
-                     "prior=spectral", "strength=[0]", "draws=0", "compare=[average]",
-                     "detector=ideal", f"output={tmp_path}/{number}"]) == 0
-        alone.append(mrcfile.read(tmp_path / str(number) / "denoised.mrc"))
-    better = likeness(together[[3, 12, 20]], truth[[3, 12, 20]])
+    some = [3, 12, 20]
+    alone = [whole("spectral", (0.0,), record(torch.as_tensor(tilts[0][n:n + 1]), Detector()))
+             for n in some]
     # What is wrong of the contrast: 1 - c^2 of its power.
-    assert ((1 - better**2) < 0.75 * (1 - likeness(alone, truth[[3, 12, 20]])**2)).all()
+    left, left_alone = (1 - likeness(np.stack(of), truth[some])**2 for of in (
+        together[some], alone))
+    assert (left < 0.75 * left_alone).all()
     assert results["with_others"] == len(ANGLES) and results["warnings"] == []
     assert 0.3 < results["median_from_others"] < 1.1
     rows = pd.read_csv(tmp_path / "a" / "tilts.csv")
@@ -172,13 +173,11 @@ def test_a_series_that_does_not_fit_together_is_denoised_tilt_by_tilt(here, tmp_
     assert results["with_others"] < len(ANGLES) / 3
     assert "are denoised alone" in results["warnings"][0]
     assert "Shifts, axis or angles may be wrong" in results["warnings"][0]
-    row = next(row for row in results["tilts"] if not row["with_others"])
-    assert row["from_others"] == 0
-    assert main(["recipe=denoise", f"input={here}/s.mrc", f"image={row['image']}", "draws=0",
-                 "prior=spectral", "strength=[0]", "compare=[average]", "detector=ideal",
-                 f"output={tmp_path}/b"]) == 0
-    np.testing.assert_allclose(together[row["image"] - 1], mrcfile.read(
-        tmp_path / "b" / "denoised.mrc") * PIXEL**2, rtol=1e-5)
+    number, = [n for n, row in enumerate(results["tilts"]) if not row["with_others"]][:1]
+    assert results["tilts"][number]["from_others"] == 0
+    alone = whole("spectral", (0.0,), record(torch.as_tensor(mrcfile.read(here / "s.mrc")[
+        number:number + 1]), Detector()), keep=False)
+    np.testing.assert_allclose(together[number], alone, rtol=1e-4)
 
 
 def test_binned_predictions_and_errors_are_in_the_images_pixels(here, tilts, tmp_path):
@@ -193,9 +192,12 @@ def test_binned_predictions_and_errors_are_in_the_images_pixels(here, tilts, tmp
     assert 0.5 < np.median(said / true) < 1.5
 
 
-def test_an_interrupted_run_goes_on(here, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on(tilts, tmp_path, monkeypatch):
     """To the same bytes, without predicting again what was predicted."""
-    real, calls = other_tilts.predicted, []
+    write_mrc(tmp_path / "s.mrc", tilts[0][::3], PIXEL)
+    table(ANGLES[::3]).to_csv(tmp_path / "s.csv", index=False)
+    more = ["bin=2", "folds=2", "draws=1"]
+    real, calls, judged = other_tilts.predicted, [], []
 
     def predicted(*given):
         calls.append(given)
@@ -205,12 +207,24 @@ def test_an_interrupted_run_goes_on(here, tmp_path, monkeypatch):
 
     monkeypatch.setattr(other_tilts, "predicted", predicted)
     with pytest.raises(KeyboardInterrupt):
-        do_recipe([*words(here, "bin=2", "folds=2"), f"output={tmp_path}/a"])
+        do_recipe([*words(tmp_path, *more), f"output={tmp_path}/a"])
     assert (tmp_path / ".a.unfinished").is_dir()
-    _, again = denoised(here, tmp_path / "a", "bin=2", "folds=2")
+    gains = denoise.gains
+
+    def counted(*given):
+        judged.append(given)
+        if len(judged) == 8:
+            raise KeyboardInterrupt
+        return gains(*given)
+
+    monkeypatch.setattr(denoise, "gains", counted)
+    with pytest.raises(KeyboardInterrupt):
+        do_recipe([*words(tmp_path, *more), f"output={tmp_path}/a"])
+    _, again = denoised(tmp_path, tmp_path / "a", *more)
     assert len(calls) == 2 + 1
-    _, whole = denoised(here, tmp_path / "b", "bin=2", "folds=2")
-    np.testing.assert_array_equal(again, whole)
+    assert len(judged) == 1 + 2 * 9  # each tilt alone and with the others, once
+    _, at_once = denoised(tmp_path, tmp_path / "b", *more)
+    np.testing.assert_array_equal(again, at_once)
     assert not (tmp_path / ".a.unfinished").exists()
 
 

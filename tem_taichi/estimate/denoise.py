@@ -178,7 +178,7 @@ def best(name: str, recording: Recording, kept: Kept | None = None,
         report: called after each strength.
     """
     kept, begun = kept or Kept(), time.perf_counter()
-    folds = [0] if name in _SLOW else _judges(recording)
+    folds = parts_that_judge(name, recording)
     tried: dict[Strength, float] = {}
     steps: dict[Strength, float] = {}
     for strength in [given] if given else strengths(name, recording):
@@ -265,3 +265,13 @@ def _judges(recording: Recording) -> list[int]:
     """Parts that judge: in large images few tell as much as many in small ones."""
     most = 4 if recording.electrons.numel() <= 2 * 256**2 else 2
     return list(range(min(len(recording.parts), most)))
+
+
+def parts_that_judge(name: str, recording: Recording) -> list[int]:
+    """Numbers of the parts that judge a method.
+
+    Args:
+        name: of the method that they judge.
+        recording: whose parts they are.
+    """
+    return [0] if name in _SLOW else _judges(recording)

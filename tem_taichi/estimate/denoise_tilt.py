@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from tem_taichi.estimate.denoise import Estimate, Strength, best, choose, gains
+from tem_taichi.estimate.denoise import Estimate, Strength, best, choose, gains, parts_that_judge
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.recording import Recording
 from tem_taichi.estimate.shrinkage import explained
@@ -73,13 +73,13 @@ _Judged = tuple[Estimate, Recording, Kept]
 
 def _is_better(one: _Judged, other: _Judged) -> bool:
     """Whether an estimate surely explains more of the parts held out than another."""
-    # Total variation is judged by one part.
-    slow = "total_variation" in (one[0].name, other[0].name)
-    parts = [0] if slow else list(range(len(one[1].parts)))
-    first, second = (np.array(kept.numbers(
-        f"{of.name} {of.strength} by {parts}",
-        partial(gains, of.name, of.strength, recording, parts))[:len(parts)])
-        for of, recording, kept in (one, other))
-    difference = first - second
-    error = difference.std(ddof=1) / len(parts)**0.5 if len(parts) > 1 else 0.0
+    found = []
+    for of, recording, kept in (one, other):
+        parts = parts_that_judge(of.name, recording)
+        # As `best` has them.
+        found.append(np.array(kept.numbers(f"{of.name} {of.strength}", partial(
+            gains, of.name, of.strength, recording, parts))[:len(parts)]))
+    fewest = min(map(len, found))  # one of total variation
+    difference = found[0][:fewest] - found[1][:fewest]
+    error = difference.std(ddof=1) / fewest**0.5 if fewest > 1 else 0.0
     return bool(difference.mean() > _SURE * error)
