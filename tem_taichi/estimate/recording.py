@@ -14,7 +14,7 @@ from torch import Tensor
 from tem_taichi.device import as_tensor
 from tem_taichi.estimate.noise_law import Law, event_of, law_of
 from tem_taichi.noise import curves
-from tem_taichi.noise.detector import Detector, noise_power_spectrum
+from tem_taichi.noise.detector import IDEAL, Detector, noise_power_spectrum
 from tem_taichi.noise.likelihood import log_density
 from tem_taichi.streams import Key
 
@@ -83,6 +83,34 @@ def record(counts: Tensor, detector: Detector | None = None, *, parts: int = 4, 
         raise ValueError(f"images: {float(electrons.sum() / gain):.4g} electrons in all: must be "
                          f"enough for {len(found)} parts")
     return Recording(electrons / gain, found / gain, law)
+
+
+def record_each(images: Tensor, detector: Detector | None = None, *, parts: int = 4, seed: int = 0
+                ) -> list[Recording]:
+    """Make a recording of each of several pictures that one camera took.
+
+    Args:
+        images: (n, ny, nx), a picture each.
+        detector: that recorded them; None = `law_of` asks each. If most are counts of electrons,
+            then so are all.
+        parts: of each, as of `record`.
+        seed: of chance.
+
+    Raises:
+        ValueError: as `record`, with the image's number.
+    """
+    def recorded(number: int, by: Detector | None) -> Recording:
+        try:
+            return record(images[number:number + 1], by, parts=parts, seed=seed + number)
+        except ValueError as error:
+            raise ValueError(f"image {number + 1} of {len(images)}: {error}") from error
+
+    found = [recorded(number, detector) for number in range(len(images))]
+    counted = sum(one.law.counts_events for one in found)
+    if detector is not None or not len(found) / 2 < counted < len(found):
+        return found
+    return [one if one.law.counts_events else recorded(number, IDEAL)
+            for number, one in enumerate(found)]
 
 
 def _dealt(counts: Tensor, event: Tensor, parts: int, generator: np.random.Generator) -> Tensor:

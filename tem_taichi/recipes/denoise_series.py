@@ -22,10 +22,9 @@ from tem_taichi.estimate.denoise_figure import denoise_figure
 from tem_taichi.estimate.denoise_tilt import JOINT, Tilt, denoise_tilt
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.other_tilts import Noise, full_size, predictions
-from tem_taichi.estimate.recording import Recording, record
+from tem_taichi.estimate.recording import record_each
 from tem_taichi.estimate.tilt_images import Grid, Series, series_of
 from tem_taichi.files.unfinished import part_key, unfinished_folder
-from tem_taichi.noise.detector import IDEAL, Detector
 from tem_taichi.recipes.input import aligned_table, images_of
 from tem_taichi.recipes.result import Report, Result
 from tem_taichi.series.camera import detector_of_name
@@ -52,7 +51,12 @@ class _Stack:
 def run_joint(recipe: "DenoiseRecipe", report: Report) -> Result:
     """Every tilt, its error, and how much of it came from the others."""
     stack = _read(recipe)
-    recordings = _recordings(recipe, stack.images)
+    detector = None if recipe.detector is None else detector_of_name(recipe.detector)
+    try:
+        recordings = record_each(as_tensor(stack.images), detector, parts=recipe.parts,
+                                 seed=recipe.seed)
+    except ValueError as error:
+        raise ValueError(f"input: {error}") from error
     series = series_of(stack.images, stack.table, stack.pixel_size, Grid(
         recipe.thickness, stack.bin, recipe.cut_from, _margin(recipe, stack)))
     of = recipe.folds + len(recordings)
@@ -91,25 +95,6 @@ def _read(recipe: "DenoiseRecipe") -> _Stack:
     size = recipe.bin or max(1, min(most, int(np.ceil(
         recipe.thickness / (_PLANES * pixel_size)))))
     return _Stack(images, pixel_size, table, size)
-
-
-def _recordings(recipe: "DenoiseRecipe", images: NDArray) -> list[Recording]:
-    detector = None if recipe.detector is None else detector_of_name(recipe.detector)
-
-    def recorded(number: int, by: Detector | None) -> Recording:
-        try:
-            return record(as_tensor(images[number][None]), by, parts=recipe.parts,
-                          seed=recipe.seed + number)
-        except ValueError as error:
-            raise ValueError(f"input: image {number + 1} of {len(images)}: {error}") from error
-
-    found = [recorded(number, detector) for number in range(len(images))]
-    counted = sum(one.law.counts_events for one in found)
-    if detector is not None or not len(found) / 2 < counted < len(found):
-        return found
-    # One camera took all of them: if most are counts of electrons, then so are all.
-    return [one if one.law.counts_events else recorded(number, IDEAL)
-            for number, one in enumerate(found)]
 
 
 def _margin(recipe: "DenoiseRecipe", stack: _Stack) -> float:
@@ -165,7 +150,7 @@ def _result(recipe: "DenoiseRecipe", stack: _Stack, series: Series, tilts: list[
         figures={"denoised.png": denoise_figure(
             plain(tilt.recording.electrons), plain(pictures[shown]),
             None if error is None else plain(error),
-            f"image {shown + 1}, {how}: {tilt.chosen.name}",
+            f"image {shown + 1}, {how}: {tilt.chosen.name}", stack.pixel_size,
             (f"alone: {tilt.alone.name}", plain(tilt.alone.electrons)))})
 
 
