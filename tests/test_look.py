@@ -211,6 +211,10 @@ def test_the_gif_turns_all_around():
     assert apart[7] == pytest.approx(apart[1], rel=0.5) and apart[7] < apart[4]
     for frame, image in zip(frames, drawn, strict=True):
         assert np.abs(frame - np.asarray(image, float)).mean() < 6  # of 255: colours are shared
+        for colour in turntable._AXES.values():
+            nearest = [np.abs(one - colour).max(-1).min() for one in (np.asarray(image, float),
+                                                                      frame)]
+            assert nearest[1] < nearest[0] + 20
 
 
 def test_large_volumes_are_averaged_to_the_picture(monkeypatch):

@@ -87,9 +87,18 @@ def turns(view: View, frames: int) -> list[View]:
 
 
 def gif(pictures: Iterable[Image.Image]) -> bytes:
-    """A GIF that goes round for ever, all pictures in the colours of the first."""
+    """A GIF that goes round for ever, all pictures in the same 256 colours."""
     frames = list(pictures)
-    palette = frames[0].quantize(256, method=Image.Quantize.MEDIANCUT)
+    some = frames[::max(1, len(frames) // 8)]
+    width, height = frames[0].size
+    # All around, and the axes' colours, which are too rare to be chosen.
+    sheet = Image.new("RGB", (width, height * (len(some) + 1)))
+    for number, frame in enumerate(some):
+        sheet.paste(frame, (0, number * height))
+    for number, colour in enumerate(_AXES.values()):
+        sheet.paste(colour, (number * width // 3, len(some) * height, (number + 1) * width // 3,
+                             (len(some) + 1) * height))
+    palette = sheet.quantize(256, method=Image.Quantize.MEDIANCUT)
     drawn = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     file = io.BytesIO()
     drawn[0].save(file, "gif", save_all=True, append_images=drawn[1:], loop=0,
