@@ -1,25 +1,16 @@
-"""Methods of tomography on the same phantom, the same images and by the same measures.
+"""Methods of tomography, and the tilt series on which `experiments.bench` compares them.
 
 A method is a function from a `Case` to a `Found`; METHODS is the table to which it is added, and
-that is all. Each runs in a process of its own, for its time and its peak memory.
+that is all. One image of 8 is shown to no method.
 
-    python -m experiments.tomography [--size 96] [--methods wbp sirt ...] [--json bench.json]
-
-The phantom is of balls and shells of 1 to 5 V in a slab of a third of the side, drawn at half the
-voxel of 8 A; its 41 images (-60 to 60 degrees, 3 um underfocus, 300 kV) are those of a phase object
-with the lens's own slope of defocus, at 3 e-/A^2 each on an ideal counting camera, binned to the
-voxel. One image of 8 is shown to no method: "gain" is by how many nats an image of these is more
-probable by the method's tomogram than by an even image, scale and level of each being free.
+balls: of 1 to 5 V, and shells, in a slab of a third of the side, drawn at half the voxel of 8 A; 41
+images (-60 to 60 degrees, 3 um underfocus, 300 kV) are those of a phase object with the lens's own
+slope of defocus, at 3 e-/A^2 each on an ideal counting camera, binned to the voxel. Others are
+those of `experiments.cell_series`, binned by 2: "cell" is what methods were developed on.
 """
 
-import argparse
-import json
-import resource
-import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -27,17 +18,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from tem_taichi.device import init
+from experiments.cell_series import THICKNESS, cell_series
+from tem_taichi.device import as_tensor
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.tilt_images import Grid, Series, held_out, series_of
 from tem_taichi.estimate.tomogram import back_projected, iterated
-from tem_taichi.estimate.tomogram_fit import Lens, exposures_of, fitted
+from tem_taichi.estimate.tomogram_fit import exposures_of, fitted
+from tem_taichi.estimate.tomogram_model import Lens, Model
 from tem_taichi.experiment import Experiment, images
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics
 from tem_taichi.instrument.projection import Projection
-from tem_taichi.inverse.measures import affine_rmse, correlation, resolution, shell_correlation
-from tem_taichi.inverse.shells import measured_region
+from tem_taichi.inverse.measures import correlation
 from tem_taichi.inverse.tomography import Sirt
 from tem_taichi.noise.camera import Camera
 from tem_taichi.specimen.field import voxels
@@ -62,6 +54,8 @@ class Case:
     hidden_tilts: pd.DataFrame
     truth: Tensor
     """Potential [V], for the measures and what is stopped by them."""
+    variance: Tensor
+    """Of the noise of the images held out, relative to their means squared, (n,)."""
 
 
 @dataclass(frozen=True)
@@ -77,21 +71,21 @@ def nothing(done: int, of: int) -> None:
     """No progress."""
 
 
-def integrals(case: Case, volume: Tensor) -> Found:
-    """With projections alone."""
-    return Found(volume, -project(volume, case.hidden.rays))
+def integrals(case: Case, whole: Tensor) -> Found:
+    """With projections alone, of a volume with its margin."""
+    return Found(case.hidden.field(whole), -project(whole, case.hidden.rays))
 
 
 def wbp(case: Case) -> Found:
-    return integrals(case, back_projected(case.shown, 2.5 * VOXEL).volume)
+    return integrals(case, back_projected(case.shown, 2.5 * VOXEL).whole)
 
 
 def sirt(case: Case) -> Found:
-    return integrals(case, iterated(case.shown, 100, 0.0, False, EVERY, nothing, Kept()).volume)
+    return integrals(case, iterated(case.shown, 100, 0.0, False, EVERY, nothing, Kept()).whole)
 
 
 def sirt_tv(case: Case) -> Found:
-    return integrals(case, iterated(case.shown, 100, None, False, EVERY, nothing, Kept()).volume)
+    return integrals(case, iterated(case.shown, 100, None, False, EVERY, nothing, Kept()).whole)
 
 
 def sirt_tv_by_truth(case: Case) -> Found:
@@ -104,21 +98,18 @@ def sirt_tv_by_truth(case: Case) -> Found:
         run = Sirt(case.shown.images, case.shown.rays, tv=strength * typical, levels=True)
         for _ in range(STOPS):
             run.step()
-            like = float(correlation(run.volume, case.truth))
+            like = float(correlation(case.hidden.field(run.volume), case.truth))
             if like > best:
                 best, volume = like, run.volume.clone()
     return integrals(case, volume)
 
 
 def gradient(case: Case) -> Found:
-    found = fitted(case.shown, exposures_of(case.shown, case.shown_tilts, LENS), LENS, 20, None,
-                   False, EVERY, nothing, Kept())
-    shape = case.hidden.rays.shape
-    instrument = Projection(shape, shape, VOXEL, LENS.voltage, LENS.amplitude_contrast)
-    specimen = voxels(found.volume, VOXEL)
-    with torch.no_grad():
-        seen = [instrument.intensity(specimen, exposure)
-                for exposure in exposures_of(case.hidden, case.hidden_tilts, LENS)]
+    """The potential by the microscope's own model."""
+    exposures = exposures_of(case.shown, case.shown_tilts, LENS)
+    found = fitted(case.shown, exposures, LENS, 50, None, False, EVERY, nothing, Kept())
+    hidden = exposures_of(case.hidden, case.hidden_tilts, LENS)
+    seen = Model(case.hidden, hidden, LENS).images(found.whole)
     return Found(found.volume, torch.stack(seen))
 
 
@@ -144,8 +135,12 @@ def phantom(size: int) -> Tensor:
     return torch.from_numpy(volume)
 
 
-def case_of(size: int) -> Case:
-    """The phantom and its images."""
+def balls(size: int = 48) -> Case:
+    """The phantom of balls and its images.
+
+    Args:
+        size: voxels along a side, a multiple of 12.
+    """
     fine = phantom(size)
     half = VOXEL / 2
     shape = (2 * size, 2 * size)
@@ -157,67 +152,61 @@ def case_of(size: int) -> Case:
     stack = np.stack([image.counts.numpy() for image in taken])
     tilts = pd.DataFrame({"tilt_angle": ANGLES, "axis_angle": 0.0, "defocus": DEFOCUS})
     whole = series_of(stack, tilts, half, Grid(size // 3 * VOXEL, 2))
-    shown, hidden = held_out(whole, EVERY)
     truth = fine
     for axis in range(3):
         # About every other sample, the middle n // 2 among them: 1/4, 1/2, 1/4.
         around = (truth.roll(1, axis) + 2 * truth + truth.roll(-1, axis)) / 4
         truth = around.index_select(axis, torch.arange(0, truth.shape[axis], 2))
-    return Case(whole.some(shown), tilts.iloc[shown], whole.some(hidden), tilts.iloc[hidden], truth)
+    return _case(whole, tilts, truth, 4 * stack.mean((1, 2)))
+
+
+def simulated(specimen: str, seed: int, folder: Path | None, size: int = 192) -> Case:
+    """A series of `experiments.cell_series`, binned by 2.
+
+    Args:
+        specimen: of `cell_series.SPECIMENS`.
+        seed: of places, ice and counts.
+        folder: where series are kept; None = nowhere.
+        size: pixels along a side, before they are binned.
+    """
+    file = None if folder is None else folder / f"{specimen}_{seed}_{size}.npz"
+    found = cell_series(file, specimen, seed, size)
+    whole = series_of(found.images, found.tilts, found.pixel_size,
+                      Grid(THICKNESS, 2, margin=size * found.pixel_size / 4))
+    # Every other frequency's half: the middle n // 2 stays where it is.
+    waves = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(torch.from_numpy(found.truth))))
+    for axis, n in enumerate(found.truth.shape):
+        waves = waves.narrow(axis, n // 2 - n // 4, n // 2)
+    truth = torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(waves))).real / 8
+    return _case(whole, found.tilts, truth.contiguous(), 4 * found.images.mean((1, 2)))
+
+
+def _case(whole: Series, tilts: pd.DataFrame, truth: Tensor, electrons: np.ndarray) -> Case:
+    """Of all images, with so many electrons a pixel."""
+    shown, hidden = held_out(whole, EVERY)
+    return Case(whole.some(shown), tilts.iloc[shown], whole.some(hidden), tilts.iloc[hidden], truth,
+                1 / as_tensor(electrons[hidden]))
+
+
+CASES: dict[str, Callable[[Path | None], Case]] = {
+    "balls": lambda folder: balls(),
+    "cell": lambda folder: simulated("cell", 0, folder),
+    "filaments, not developed on": lambda folder: simulated("filaments", 1, folder),
+    "beads, not developed on": lambda folder: simulated("beads", 2, folder)}
 
 
 def gain(case: Case, predicted: Tensor) -> float:
-    """Nats an image of those held out."""
+    """By how many nats an image held out is more probable than by an even one.
+
+    Args:
+        case: its images.
+        predicted: of them, (n, ny, nx); scale and level of each are free.
+    """
     total = 0.0
-    for image, seen in zip(case.hidden.images, predicted, strict=True):
-        # Relative to the mean, of a Poisson law with the mean's variance.
-        variance = 1 / (DOSE * VOXEL**2)
+    for image, seen, variance in zip(case.hidden.images, predicted, case.variance, strict=True):
         one, other = image - image.mean(), seen - seen.mean()
         slope = (one * other).sum() / other.square().sum().clamp(min=1e-30)
-        total += float((one.square().sum() - (one - slope * other).square().sum()) / 2 / variance)
+        left = (one - slope * other).square().sum()
+        # Images are contrast, less where seen is more.
+        total += float((one.square().sum() - left) / 2 / variance)
     return total / len(predicted)
-
-
-def measured(method: str, size: int) -> dict:
-    """A row of the table."""
-    init("cpu", "float32")
-    case = case_of(size)
-    begun, processor = time.perf_counter(), time.process_time()
-    found = METHODS[method](case)
-    row = {"method": method, "seconds": time.perf_counter() - begun,
-           "cpu_seconds": time.process_time() - processor,
-           "peak_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
-    region = measured_region(case.truth.shape, float(ANGLES.min()), float(ANGLES.max()))
-    row["correlation"] = float(correlation(found.volume, case.truth))
-    row["rmse_V"] = float(affine_rmse(found.volume, case.truth))
-    for name, part in (("inside", region), ("wedge", ~region)):
-        shells = shell_correlation(found.volume, case.truth, VOXEL, part)
-        row[f"fsc_{name}"] = float(shells.correlation.mean())
-        row[f"resolution_{name}_A"] = resolution(shells, 0.5)
-    row["gain"] = gain(case, found.images)
-    return row
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=96, help="a multiple of 12")
-    parser.add_argument("--methods", nargs="+", choices=[*METHODS], default=[*METHODS])
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    rows = []
-    print("| method | correlation | RMSE V | mean FSC inside, in the wedge | FSC 0.5 A | gain | "
-          "CPU s | peak MB |\n" + 8 * "| --- " + "|")
-    for method in arguments.methods:
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            row = pool.submit(measured, method, arguments.size).result()
-        rows.append(row)
-        print(f"| {method} | {row['correlation']:.3f} | {row['rmse_V']:.3f} | "
-              f"{row['fsc_inside']:.3f}, {row['fsc_wedge']:.3f} | "
-              f"{row['resolution_inside_A']:.0f} | {row['gain']:.0f} | "
-              f"{row['cpu_seconds']:.0f} | {row['peak_MB']:.0f} |", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1))
-
-
-if __name__ == "__main__":
-    main()

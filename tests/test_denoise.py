@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import bench
+from experiments import bench, tomography
 from experiments.denoise import closed, oracle_gaussian, oracle_wiener, table
 from tem_taichi.estimate import baselines, denoise, kept, score_fit
 from tem_taichi.estimate.baselines import nonlocal_means, wavelets
@@ -468,19 +468,19 @@ def test_a_map_grows_to_the_error_that_was_measured():
 def test_every_method_has_its_row_in_one_table(monkeypatch):
     """Small phantoms: what is measured is what the pictures and tomograms are."""
     monkeypatch.setattr(bench, "truths", lambda _: {"TMV": rods(64), "crowd": rods(64)})
-    monkeypatch.setattr(bench, "SIDE", 24)
-    monkeypatch.setattr(bench, "TILTS", np.arange(-60, 61, 10.0))
+    monkeypatch.setitem(bench.CASES, "cell", lambda _: tomography.balls())
     rows = [bench.row("picture", "TMV", "average"), bench.row("picture", "crowd", "spectral"),
             *(bench.row("tomogram", "cell", name) for name in ("wbp", "sirt", "sirt_tv"))]
     assert rows[1]["correlation"] > rows[0]["correlation"]
     assert rows[3]["correlation"] > 0.2 and 0 < rows[3]["rmse"] < 1
+    assert [one["gain"] > 20 for one in rows[2:]] == [True] * 3
     assert all(one["seconds"] > 0 and one["MB"] >= 0 for one in rows)
     assert ["wedge" in one for one in rows] == [False, False, True, True, True]
     cells = [line.split(" | ") for line in bench.table(rows).splitlines()]
     assert len(cells) == 7 and cells[2][2] == "average"
     assert cells[4][3] == f"{rows[2]['correlation']:.3f}"
     assert set(bench.PICTURES) >= {"local", "total_variation", "surrogate", "corrected"}
-    truth = bench.cell()
+    truth = tomography.balls().truth
     exact = bench.measures(3 * truth - 1, truth, 10.0)
     assert exact["correlation"] == pytest.approx(1, abs=1e-4) and exact["rmse"] < 1e-4
     assert exact["wedge"] == pytest.approx(1, abs=1e-3) and exact["resolution"] < 22

@@ -172,7 +172,8 @@ def test_an_interrupted_run_goes_on(series, tmp_path, monkeypatch, method):
 
 def test_the_potential_of_gold_is_where_the_scene_put_it(series, tmp_path):
     found, volume, origin = reconstruct(series, tmp_path / "out", "method=gradient", "bin=2",
-                                        "iterations=12", "tv=0.3", "margin=0", "held_out=0")
+                                        "iterations=12", "tv=0.3", "margin=0", "held_out=0",
+                                        "damage=0")
     values = [value_at(volume, origin, 8.0, bead) for bead in BEADS]
     others = [value_at(volume, origin, 8.0, bead * signs) for bead in BEADS
               for signs in itertools.product((1, -1), repeat=3) if signs != (1, 1, 1)]
@@ -249,6 +250,8 @@ def test_the_margin_is_as_wide_as_the_most_tilted_image_sees(tilts, wanted):
     (["method=gradient", "slice_thickness=9"], "must be left out with model=projection"),
     (["method=gradient", "model=multislice", "slice_thickness=0"], "slice_thickness=0.0: must be"),
     (["voltage=1"], "voltage=1"), (["amplitude_contrast=1"], "amplitude_contrast=1"),
+    (["damage=-1"], "damage=-1"),
+    (["method=gradient", "held_out=50"], "held_out=50: must leave some of the 21 images"),
     (["method=sirt", "held_out=50"], "held_out=50: must leave some of the 21 images"),
     (["thickness=0"], "thickness=0"), (["bin=0"], "bin=0"), (["bin=64"], "bin=64: must leave"),
     (["iterations=0"], "iterations=0"), (["tv=-1"], "tv=-1"), (["held_out=1"], "held_out=1"),

@@ -36,6 +36,25 @@ class Series:
         return replace(self, images=self.images[rows], rays=self.rays.some(rows),
                        weights=self.weights[rows])
 
+    def coarser(self) -> "Series":
+        """The same of twice the pixels and voxels; an odd last row or column is left out."""
+        rays = self.rays
+        shape = (rays.shape[0] // 2, rays.shape[1] // 2)
+
+        def sums(images: Tensor) -> Tensor:
+            images = images[:, :2 * shape[0], :2 * shape[1]]
+            return images.reshape(len(images), shape[0], 2, shape[1], 2).sum((2, 4))
+
+        weights = sums(self.weights)
+        images = sums(self.images * self.weights) / torch.where(weights > 0, weights, 1.0)
+        # Where the middle of the new images lies in those before.
+        moved = [(2 * (after // 2) + 0.5 - before // 2) * rays.pixel
+                 for before, after in zip(rays.shape[::-1], shape[::-1], strict=True)]
+        nz, ny, nx = (-(-n // 2) for n in rays.grid)
+        return Series(images, Rays(
+            rays.rotations, rays.shifts - as_tensor(moved), (nz, ny, nx), 2 * rays.voxel, shape,
+            2 * rays.pixel), weights / 4, (-(-self.margin[0] // 2), -(-self.margin[1] // 2)))
+
     def field(self, volume: Tensor) -> Tensor:
         """A volume without the margin."""
         y, x = self.margin
@@ -123,10 +142,22 @@ def _binned(images: NDArray, size: int) -> NDArray[np.float64]:
 
 
 def held_out(series: Series, every: int) -> tuple[list[int], list[int]]:
-    """Numbers of the images that are fitted, and of those held out: one of so many in order."""
+    """Numbers of the images that are fitted, and of those held out: one of so many in order.
+
+    Args:
+        series: images.
+        every: how many.
+
+    Raises:
+        ValueError: if there are none on either side.
+    """
     order = in_order(series)
     held = sorted(order[every // 2::every])
-    return [n for n in range(len(order)) if n not in held], held
+    rest = [n for n in range(len(order)) if n not in held]
+    if not held or not rest:
+        raise ValueError(f"held_out={every}: must leave some of the {len(order)} images on either "
+                         "side")
+    return rest, held
 
 
 def in_order(series: Series) -> list[int]:
@@ -139,6 +170,21 @@ def _angles(rays: Rays) -> NDArray[np.float64]:
     beams = rays.rotations[:, 2].double().cpu().numpy()
     across = beams[np.argmax(np.abs(beams[:, 2] - 1)), :2]
     return beams[:, :2] @ across
+
+
+def finer(volume: Tensor, shape: Sequence[int]) -> Tensor:
+    """A volume of `Series.coarser` on the voxels before, linear between its own.
+
+    Args:
+        volume: (nz, ny, nx).
+        shape: of the grid before.
+    """
+    for axis, n in enumerate(shape):
+        half = (torch.arange(n, device=volume.device) - n // 2) / 2 + volume.shape[axis] // 2
+        last = volume.shape[axis] - 1
+        low, high = (half.floor().long().clamp(0, last), half.ceil().long().clamp(0, last))
+        volume = (volume.index_select(axis, low) + volume.index_select(axis, high)) / 2
+    return volume
 
 
 def halves_of(order: NDArray[np.float64]) -> tuple[list[int], list[int]]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -46,6 +47,8 @@ class Tomogram:
 
     volume: Tensor
     """Without the margin, (nz, ny, nx): contrast per length [1/A], matter positive."""
+    whole: Tensor
+    """With it."""
     iterations: int = 0
     """Of an iterative method."""
     tv: float = 0.0
@@ -57,7 +60,8 @@ class Tomogram:
 
 def back_projected(series: Series, resolution: float) -> Tomogram:
     """By `weighted_back_projection`."""
-    return Tomogram(series.field(weighted_back_projection(series.images, series.rays, resolution)))
+    whole = weighted_back_projection(series.images, series.rays, resolution)
+    return Tomogram(series.field(whole), whole)
 
 
 def iterated(series: Series, iterations: int, tv: float | None, positive: bool, every: int,
@@ -85,21 +89,18 @@ def iterated(series: Series, iterations: int, tv: float | None, positive: bool, 
         found, curve = _best(series, iterations, tv, positive, every, step, kept)
         number = max(1, int(np.argmin(curve)))
     run = _sirt(series, found, positive)
-    _iterate(run, lambda curve: len(curve) <= number, lambda volume: 0.0,
+    iterate(run, lambda curve: len(curve) <= number, lambda volume: 0.0,
              lambda done: step(done, number), kept.state(f"all {found}"))
-    return Tomogram(series.field(run.volume), number, found, curve)
+    return Tomogram(series.field(run.volume), run.volume, number, found, curve)
 
 
 def _best(series: Series, iterations: int, tv: float | None, positive: bool, every: int,
           step: Step, kept: Kept) -> tuple[float, tuple[float, ...]]:
     """Strength, and the curve of what was held out."""
-    fitted, judged = (series.some(which) for which in held_out(series, every))
-    if not len(judged.images) or not len(fitted.images):
-        raise ValueError(f"held_out={every}: must leave some of the {len(series.images)} images on "
-                         "either side")
+    shown, hidden = (series.some(which) for which in held_out(series, every))
     strengths: Sequence[float] = [tv] if tv is not None else []
     if tv is None:
-        first = _sirt(fitted, 0.0, positive)
+        first = _sirt(shown, 0.0, positive)
         first.step()
         typical = 1.4826 * float(torch.stack([
             first.volume.diff(dim=axis).abs().median() for axis in (1, 2)]).mean())
@@ -107,28 +108,56 @@ def _best(series: Series, iterations: int, tv: float | None, positive: bool, eve
     tried = []
     for strength in strengths:
         curve = kept.numbers(f"held out {strength}", partial(
-            _judged, _sirt(fitted, strength, positive), judged, iterations, step,
+            judged, _sirt(shown, strength, positive), partial(left_of, hidden), iterations, step,
             kept.state(f"held out {strength}")))
         tried.append((min(curve), strength, tuple(curve)))
     return min(tried)[1:]
 
 
-def _judged(run: Sirt, judged: Series, iterations: int, step: Step, file: Path | None
-            ) -> list[float]:
-    """What is left of the images held out, until it gets no less."""
-    curve = _iterate(run, lambda curve: len(curve) <= iterations and (
-        len(curve) - 1 - int(np.argmin(curve)) < _PATIENCE),
-        lambda volume: left_of(judged, volume), lambda done: step(done, iterations), file)
+class Run(Protocol):
+    """An iterative method at work."""
+
+    volume: Tensor
+
+    def step(self) -> float:
+        """One iteration."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What changes."""
+
+    def resume(self, state: dict[str, Tensor]) -> None:
+        """Go on from a state."""
+
+
+def judged(run: Run, judge: Callable[[Tensor], float], iterations: int, step: Step,
+           file: Path | None) -> list[float]:
+    """What is left of the images held out, until it gets no less.
+
+    Args:
+        run: of the other images, at its start.
+        judge: of a volume, 1 for an even one.
+        iterations: at most.
+        step: called after each.
+        file: where its state is kept.
+    """
+    curve = iterate(run, lambda curve: len(curve) <= iterations and (
+        len(curve) - 1 - int(np.argmin(curve)) < _PATIENCE), judge,
+        lambda done: step(done, iterations), file)
     if file is not None:
         file.unlink(missing_ok=True)
     return curve
 
 
-def _iterate(run: Sirt, more: Callable[[list[float]], bool], judge: Callable[[Tensor], float],
-             step: Callable[[int], None], file: Path | None) -> list[float]:
+def iterate(run: Run, more: Callable[[list[float]], bool], judge: Callable[[Tensor], float],
+            step: Callable[[int], None], file: Path | None) -> list[float]:
     """Iterations while there are more to do, from where an interrupted run left; their judgement.
 
-    1 stands for the volume of 0 that they begin with.
+    Args:
+        run: which goes on.
+        more: whether to go on, by the judgement so far.
+        judge: of the volume after each iteration; 1 stands for that they begin with.
+        step: called with how many are done.
+        file: where its state is kept; None = nowhere.
     """
     curve = [1.0]
     if file is not None and file.is_file():

@@ -1,13 +1,16 @@
 """A tomogram by its own forward model: the potential that explains the images best.
 
 Images are those of a phase object, with the lens's defocus and its slope across a tilted specimen,
-or of waves that pass slices of one that is thicker than the lens's focus is deep; noise is white,
-as strong in each image as its own high frequencies say; the brightness of each image is free. The
-prior is total variation; its strength is that with which images held out are explained best.
+or of waves that pass slices of one that is thicker than the lens's focus is deep, and show what the
+dose has left of it; noise is white, as strong in each image as its own high frequencies say; the
+brightness of each image is free. The prior is total variation; its strength is that with which
+images held out are explained best.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,74 +19,29 @@ from torch import Tensor
 
 from tem_taichi.device import as_tensor
 from tem_taichi.estimate.kept import Kept
-from tem_taichi.estimate.tilt_images import Series, held_out
-from tem_taichi.estimate.tomogram import Step, Tomogram
-from tem_taichi.experiment import Experiment
+from tem_taichi.estimate.tilt_images import Series, finer, held_out
+from tem_taichi.estimate.tomogram import Step, Tomogram, iterate, judged
+from tem_taichi.estimate.tomogram_model import Lens, Model
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics
-from tem_taichi.instrument.projection import Projection
-from tem_taichi.instrument.tem import TEM
-from tem_taichi.inverse.minimise import Fit, Optimiser, Values
-from tem_taichi.inverse.priors import total_variation
-from tem_taichi.inverse.problem import Problem, fit
-from tem_taichi.physics import Value, wavelength
-from tem_taichi.specimen.depth import highest_frequency, thickest
-from tem_taichi.specimen.field import voxels
+from tem_taichi.inverse.accelerated import Accelerated, Metric, metric_of
+from tem_taichi.inverse.priors import total_variation_curvature, total_variation_slope
+from tem_taichi.physics import Value
 from tem_taichi.streams import Key
 
-MODELS = ("projection", "multislice")
-
-_STRENGTHS = (3.0, 1.0, 0.3)
-"""Of the prior that are tried, one after another while they explain more [1/V]."""
-_BATCH, _RATE, _SLOWER = 8, 0.1, 60
-"""Images a step; length of the first steps [V]; steps after which they are half as long."""
 _CORNER = 0.1
 """Differences of voxels that cost their square rather than themselves [V]."""
+_COARSE = 32
+"""Pixels along a side of images from which wider voxels come first."""
+_SMALL = 0.01
+"""Change of the volume in a step, relative, that ends a fit."""
+_STRENGTHS = (2.0, 1.0, 0.5, 0.25, 0.12)
+"""Of the prior that are tried, one after another while they explain more, in typical gradients of
+the images' probability by a voxel, at the start."""
 _RING = (0.3, 0.475)
 """Frequencies at which images are taken for noise [cycles/pixel]."""
 _LEAST = 1e-5
 """Noise relative to the mean, of 1e10 electrons a pixel."""
-_BRIGHTNESS = 0.01
-"""Scale of the brightness of an image, relative."""
-_PATIENCE = 3
-"""Passes through all images without a better one."""
-
-
-@dataclass(frozen=True)
-class Lens:
-    """What the images have in common."""
-
-    voltage: float = 300.0
-    """[kV]"""
-    spherical_aberration: float = 2.7
-    """[mm]"""
-    amplitude_contrast: float = 0.07
-    """[1]"""
-    model: str = "projection"
-    """Of MODELS."""
-    slice_thickness: float | None = None
-    """Of multislice [A]; None = `thickest`."""
-
-    def slices(self, voxel: float) -> float:
-        """How thick slices are at a size of voxels [A]."""
-        return self.slice_thickness or thickest("smooth", highest_frequency(voxel), self.voltage)
-
-    def depth_of_focus(self, voxel: float) -> float:
-        """Of details of two voxels [A]: half of it away, their contrast is turned round."""
-        return 2 * (2 * voxel)**2 / float(wavelength(self.voltage))
-
-    def instrument(self, shape: tuple[int, int], voxel: float) -> TEM:
-        """What makes the images of a grid.
-
-        Args:
-            shape: of an image (ny, nx), in voxels.
-            voxel: [A].
-        """
-        one = Projection(detector_shape=shape, wave_shape=shape, pixel_size=voxel,
-                         voltage=self.voltage, amplitude_contrast=self.amplitude_contrast)
-        if self.model == "projection":
-            return one
-        return TEM(shape, shape, voxel, self.voltage, self.amplitude_contrast, self.slices(voxel))
 
 
 @dataclass(frozen=True)
@@ -140,10 +98,13 @@ def noise_of(images: Tensor) -> Tensor:
 def exposures_of(series: Series, tilts: pd.DataFrame, lens: Lens) -> list[Exposure]:
     """How each image was taken; doses are one over its noise, relative to its mean.
 
+    The dose before it is what the specimen has had by the middle of the image.
+
     Args:
         series: images, and their shifts.
         tilts: tilt_angle, axis_angle [deg]; defocus_u and defocus_v with astigmatism_angle [deg],
-            or defocus, or target_defocus [A]; phase_shift [deg], or 0.
+            or defocus, or target_defocus [A]; phase_shift [deg], or 0; prior_dose and dose
+            [e-/A^2], without which nothing is taken for damaged.
         lens: of all images.
 
     Raises:
@@ -153,6 +114,8 @@ def exposures_of(series: Series, tilts: pd.DataFrame, lens: Lens) -> list[Exposu
     angle, phase = (_numbers(tilts, name) for name in ("astigmatism_angle", "phase_shift"))
     level = np.zeros(len(tilts))
     angle, phase = (level if one is None else one for one in (angle, phase))
+    prior, dose = (_numbers(tilts, name) for name in ("prior_dose", "dose"))
+    had = level if prior is None or dose is None else np.maximum(prior + dose / 2, 0)
     sigma = noise_of(series.images)
     if float(sigma.min()) < _LEAST:
         raise ValueError(f"input: image {int(sigma.argmin()) + 1} has no noise; it must be as it "
@@ -164,7 +127,7 @@ def exposures_of(series: Series, tilts: pd.DataFrame, lens: Lens) -> list[Exposu
         tilt_angle=float(tilts["tilt_angle"].iloc[n]),
         axis_angle=float(tilts["axis_angle"].iloc[n]),
         shift_x=float(series.rays.shifts[n, 0]), shift_y=float(series.rays.shifts[n, 1]),
-        dose=1 / float(sigma[n])) for n in range(len(tilts))]
+        dose=1 / float(sigma[n]), prior_dose=float(had[n])) for n in range(len(tilts))]
 
 
 def defoci_of(tilts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, str]:
@@ -195,6 +158,8 @@ def fitted(series: Series, exposures: Sequence[Exposure], lens: Lens, passes: in
            tv: float | None, positive: bool, every: int, step: Step, kept: Kept) -> Tomogram:
     """The potential relative to the surroundings that explains the images best [V].
 
+    The strength of the prior is chosen, and the fit begins, with voxels twice as wide.
+
     Args:
         series: images and the grid.
         exposures: of `exposures_of`.
@@ -212,50 +177,80 @@ def fitted(series: Series, exposures: Sequence[Exposure], lens: Lens, passes: in
     """
     if tv is None and not every:
         raise ValueError("tv=null: needs held_out, by which the strength is chosen")
-    held = tuple(held_out(series, every)[1]) if every else ()
-    voxel = series.rays.voxel
-    instrument = lens.instrument(series.rays.shape, voxel)
-    weights = as_tensor([float(exposure.dose) for exposure in exposures])[:, None, None]
-    counts = torch.where(series.weights > 0, (1 - series.images) * weights, torch.nan)
+    wide = min(series.rays.shape) >= _COARSE and series.rays.grid[0] > 1
+    coarse = series.coarser() if wide else series
 
-    def potential(values: Values) -> Tensor:
-        free = values["volume"]
-        return torch.nn.functional.softplus(free) if positive else free
+    def model(of: Series, which: Sequence[int]) -> Model:
+        # Of pixels as wide, the noise of the narrow ones.
+        finer_by = of.rays.pixel / series.rays.pixel
+        return Model(of.some(which), [
+            replace(exposures[n], dose=exposures[n].dose * finer_by) for n in which], lens)
 
-    def build(values: Values) -> Experiment:
-        return Experiment(voxels(potential(values), voxel), instrument, Whitened(),
-                          Brightened(exposures, values["brightness"]))
-
-    nz, ny, nx = series.rays.grid
-    start: Values = {
-        # softplus(-2) = 0.13 V; in memory as projections take it.
-        "volume": torch.full((nz, nx, ny), -2.0 if positive else 0.0, dtype=counts.dtype,
-                             device=counts.device).transpose(1, 2),
-        "brightness": torch.ones(len(exposures), dtype=counts.dtype, device=counts.device)}
-
-    def run(strength: float, start: Values, held: tuple[int, ...], steps: int, name: str) -> Fit:
-        problem = Problem(
-            start, build, counts, held_out=held, scales={"brightness": _BRIGHTNESS},
-            prior=lambda values: total_variation(potential(values), 1 / strength, _CORNER))
-        how = Optimiser("adam", steps, rate=_RATE, batch=_BATCH, patience=_PATIENCE,
-                        schedule=lambda n: 1 / (1 + n / _SLOWER))
-        return fit(problem, how, progress=lambda n, *_: step(n, steps),
-                   state_file=kept.state(f"{name} {strength}"))
-
-    steps = passes * -(-(len(exposures) - len(held)) // _BATCH)
-    best: Fit | None = None
-    found, before = tv, 1.0
+    everything = range(len(exposures))
+    # What noise does to a voxel's slope, by which strengths are alike for voxels of any width.
+    typical = [_typical(model(of, everything)) for of in (coarse, series)]
+    found = 0.0 if tv is None else tv / typical[1]
     curve: tuple[float, ...] = ()
-    for strength in (_STRENGTHS if tv is None else (tv,)) if held else ():
-        tried = run(strength, start if best is None else best.values, held, steps, "held out")
-        if best is None:
-            before = tried.held_out[0]
-        elif min(tried.held_out) >= min(best.held_out):
+    if every:
+        rest, others = held_out(series, every)
+        found, curve = _chosen(model(coarse, rest), model(coarse, others), typical[0],
+                               _STRENGTHS if tv is None else (found,), passes, positive, step, kept)
+    volume = _even(coarse)
+    for of, unit in zip((coarse, series), typical, strict=True) if wide else [(series, typical[1])]:
+        if volume.shape != of.rays.grid:
+            volume = finer(volume, of.rays.grid)
+        run = _run(model(of, everything), found * unit, positive, volume)
+        changes = _settled(run, passes, step, kept.state(f"all {found} {of.rays.voxel}"))
+        volume = run.volume
+    return Tomogram(series.field(volume), volume, len(changes) - 1, found * typical[1], curve)
+
+
+def _chosen(shown: Model, hidden: Model, typical: float, strengths: Sequence[float], passes: int,
+            positive: bool, step: Step, kept: Kept) -> tuple[float, tuple[float, ...]]:
+    """Strength, and the curve of what was held out: its misfit over that of an even specimen."""
+    even = _even(shown.series)
+    metric = metric_of(shown.gradient, even)
+    base = hidden.misfit(even)
+    best: tuple[float, tuple[float, ...]] | None = None
+    for strength in strengths:
+        name = f"held out {strength}"
+        curve = tuple(kept.numbers(name, partial(
+            judged, _run(shown, strength * typical, positive, even, metric),
+            lambda volume: hidden.misfit(volume) / base, passes, step, kept.state(name))))
+        if best is not None and min(curve) >= min(best[1]):
             break
-        best, found = tried, strength
-        curve = tuple(value / before for value in tried.held_out)
-    assert found is not None
-    last = run(found, start if best is None else best.values, (),
-               steps if best is None else best.steps, "all")
-    volume = potential(last.values).detach()
-    return Tomogram(series.field(volume), last.steps, found, curve)
+        best = strength, curve
+    assert best is not None
+    return best
+
+
+def _typical(model: Model) -> float:
+    """Slope of the misfit by a voxel at the start, of those that are mostly noise [1/V]."""
+    slope = model.gradient(_even(model.series))[1]
+    return max(1.4826 * float(slope[::2, ::2, ::2].abs().median()), 1e-30)
+
+
+def _settled(run: Accelerated, passes: int, step: Step, file: Path | None) -> list[float]:
+    """Steps until one hardly changes the volume; their relative changes."""
+    return iterate(run, lambda changes: len(changes) <= passes and changes[-1] > _SMALL,
+                   lambda volume: run.change, lambda done: step(done, passes), file)
+
+
+def _run(model: Model, tv: float, positive: bool, start: Tensor, metric: Metric | None = None
+         ) -> Accelerated:
+    """Of a strength of the prior [1/V]."""
+    def gradient(volume: Tensor) -> tuple[float, Tensor]:
+        misfit, slope = model.gradient(volume)
+        cost, by_cost = total_variation_slope(volume, 1 / tv, _CORNER)
+        return misfit + cost, slope.add_(by_cost)
+
+    metric = metric or metric_of(model.gradient, start)
+    metric = metric.plus(total_variation_curvature(start, 1 / tv, _CORNER))
+    return Accelerated(gradient, start, metric.even() if positive else metric, positive)
+
+
+def _even(series: Series) -> Tensor:
+    """A volume of 0, in memory as projections take it."""
+    nz, ny, nx = series.rays.grid
+    return torch.zeros((nz, nx, ny), dtype=series.images.dtype,
+                       device=series.images.device).transpose(1, 2)

@@ -96,3 +96,44 @@ def non_local(cells: Tensor, others: Tensor, sigma: Value) -> Tensor:
     a, b = cells.flatten(1, 2), others.flatten(1, 2)
     like = torch.softmax(a @ b.transpose(1, 2), dim=-1) @ b
     return (a - like).square().sum() / (2 * as_tensor(sigma) ** 2)
+
+
+def total_variation_slope(field: Tensor, scale: float, corner: float) -> tuple[float, Tensor]:
+    """`total_variation` and its gradient, with the memory of a few fields and no graph.
+
+    Args:
+        field: image or volume.
+        scale: as there.
+        corner: as there.
+    """
+    ways, length = [], torch.full_like(field, corner**2)
+    for axis in range(field.ndim):
+        way = torch.zeros_like(field)
+        way.narrow(axis, 0, field.shape[axis] - 1).copy_(field.diff(dim=axis))
+        length.addcmul_(way, way)
+        ways.append(way)
+    length.sqrt_()
+    value = float((length - corner).sum(dtype=torch.float64)) / scale
+    slope = torch.zeros_like(field)
+    length.mul_(scale)
+    for axis, way in enumerate(ways):
+        part = way.div_(length).narrow(axis, 0, field.shape[axis] - 1)
+        slope.narrow(axis, 0, field.shape[axis] - 1).sub_(part)
+        slope.narrow(axis, 1, field.shape[axis] - 1).add_(part)
+    return value, slope
+
+
+def total_variation_curvature(field: Tensor, scale: float, corner: float) -> Tensor:
+    """The most that `total_variation` is curved, at each coefficient of the field's `rfftn`.
+
+    Args:
+        field: image or volume.
+        scale: as there.
+        corner: as there.
+    """
+    total = torch.zeros(())
+    for axis, n in enumerate(field.shape):
+        k = torch.fft.rfftfreq(n) if axis == field.ndim - 1 else torch.fft.fftfreq(n)
+        total = total[..., None] + 4 * torch.sin(torch.pi * k).square() if axis else (
+            4 * torch.sin(torch.pi * k).square())
+    return total.to(field) / (scale * corner)

@@ -18,7 +18,8 @@ from tem_taichi.estimate.octree_fit import WHITENED, Plan, volume_of
 from tem_taichi.estimate.octree_fit import fitted as octree_fitted
 from tem_taichi.estimate.tilt_images import Grid, Series, agreement, halves_of, series_of
 from tem_taichi.estimate.tomogram import Tomogram, back_projected, iterated
-from tem_taichi.estimate.tomogram_fit import MODELS, Lens, defoci_of, exposures_of, fitted
+from tem_taichi.estimate.tomogram_fit import defoci_of, exposures_of, fitted
+from tem_taichi.estimate.tomogram_model import MODELS, Lens
 from tem_taichi.estimate.volume_figure import planes_figure, slices
 from tem_taichi.files.io import read_images
 from tem_taichi.files.unfinished import part_key, unfinished_folder
@@ -109,6 +110,9 @@ class ReconstructRecipe(SeriesRecipe):
     """of specimen=octree: along each side of a small grid, its faces included"""
     depth: int = 3
     """of specimen=octree: how often a grid is split, at most; the last has a sample a voxel"""
+    damage: float = 1.0
+    """of gradient of voxels: radiation damage by prior_dose and dose of the table of angles, where it
+    has both: 1 = as measured, 0 = none"""
     halves: bool = False
     """whether to reconstruct every other image, in the order in which they were taken, apart as
     well, and to correlate the halves in Fourier shells"""
@@ -135,6 +139,7 @@ class ReconstructRecipe(SeriesRecipe):
         checks.not_negative("margin", self.margin, "A")
         checks.within("voltage", self.voltage, 10, 3000, "kV")
         checks.within("spherical_aberration", self.spherical_aberration, -100, 100, "mm")
+        checks.within("damage", self.damage, 0, 100, "1")
         checks.check(0 <= self.amplitude_contrast < 1, "amplitude_contrast",
                      self.amplitude_contrast, "at least 0 and below 1 [1]")
         checks.one_of("model", self.model, MODELS)
@@ -244,12 +249,12 @@ def _octree(recipe: ReconstructRecipe, series: Series, table: pd.DataFrame, repo
     found = octree_fitted(series, exposures_of(series, table, lens), lens.instrument(
         series.rays.shape, series.rays.voxel), 1.0, plan, recipe.held_out, report, kept)
     volume = volume_of(found.field, series.rays.grid)
-    return Tomogram(series.field(volume), found.steps, found.variation, found.held_out)
+    return Tomogram(series.field(volume), volume, found.steps, found.variation, found.held_out)
 
 
 def _lens(recipe: ReconstructRecipe) -> Lens:
     return Lens(recipe.voltage, recipe.spherical_aberration, recipe.amplitude_contrast,
-                recipe.model, recipe.slice_thickness)
+                recipe.model, recipe.slice_thickness, recipe.damage)
 
 
 def _margin(recipe: ReconstructRecipe, table: pd.DataFrame, width: float) -> float:

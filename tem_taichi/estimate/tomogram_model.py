@@ -1,0 +1,183 @@
+"""Images of a volume by the microscope's own model, and how well they explain those of a series."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor
+
+from tem_taichi.device import as_tensor, number
+from tem_taichi.estimate.tilt_images import Series
+from tem_taichi.instrument.exposure import Exposure
+from tem_taichi.instrument.projection import Projection
+from tem_taichi.instrument.tem import TEM
+from tem_taichi.physics import wavelength
+from tem_taichi.specimen.damage import damping
+from tem_taichi.specimen.depth import highest_frequency, thickest
+from tem_taichi.specimen.field import voxels
+from tem_taichi.specimen.rays import back_project, project
+from tem_taichi.specimen.view import Attenuation, Specimen, View
+
+MODELS = ("projection", "multislice")
+
+_NO_DOSE = 1e-9
+"""That does no damage [e-/A^2]: what an image itself does is in the dose before it."""
+
+
+@dataclass(frozen=True)
+class Lens:
+    """What the images have in common."""
+
+    voltage: float = 300.0
+    """[kV]"""
+    spherical_aberration: float = 2.7
+    """[mm]"""
+    amplitude_contrast: float = 0.07
+    """[1]"""
+    model: str = "projection"
+    """Of MODELS."""
+    slice_thickness: float | None = None
+    """Of multislice [A]; None = `thickest`."""
+    damage: float = 1.0
+    """By the dose before and during each image, where it is known: 1 = as measured, 0 = none."""
+
+    def slices(self, voxel: float) -> float:
+        """How thick slices are at a size of voxels [A]."""
+        return self.slice_thickness or thickest("smooth", highest_frequency(voxel), self.voltage)
+
+    def depth_of_focus(self, voxel: float) -> float:
+        """Of details of two voxels [A]: half of it away, their contrast is turned round."""
+        return 2 * (2 * voxel)**2 / float(wavelength(self.voltage))
+
+    def instrument(self, shape: tuple[int, int], voxel: float) -> TEM:
+        """What makes the images of a grid.
+
+        Args:
+            shape: of an image (ny, nx), in voxels.
+            voxel: [A].
+        """
+        if self.model == "projection":
+            return Projection(shape, shape, voxel, self.voltage, self.amplitude_contrast)
+        return TEM(shape, shape, voxel, self.voltage, self.amplitude_contrast, self.slices(voxel))
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A specimen that has been projected; a `Specimen` in one plane."""
+
+    values: Tensor
+    """[V A], (ny, nx)."""
+
+    def depth_range(self, view: View) -> tuple[float, float]:
+        """One plane."""
+        return 0.0, 0.0
+
+    def slices(self, view: View, first: int, count: int) -> Tensor:
+        """The plane."""
+        return self.values[None]
+
+    def attenuation(self, view: View) -> Attenuation | None:
+        """Nothing beside what the layer absorbs."""
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class Damaged:
+    """What a view's exposure has left of another `Specimen`."""
+
+    specimen: Specimen
+
+    def depth_range(self, view: View) -> tuple[float, float]:
+        """The other's."""
+        return self.specimen.depth_range(view)
+
+    def slices(self, view: View, first: int, count: int) -> Tensor:
+        """The other's, damped."""
+        layers = self.specimen.slices(view, first, count)
+        if not number(view.exposure) > 0:
+            return layers
+        left = damping(view.shape, view.pixel_size, view.exposure, view.voltage)
+        return torch.fft.irfft2(torch.fft.rfft2(layers) * left, s=view.shape)
+
+    def attenuation(self, view: View) -> Attenuation | None:
+        """The other's."""
+        return self.specimen.attenuation(view)
+
+
+class Model:
+    """Images of a volume, and how well they explain those of a series."""
+
+    def __init__(self, series: Series, exposures: Sequence[Exposure], lens: Lens) -> None:
+        """Of a series.
+
+        Args:
+            series: images and the grid.
+            exposures: of `exposures_of`, one for each image.
+            lens: of all images.
+        """
+        self.series, self.lens = series, lens
+        self.exposures = [replace(one, dose=_NO_DOSE) for one in exposures]
+        rays = series.rays
+        # What scatters next to an image's edge arrives within it.
+        far = max(abs(number(one.optics.defocus)) for one in exposures) * float(
+            number(wavelength(lens.voltage))) / (2 * rays.pixel)
+        shape = tuple(next_fast_len(n + 2 * int(min(far / rays.pixel, n / 4) + 1), real=True)
+                      for n in rays.shape)
+        self.rays = replace(rays, shape=shape)
+        self.inner = tuple(slice(wide // 2 - n // 2, wide // 2 - n // 2 + n)
+                           for wide, n in zip(shape, rays.shape, strict=True))
+        self.instrument = replace(lens.instrument(shape, rays.pixel), damage=lens.damage)
+        doses = as_tensor([float(one.dose) for one in exposures])
+        self.weights = (series.weights > 0) * doses[:, None, None]
+
+    def images(self, volume: Tensor) -> list[Tensor]:
+        """What is seen of a volume, each (ny, nx) relative to the beam; without gradients."""
+        with torch.no_grad():
+            return [self._seen(part, n) for n, part in enumerate(self._parts(volume))]
+
+    def misfit(self, volume: Tensor) -> float:
+        """Minus the log of the probability of all images, less a constant."""
+        return sum(float(self._misfit(seen, n)) for n, seen in enumerate(self.images(volume)))
+
+    def gradient(self, volume: Tensor) -> tuple[float, Tensor]:
+        """The misfit, and its gradient by the volume [1/V].
+
+        Of projections by their adjoint, so that no graph holds a volume.
+        """
+        flat = self.lens.model == "projection"
+        slopes, total = [], 0.0
+        whole = torch.zeros_like(volume)
+        for n, part in enumerate(self._parts(volume)):
+            with torch.enable_grad():
+                free = part.detach().requires_grad_()
+                misfit = self._misfit(self._seen(free, n), n)
+            slope, = torch.autograd.grad(misfit, free)
+            total += float(misfit.detach())
+            if flat:
+                slopes.append(slope)
+            else:
+                whole += slope
+        if flat and slopes:
+            whole = back_project(torch.stack(slopes), self.rays)
+        return total, whole
+
+    def _parts(self, volume: Tensor) -> Sequence[Tensor]:
+        """Of each image, what it is made from: a projection [V A], or the volume."""
+        if self.lens.model == "projection":
+            with torch.no_grad():
+                return list(project(volume, self.rays))
+        return [volume] * len(self.exposures)
+
+    def _seen(self, part: Tensor, n: int) -> Tensor:
+        specimen: Specimen = Layer(part) if self.lens.model == "projection" else voxels(
+            part, self.rays.voxel)
+        return self.instrument.intensity(Damaged(specimen), self.exposures[n])[self.inner]
+
+    def _misfit(self, seen: Tensor, n: int) -> Tensor:
+        """Of an image; its brightness is free."""
+        weights = self.weights[n]
+        seen, image = seen * weights, (1 - self.series.images[n]) * weights
+        with torch.no_grad():
+            bright = (seen * image).sum() / seen.square().sum()
+        return (image - bright * seen).square().sum() / 2
