@@ -17,11 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from experiments.denoise import PIXEL, SCENES, camera, read, recorded, truths
 from experiments.runs import RESULTS
-from experiments.tomography import ANGLES, CASES, METHODS, gain
+from experiments.tomography import ANGLES, CASES, METHODS, gain, kept_as
 from tem_taichi.device import init
 from tem_taichi.estimate.baselines import installed
 from tem_taichi.estimate.denoise import OTHERS, PRIORS, best, sampled
@@ -75,7 +76,7 @@ def row(kind: str, phantom: str, method: str, file: Path | None = None,
         phantom: its name.
         method: of PICTURES or METHODS.
         file: where experiments.denoise keeps its images.
-        folder: where series of experiments.cell_series are kept.
+        folder: where series of experiments.cell_series are kept, and tomograms go.
     """
     if kind == "picture":
         truth, *seen = picture_of(truths(file)[phantom], phantom)
@@ -84,6 +85,8 @@ def row(kind: str, phantom: str, method: str, file: Path | None = None,
     else:
         case = CASES[phantom](folder)
         made, spent = _timed(partial(METHODS[method], case))
+        if folder is not None:
+            np.save(folder / kept_as(phantom, method), made.volume.numpy())
         told = {**measures(made.volume, case.truth, case.hidden.rays.voxel),
                 "gain": gain(case, made.images)}
     return {"kind": kind, "phantom": phantom, "method": method, **told, **spent}

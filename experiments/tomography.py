@@ -7,8 +7,11 @@ balls: of 1 to 5 V, and shells, in a slab of a third of the side, drawn at half 
 images (-60 to 60 degrees, 3 um underfocus, 300 kV) are those of a phase object with the lens's own
 slope of defocus, at 3 e-/A^2 each on an ideal counting camera, binned to the voxel. Others are
 those of `experiments.cell_series`, binned by 2: "cell" is what methods were developed on.
+
+    python -m experiments.tomography FOLDER    # draws what `experiments.bench --series FOLDER` kept
 """
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +19,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.cell_series import THICKNESS, cell_series
+from experiments.panels import WIDTH, letter, save, small
 from tem_taichi.device import as_tensor
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.tilt_images import Grid, Series, held_out, series_of
@@ -29,12 +34,15 @@ from tem_taichi.experiment import Experiment, images
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics
 from tem_taichi.instrument.projection import Projection
-from tem_taichi.inverse.measures import correlation
+from tem_taichi.inverse.measures import correlation, shell_correlation
+from tem_taichi.inverse.shells import measured_region
 from tem_taichi.inverse.tomography import Sirt
 from tem_taichi.noise.camera import Camera
 from tem_taichi.specimen.field import voxels
 from tem_taichi.specimen.rays import project
 
+FIGURE = Path(__file__).parent / "figures" / "tomography.png"
+DRAWN = "filaments, not developed on"
 VOXEL, DOSE, DEFOCUS, EVERY = 8.0, 3.0, 30000.0, 8
 ANGLES = np.linspace(-60, 60, 41)
 LENS = Lens(300.0, 2.7, 0.07)
@@ -210,3 +218,52 @@ def gain(case: Case, predicted: Tensor) -> float:
         # Images are contrast, less where seen is more.
         total += float((one.square().sum() - left) / 2 / variance)
     return total / len(predicted)
+
+
+def kept_as(phantom: str, method: str) -> str:
+    """Name of the file of a tomogram, in the folder of the series."""
+    return f"{phantom} {method}.npy".replace(" ", "_").replace(",", "")
+
+
+def figure(folder: Path) -> Figure:
+    """Slices of truth and tomograms, from above and from the side, and shell correlations."""
+    case = CASES[DRAWN](folder)
+    voxel = case.hidden.rays.voxel
+    files = {name: folder / kept_as(DRAWN, name) for name in METHODS}
+    found = {name: torch.from_numpy(np.load(file)) for name, file in files.items()
+             if file.is_file()}
+    shown = {"truth": case.truth, **{name: one for name, one in found.items() if name != "sirt"}}
+    made = Figure(figsize=(WIDTH, 5.6), layout="constrained")
+    rows = made.subfigures(2, 1, height_ratios=[1.7, 1])
+    axes = rows[0].subplots(2, len(shown), height_ratios=[1, 1.3], squeeze=False)
+    for column, (name, volume) in zip(axes.T, shown.items(), strict=True):
+        nz, ny, _ = volume.shape
+        for ax, plane in zip(column, (volume[nz // 2], volume[:, ny // 2]), strict=True):
+            low, high = np.percentile(plane.numpy(), (0.5, 99.7))
+            ax.imshow(plane, cmap="gray_r", vmin=low, vmax=high, origin="lower")
+            ax.set_axis_off()
+        column[0].set_title(name.replace(", ", ",\n"), fontsize=6)
+    region = measured_region(case.truth.shape, float(ANGLES.min()), float(ANGLES.max()))
+    curves = rows[1].subplots(1, 2, sharey=True)
+    for ax, part, where in zip(curves, (region, ~region), ("measured", "in the wedge"),
+                               strict=True):
+        for name, volume in found.items():
+            shells = shell_correlation(volume, case.truth, voxel, part)
+            ax.plot(shells.frequency, shells.correlation, label=name, linewidth=1)
+        ax.set(xlabel="frequency [1/Å]", title=where, ylim=(-0.1, 1))
+        ax.grid(alpha=0.3)
+        small(ax)
+    curves[0].set_ylabel("shell correlation with the truth")
+    curves[1].legend(fontsize=6)
+    letter([axes[0, 0], axes[1, 0], *curves])
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    save(figure(parser.parse_args().folder), FIGURE)
+
+
+if __name__ == "__main__":
+    main()

@@ -66,8 +66,9 @@ def test_damage_takes_detail_of_images_with_a_dose_before_them(double):
         lens = Lens(300.0, 2.7, 0.07, damage=damage)
         return float(Model(series, exposures_of(series, table, lens), lens).images(volume)[2].std())
 
-    assert contrast(tilts, 1.0) < 0.6 * contrast(tilts, 0.0)
-    assert contrast(tilts.drop(columns="dose"), 1.0) == pytest.approx(contrast(tilts, 0.0), rel=1e-6)
+    whole = contrast(tilts, 0.0)
+    assert contrast(tilts, 1.0) < 0.6 * whole
+    assert contrast(tilts.drop(columns="dose"), 1.0) == pytest.approx(whole, rel=1e-6)
 
 
 def test_the_slope_of_total_variation_is_that_of_its_graph(double):
