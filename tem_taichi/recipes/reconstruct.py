@@ -111,8 +111,8 @@ class ReconstructRecipe(SeriesRecipe):
     depth: int = 3
     """of specimen=octree: how often a grid is split, at most; the last has a sample a voxel"""
     damage: float = 1.0
-    """of gradient of voxels: radiation damage by prior_dose and dose of the table of angles, where it
-    has both: 1 = as measured, 0 = none"""
+    """of gradient with voxels: radiation damage by prior_dose and dose of the table of angles, if
+    it has both: 1 = as measured, 0 = none"""
     halves: bool = False
     """whether to reconstruct every other image, in the order in which they were taken, apart as
     well, and to correlate the halves in Fourier shells"""
