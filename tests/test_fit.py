@@ -635,11 +635,11 @@ def test_a_second_fit_of_the_same_output_gets_one_line(here, capsys):
 
 def test_other_settings_are_fitted_anew(here, monkeypatch):
     write_mrc(Path("stack.mrcs"), micrographs(9000, size=256), 1.35)
-    write = recipe_ctf.ctf_star
-    monkeypatch.setattr(recipe_ctf, "ctf_star",
+    write = recipe_ctf.star_tables
+    monkeypatch.setattr(recipe_ctf, "star_tables",
                         lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(["recipe=ctf", "input=stack.mrcs", "voltage=200"]) == 130
-    monkeypatch.setattr(recipe_ctf, "ctf_star", write)
+    monkeypatch.setattr(recipe_ctf, "star_tables", write)
     kept = unfinished_folder("tem_taichi_fit")
     foreign = kept / "notes.txt"
     foreign.write_text("mine")
