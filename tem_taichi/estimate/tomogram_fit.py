@@ -33,8 +33,9 @@ _CORNER = 0.1
 """Differences of voxels that cost their square rather than themselves [V]."""
 _COARSE = 32
 """Pixels along a side of images from which wider voxels come first."""
-_SMALL = 0.01
-"""Change of the volume in a step, relative, that ends a fit."""
+_SMALL, _STILL = 0.01, 5
+"""Change of the volume in a step, relative, that ends a fit where so many in a row are no larger:
+right after momentum began anew steps are small far from the end."""
 _STRENGTHS = (2.0, 1.0, 0.5, 0.25, 0.12)
 """Of the prior that are tried, one after another while they explain more, in typical gradients of
 the images' probability by a voxel, at the start."""
@@ -231,8 +232,8 @@ def _typical(model: Model) -> float:
 
 
 def _settled(run: Accelerated, passes: int, step: Step, file: Path | None) -> list[float]:
-    """Steps until one hardly changes the volume; their relative changes."""
-    return iterate(run, lambda changes: len(changes) <= passes and changes[-1] > _SMALL,
+    """Steps until they hardly change the volume; their relative changes, after a first 1."""
+    return iterate(run, lambda changes: len(changes) <= passes and max(changes[-_STILL:]) > _SMALL,
                    lambda volume: run.change, lambda done: step(done, passes), file)
 
 
