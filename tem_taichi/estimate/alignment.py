@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tem_taichi.device import as_tensor
 from tem_taichi.estimate.shared_images import NAMES, Shared, Views
+from tem_taichi.estimate.strips import STRIPS, excess, spread_of
 from tem_taichi.inverse.minimise import Optimiser, Values, minimise
 
 KINDS: Mapping[str, tuple[str, ...]] = {
@@ -28,6 +29,10 @@ _AXIS, _TILT = 3.0, 1.0
 """Deviations of a stated axis and tilt [deg]."""
 _FAR = 4.0
 """Stated deviations beyond which a pose is doubted."""
+_APART = 4.0
+"""Deviations of what chance allows beyond which strips of the field disagree."""
+_WIDE = 4.0
+"""Details across a strip, for it to tell of the axis."""
 _LIKE = 10.0
 """Nats by which an image must be more probable by the others."""
 
@@ -57,7 +62,7 @@ class _Free:
     """The numbers that are fitted: changes of the poses that change no gauge."""
 
     def __init__(self, start: dict[str, Tensor], kinds: Sequence[str], within: float) -> None:
-        self.start = start
+        self.start, self.within = start, within
         self.names = [name for kind in KINDS if kind in kinds for name in KINDS[kind]]
         n = len(start["tilt_angle"])
         parts = [torch.ones(n, 1) if name == "axis_angle" else torch.eye(n) for name in self.names]
@@ -95,12 +100,21 @@ class _Free:
         return {**self.start, **{name: self.start[name] + change.to(self.start[name])
                                  for name, change in zip(self.names, changes, strict=True)}}
 
-    def information(self, shared: Shared, poses: Mapping[str, Tensor]) -> Tensor:
+    def information(self, shared: Shared, poses: Mapping[str, Tensor], observed: bool = False
+                    ) -> Tensor:
         """With that of the start's stated deviations."""
         size = len(self.spread)
-        images = shared.information(poses, self.names).reshape(size, size).cpu()
-        stated = self.basis.T @ (self.basis / self.deviations[:, None]**2)
-        return self.spread.T @ images @ self.spread + stated
+        images = shared.information(poses, self.names, observed).reshape(size, size).cpu()
+        return self.spread.T @ images @ self.spread + self.stated()
+
+    def stated(self) -> Tensor:
+        """The information of the start's stated deviations."""
+        return self.basis.T @ (self.basis / self.deviations[:, None]**2)
+
+    def bars(self, covariance: Tensor) -> Tensor:
+        """Deviations of the poses' numbers, (k, n)."""
+        squares = (self.spread @ covariance * self.spread).sum(1)
+        return squares.clamp(min=0).sqrt().reshape(len(self.names), -1)
 
     def prior(self, numbers: Tensor) -> Tensor:
         """Minus the log-probability by the stated deviations."""
@@ -164,11 +178,11 @@ def _judged(shared: Shared, free: _Free, numbers: Tensor, tilts: pd.DataFrame, w
             ) -> Alignment:
     """The table, errors and doubts."""
     poses = free.poses(numbers)
-    covariance = torch.linalg.inv(free.information(shared, poses))
-    errors = (free.spread @ covariance * free.spread).sum(1).sqrt().reshape(len(free.names), -1)
+    errors, uneven = _errors(shared, free, poses)
     before, after = (shared.gains(one).cpu().numpy() for one in (free.start, poses))
     table = tilts.copy()
-    changed, doubts = {}, []
+    changed: dict[str, float] = {}
+    doubts = [uneven] if uneven else []
     stated = {"axis_angle": _AXIS, "tilt_angle": _TILT}
     for name, error in zip(free.names, errors.numpy(), strict=True):
         start = tilts[name].to_numpy(float) if name in tilts else np.zeros(len(tilts))
@@ -189,3 +203,37 @@ def _judged(shared: Shared, free: _Free, numbers: Tensor, tilts: pd.DataFrame, w
         doubts.append("The images predict each other no better by the poses found than by those "
                       "of the start.")
     return Alignment(table, changed, (float(before.sum()), float(after.sum())), tuple(doubts))
+
+
+def _errors(shared: Shared, free: _Free, poses: dict[str, Tensor]) -> tuple[Tensor, str]:
+    """The model's error bars and '', or where strips of the field contradict it a doubt.
+
+    Then the larger of the model's and those by the strips: few as they are, theirs are the worse
+    where the model holds.
+    """
+    information = free.information(shared, poses)
+    slopes = shared.slopes(poses, free.names).cpu()
+    # What was stated of the start disagrees with nothing.
+    spread = spread_of(slopes.flatten(1) @ free.spread) + free.stated()
+    model = free.bars(torch.linalg.inv(information))
+    # A narrow strip is turned with its edges: of the axis it says too little to contradict it.
+    turned = shared.extent[0] > STRIPS * _WIDE * shared.resolution or len(free.names) == 1
+    sure = _Free(free.start, [kind for kind in KINDS if set(KINDS[kind]) & set(free.names)
+                              and (kind != "axis" or turned)], free.within)
+    own = [free.names.index(name) for name in sure.names]
+    ratio, chance = excess(spread_of(slopes[:, own].flatten(1) @ sure.spread) + sure.stated(),
+                           sure.information(shared, poses))
+    if ratio < 1 + _APART * chance:
+        return model, ""
+    curvature = free.information(shared, poses, observed=True)
+    if float(torch.linalg.eigvalsh(curvature)[0]) <= 0:
+        curvature = information
+    inverse = torch.linalg.inv(curvature)
+    strips = torch.maximum(model, free.bars(inverse @ spread @ inverse))
+    times = (strips.square().mean(1) / model.square().mean(1)).sqrt()
+    said = ", ".join(f"{name} {float(by):.1f}" for name, by in zip(free.names, times, strict=True))
+    return strips, (
+        "The images agree with each other less well than an even specimen would: strips of the "
+        f"field disagree {ratio:.1f} times as much in variance. Error bars are by the strips "
+        f"({said} times the model's), and still too small where all strips err alike, as with "
+        "long filaments.")

@@ -6,13 +6,14 @@ themselves, by steps of expectation and maximisation (Dempster et al. 1977).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from tem_taichi.device import as_tensor
 from tem_taichi.estimate.stretched import Stretch, lattice, places, stretch
+from tem_taichi.estimate.strips import strips_of
 from tem_taichi.inverse.slab import Slab, depth_information, displacement_information
 
 NAMES = ("shift_x", "shift_y", "tilt_angle", "axis_angle")
@@ -82,7 +83,7 @@ class Shared:
         self.place = (self.frequency * resolution * _RINGS).clamp(max=_RINGS)
         self.noise = (views.noise.double() * (views.pixel / grid.step)**2
                       / self.cosines).expand_as(self.frequency)
-        self.thickness = views.thickness
+        self.thickness, self.resolution = views.thickness, resolution
         # Of the lattice's coefficients, so many are independent.
         self.independent = grid.share * float(self.stretch.mass.min()) / (
             grid.shape[0] * grid.shape[1])
@@ -93,9 +94,17 @@ class Shared:
         self.common = self.common.clamp(min=1e-4 * float(self.common.max().clamp(min=1e-30)))
         self.learn(poses)
 
-    def values(self, poses: Mapping[str, Tensor]) -> Tensor:
-        """Coefficients of the stretched images, (m, n) complex; differentiable in the poses."""
-        found = self.stretch.coefficients(poses)
+    def values(self, poses: Mapping[str, Tensor], window: Tensor | None = None) -> Tensor:
+        """Coefficients of the stretched images, (m, n) complex; differentiable in the poses.
+
+        Args:
+            poses: of the images.
+            window: through which they are seen as well, (n, ny, nx).
+        """
+        seen = self.stretch
+        if window is not None:
+            seen = replace(seen, images=seen.images * window)
+        found = seen.coefficients(poses)
         return torch.where(self.seen, found, 0).to(torch.complex128)
 
     def learn(self, poses: Mapping[str, Tensor], times: int = 3) -> None:
@@ -144,29 +153,52 @@ class Shared:
                     torch.where(self.seen, noise, _UNSEEN * float(noise.max())),
                     self.stretch.overlap, self.thickness)
 
-    def loss(self, poses: Mapping[str, Tensor]) -> Tensor:
+    def loss(self, poses: Mapping[str, Tensor], window: Tensor | None = None) -> Tensor:
         """Minus the log of the images' probability density but for a constant; differentiable.
 
         Args:
             poses: where tilt_angle asks for a gradient the covariance depends on it.
+            window: through which the images are seen; None = all of them.
         """
-        values = torch.view_as_real(self.values(poses))
+        values = torch.view_as_real(self.values(poses, window))
         if not poses["tilt_angle"].requires_grad:
             return self.independent * (values * (self.inverse @ values)).sum()
         tangents = torch.tan(torch.deg2rad(poses["tilt_angle"].double()))
         factor = torch.linalg.cholesky(self.slab.covariance(tangents))
         solved = torch.linalg.solve_triangular(factor, values, upper=False)
+        windows = self.stretch.windows
+        part = 1.0 if window is None else float(
+            (windows * window).square().sum() / windows.square().sum())
         return self.independent * (solved.square().sum()
-                                   + 2 * factor.diagonal(dim1=1, dim2=2).log().sum())
+                                   + 2 * part * factor.diagonal(dim1=1, dim2=2).log().sum())
 
-    def information(self, poses: Mapping[str, Tensor], free: Sequence[str]) -> Tensor:
+    def slopes(self, poses: dict[str, Tensor], free: Sequence[str]) -> Tensor:
+        """Of the loss by strips of the field, (strips, k, n).
+
+        Args:
+            poses: where.
+            free: names of the k kinds of numbers.
+        """
+        found = []
+        for window in strips_of(self.stretch.windows, self.stretch.pixel, poses):
+            ours = {name: value.detach().clone().requires_grad_(name in free)
+                    for name, value in poses.items()}
+            slopes = torch.autograd.grad(self.loss(ours, window), [ours[name] for name in free])
+            found.append(torch.stack(slopes).double())
+        return torch.stack(found)
+
+    def information(self, poses: Mapping[str, Tensor], free: Sequence[str],
+                    observed: bool = False) -> Tensor:
         """Fisher's, of kinds of numbers of each image, (k, n, k, n).
 
         Args:
             poses: where.
             free: names of the kinds.
+            observed: whether displacements have the curvature of these images in the place of
+                that which images have on average.
         """
-        each = displacement_information(self.slab, self.signal, self.inverse)
+        values = self.values(poses) if observed else None
+        each = displacement_information(self.slab, self.signal, self.inverse, values)
         moves = torch.stack([self._moves(poses, name) for name in free])
         found = torch.einsum("kaec,abcd,lbed->kalb", moves, each, moves) / moves.shape[2]
         radian = torch.pi / 180

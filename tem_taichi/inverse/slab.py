@@ -53,7 +53,8 @@ class Slab:
         return self.signal(tangents) + torch.diag_embed(self.noise)
 
 
-def displacement_information(slab: Slab, signal: Tensor, inverse: Tensor) -> Tensor:
+def displacement_information(slab: Slab, signal: Tensor, inverse: Tensor,
+                             values: Tensor | None = None) -> Tensor:
     """Fisher's information on where each image lies.
 
     For exp(2 pi i k u) on image a it is 2 (2 pi)^2 k k' (C^-1_ab C_ab - delta_ab), summed over
@@ -63,12 +64,19 @@ def displacement_information(slab: Slab, signal: Tensor, inverse: Tensor) -> Ten
         slab: of the frequencies.
         signal: of `Slab.signal`.
         inverse: of the covariance.
+        values: of the images, (m, n) complex: for the curvature that their log-probability has,
+            F_a* C^-1_ab F_b - delta_ab Re F_a* (C^-1 F)_a in the brackets' place, with the mean
+            above.
 
     Returns:
         (n, n, 2, 2) [1/A^2], of displacements across and along the axis in the stretched images.
     """
     n = inverse.shape[1]
-    common = inverse * (signal + torch.diag_embed(slab.noise)) - torch.eye(n).to(inverse)
+    if values is None:
+        common = inverse * (signal + torch.diag_embed(slab.noise)) - torch.eye(n).to(inverse)
+    else:
+        common = inverse * (values[:, :, None].conj() * values[:, None]).real
+        common = common - torch.diag_embed(common.sum(2))
     k = torch.stack([slab.across, slab.along], dim=1)
     products = (k[:, :, None] * k[:, None, :]).reshape(-1, 4)
     found = 2 * (2 * torch.pi)**2 * torch.einsum("mab,mk->abk", common, products)
