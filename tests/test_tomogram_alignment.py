@@ -10,6 +10,7 @@ from tem_taichi.device import init
 from tem_taichi.estimate.alignment import aligned, poses_of
 from tem_taichi.estimate.shared_images import NAMES, Shared, Views
 from tem_taichi.estimate.stretched import places
+from tem_taichi.estimate.strips import strips_of
 from tem_taichi.files.mrc import write_mrc
 from tem_taichi.fit import main
 from tem_taichi.inverse.tomography import contrast
@@ -150,6 +151,37 @@ def test_information_is_the_variance_of_the_slopes(series):
     assert 0.4 < float(torch.stack(ratios).mean()) < 1.6
 
 
+def test_observed_information_is_the_curvature(series, start):
+    """Of these very images, away from the truth, against differences of the slopes in shifts."""
+    poses = poses_of(start)
+    shared = Shared(views(series[0]), poses, 100.0)
+    step = torch.zeros(COUNT)
+    step[4] = 0.5
+
+    def slope(sign):
+        ours = {name: (value + sign * step * (name == "shift_y")).requires_grad_(
+            name == "shift_y") for name, value in poses.items()}
+        return torch.autograd.grad(shared.loss(ours), ours["shift_y"])[0].double()
+
+    found = shared.information(poses, ["shift_y"], observed=True)[0, :, 0, 4]
+    wanted = slope(1) - slope(-1)
+    # Images are interpolated between pixels, by cubics.
+    assert float((found - wanted).norm() / wanted.norm()) < 0.05
+    assert float((shared.information(poses, ["shift_y"])[0, :, 0, 4] - wanted).norm()
+                 / wanted.norm()) > 0.1
+
+
+def test_strips_share_out_the_field(series):
+    """Each has as much of the windows' squares, and together they have all."""
+    poses = poses_of(series[1])
+    shared = Shared(views(series[0]), poses, 60.0)
+    windows = shared.stretch.windows
+    strips = strips_of(windows, PIXEL, poses, 5)
+    torch.testing.assert_close(sum(strip.square() for strip in strips), torch.ones_like(windows))
+    parts = torch.stack([(windows * strip).square().sum() for strip in strips])
+    assert float(parts.max() / parts.min()) < 1.1
+
+
 def test_one_filament_is_doubted():
     """What is not spread evenly breaks the model: the error bars grow, and it is said."""
     generator = np.random.default_rng(3)
@@ -178,7 +210,7 @@ def test_recipe_writes_a_table_that_it_reads(series, start, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     write_mrc(tmp_path / "s.mrc", 100 * series[0], PIXEL)
     start.to_csv(tmp_path / "s.csv", index=False)
-    words = ["recipe=reconstruct", "input=s.mrc", f"thickness={THICKNESS}", "bin=2"]
+    words = ["recipe=reconstruct", "input=s.mrc", f"thickness={THICKNESS}", "bin=4"]
     assert main([*words, "angles=s.csv", "align=[shifts,axis]", "align_to=150", "output=a"]) == 0
     table = pd.read_csv(tmp_path / "a" / "aligned.csv")
     assert np.sqrt((apart(table, series[1])**2).mean()) < 8
