@@ -39,6 +39,9 @@ right after momentum began anew steps are small far from the end."""
 _STRENGTHS = (2.0, 1.0, 0.5, 0.25, 0.12)
 """Of the prior that are tried, one after another while they explain more, in typical gradients of
 the images' probability by a voxel, at the start."""
+_STRONGER = (1.0, 2.0, 4.0)
+"""Than with wide voxels: what is tried with narrow ones, which show more noise beside the same
+specimen, in the same way."""
 _RING = (0.3, 0.475)
 """Frequencies at which images are taken for noise [cycles/pixel]."""
 _LEAST = 1e-5
@@ -159,7 +162,8 @@ def fitted(series: Series, exposures: Sequence[Exposure], lens: Lens, passes: in
            tv: float | None, positive: bool, every: int, step: Step, kept: Kept) -> Tomogram:
     """The potential relative to the surroundings that explains the images best [V].
 
-    The strength of the prior is chosen, and the fit begins, with voxels twice as wide.
+    The strength of the prior is looked for, and the fit begins, with voxels twice as wide; whether
+    narrow ones need more is asked of the images held out again.
 
     Args:
         series: images and the grid.
@@ -194,8 +198,15 @@ def fitted(series: Series, exposures: Sequence[Exposure], lens: Lens, passes: in
     curve: tuple[float, ...] = ()
     if every:
         rest, others = held_out(series, every)
-        found, curve = _chosen(model(coarse, rest), model(coarse, others), typical[0],
+        shown = model(coarse, rest)
+        found, curve = _chosen(shown, model(coarse, others), _even(coarse), typical[0],
                                _STRENGTHS if tv is None else (found,), passes, positive, step, kept)
+        if wide and tv is None:
+            run = _run(shown, found * typical[0], positive, _even(coarse))
+            _settled(run, passes, step, kept.state(f"shown {found}"))
+            found, curve = _chosen(
+                model(series, rest), model(series, others), finer(run.volume, series.rays.grid),
+                typical[1], [found * more for more in _STRONGER], passes, positive, step, kept)
     volume = _even(coarse)
     for of, unit in zip((coarse, series), typical, strict=True) if wide else [(series, typical[1])]:
         if volume.shape != of.rays.grid:
@@ -206,17 +217,17 @@ def fitted(series: Series, exposures: Sequence[Exposure], lens: Lens, passes: in
     return Tomogram(series.field(volume), volume, len(changes) - 1, found * typical[1], curve)
 
 
-def _chosen(shown: Model, hidden: Model, typical: float, strengths: Sequence[float], passes: int,
-            positive: bool, step: Step, kept: Kept) -> tuple[float, tuple[float, ...]]:
+def _chosen(shown: Model, hidden: Model, start: Tensor, typical: float,
+            strengths: Sequence[float], passes: int, positive: bool, step: Step, kept: Kept
+            ) -> tuple[float, tuple[float, ...]]:
     """Strength, and the curve of what was held out: its misfit over that of an even specimen."""
-    even = _even(shown.series)
-    metric = metric_of(shown.gradient, even)
-    base = hidden.misfit(even)
+    metric = metric_of(shown.gradient, start)
+    base = hidden.misfit(_even(shown.series))
     best: tuple[float, tuple[float, ...]] | None = None
     for strength in strengths:
-        name = f"held out {strength}"
+        name = f"held out {strength} {shown.series.rays.voxel}"
         curve = tuple(kept.numbers(name, partial(
-            judged, _run(shown, strength * typical, positive, even, metric),
+            judged, _run(shown, strength * typical, positive, start, metric),
             lambda volume: hidden.misfit(volume) / base, passes, step, kept.state(name))))
         if best is not None and min(curve) >= min(best[1]):
             break
