@@ -254,7 +254,7 @@ def figure(folder: Path) -> Figure:
         ax.grid(alpha=0.3)
         small(ax)
     curves[0].set_ylabel("shell correlation with the truth")
-    curves[1].legend(fontsize=6)
+    curves[0].legend(fontsize=6, loc="lower left")
     letter([axes[0, 0], axes[1, 0], *curves])
     return made
 
