@@ -33,9 +33,10 @@ _CORNER = 0.1
 """Differences of voxels that cost their square rather than themselves [V]."""
 _COARSE = 32
 """Pixels along a side of images from which wider voxels come first."""
-_SMALL, _STILL = 0.01, 5
-"""Change of the volume in a step, relative, that ends a fit where so many in a row are no larger:
-right after momentum began anew steps are small far from the end."""
+_SMALL, _FULL = 0.01, 6.0
+"""Change of the volume in a step, relative, that ends a fit where it still falls, and the momentum
+from which on it does, of some ten steps: after momentum began anew steps are small, and grow, far
+from the end."""
 _STRENGTHS = (2.0, 1.0, 0.5, 0.25, 0.12)
 """Of the prior that are tried, one after another while they explain more, in typical gradients of
 the images' probability by a voxel, at the start."""
@@ -244,8 +245,11 @@ def _typical(model: Model) -> float:
 
 def _settled(run: Accelerated, passes: int, step: Step, file: Path | None) -> list[float]:
     """Steps until they hardly change the volume; their relative changes, after a first 1."""
-    return iterate(run, lambda changes: len(changes) <= passes and max(changes[-_STILL:]) > _SMALL,
-                   lambda volume: run.change, lambda done: step(done, passes), file)
+    def more(changes: list[float]) -> bool:
+        ends = (changes[-1] <= _SMALL and changes[-1] <= changes[-2] and run.momentum >= _FULL)
+        return len(changes) <= passes and not ends
+
+    return iterate(run, more, lambda volume: run.change, lambda done: step(done, passes), file)
 
 
 def _run(model: Model, tv: float, positive: bool, start: Tensor, metric: Metric | None = None

@@ -109,7 +109,10 @@ class Accelerated:
 
     def __init__(self, gradient: Gradient, start: Tensor, metric: Metric,
                  positive: bool = False) -> None:
-        """The volume is the start; `change` is by how much a step changed it, relative.
+        """The volume is the start.
+
+        `change` is by how much a step changed it, relative; `momentum` is 1 where it begins, and
+        grows by half in a step.
 
         Args:
             gradient: of the loss, which is smooth.
@@ -120,7 +123,7 @@ class Accelerated:
         self.gradient, self.metric, self.positive = gradient, metric, positive
         self.volume = self._ahead = start.clone()
         self.change = 1.0
-        self._largest, self._momentum = metric.largest, 1.0
+        self._largest, self.momentum = metric.largest, 1.0
         self._before: tuple[Tensor, Tensor, Tensor] | None = None
 
     def step(self) -> float:
@@ -136,7 +139,7 @@ class Accelerated:
                 way, before, last = self._before
                 found = _ratio(slope - before, step - last, self._ahead - way)
                 if found > self._largest:
-                    self._largest, self._momentum = _SPARE * found, 1.0
+                    self._largest, self.momentum = _SPARE * found, 1.0
             self._before = (self._ahead, slope, step)
             moved = self._ahead - step / self._largest
             if self.positive:
@@ -144,17 +147,17 @@ class Accelerated:
             way = moved - self.volume
             self.change = float(way.norm() / moved.norm().clamp(min=1e-30))
             if float((slope * way).sum(dtype=torch.float64)) > 0:
-                self._momentum = 1.0
-            following = (1 + math.sqrt(1 + 4 * self._momentum**2)) / 2
-            self._ahead = moved + (self._momentum - 1) / following * way
-            self._momentum, self.volume = following, moved
+                self.momentum = 1.0
+            following = (1 + math.sqrt(1 + 4 * self.momentum**2)) / 2
+            self._ahead = moved + (self.momentum - 1) / following * way
+            self.momentum, self.volume = following, moved
         return loss
 
     def state(self) -> dict[str, Tensor]:
         """What changes, for `resume`."""
         names = ("point", "slope", "step")
         return {"volume": self.volume, "ahead": self._ahead,
-                "numbers": torch.tensor([self._largest, self._momentum], dtype=torch.float64),
+                "numbers": torch.tensor([self._largest, self.momentum], dtype=torch.float64),
                 **dict(zip(names, self._before or (), strict=False))}
 
     def resume(self, state: dict[str, Tensor]) -> None:
@@ -162,7 +165,7 @@ class Accelerated:
         def taken(name: str) -> Tensor:
             return torch.empty_like(self.volume).copy_(state[name])
 
-        self._largest, self._momentum = state["numbers"].tolist()
+        self._largest, self.momentum = state["numbers"].tolist()
         if "point" in state:
             self._before = (taken("point"), taken("slope"), taken("step"))
         self.volume, self._ahead = taken("volume"), taken("ahead")
