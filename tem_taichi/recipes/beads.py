@@ -15,7 +15,7 @@ from tem_taichi.estimate.bead_figure import bead_figure
 from tem_taichi.estimate.bead_masks import filled
 from tem_taichi.estimate.bead_series import Gold, Search, gold_of
 from tem_taichi.files.imod_points import points_text, read_points
-from tem_taichi.recipes.input import aligned_table, images_of
+from tem_taichi.recipes.input import aligned_table, check_alignment, images_of
 from tem_taichi.recipes.result import Report, Result
 from tem_taichi.recipes.settings import SeriesRecipe
 
@@ -62,12 +62,7 @@ class BeadsRecipe(SeriesRecipe):
         checks.positive("depth", self.depth, "A")
         checks.positive("tolerance", self.tolerance, "A")
         checks.not_negative("margin", self.margin, "A")
-        if self.axis_angle is not None:
-            checks.within("axis_angle", self.axis_angle, -360, 360, "deg")
-        checks.check(len(self.shifts) == 2, "shifts", self.shifts, "the names of two columns")
-        checks.check(len(self.cut_from) == 2, "cut_from", self.cut_from, "two numbers [A]")
-        for value in self.cut_from:
-            checks.within("cut_from", value, -checks.LARGE, checks.LARGE, "A")
+        check_alignment(self)
 
 
 def run(recipe: BeadsRecipe, report: Report) -> Result:

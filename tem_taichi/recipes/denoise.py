@@ -26,7 +26,7 @@ from tem_taichi.estimate.noise_law import transfer
 from tem_taichi.estimate.recording import Recording, record
 from tem_taichi.files.unfinished import part_key, unfinished_folder
 from tem_taichi.recipes.denoise_series import run_joint
-from tem_taichi.recipes.input import images_of, tables_beside
+from tem_taichi.recipes.input import check_alignment, images_of, tables_beside
 from tem_taichi.recipes.result import Report, Result
 from tem_taichi.recipes.settings import Recipe
 from tem_taichi.series.camera import detector_of_name
@@ -124,12 +124,7 @@ class DenoiseRecipe(Recipe):
         checks.check(self.bin is None or 1 <= self.bin <= 64, "bin", self.bin,
                      "from 1 to 64, or null")
         checks.whole("folds", self.folds, 2, 64)
-        if self.axis_angle is not None:
-            checks.within("axis_angle", self.axis_angle, -360, 360, "deg")
-        checks.check(len(self.shifts) == 2, "shifts", self.shifts, "the names of two columns")
-        checks.check(len(self.cut_from) == 2, "cut_from", self.cut_from, "two numbers [A]")
-        for value in self.cut_from:
-            checks.within("cut_from", value, -checks.LARGE, checks.LARGE, "A")
+        check_alignment(self)
 
 
 def run(recipe: DenoiseRecipe, report: Report) -> Result:

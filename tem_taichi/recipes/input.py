@@ -141,6 +141,27 @@ class WithAlignment(WithAxis, Protocol):
     def shifts(self) -> tuple[str, str]:
         """Columns of the table with the images' shifts [A]; 0 where it has none."""
 
+    @property
+    def cut_from(self) -> tuple[float, float]:
+        """Middle of the images in the frames that they were cut from, x, y [A]."""
+
+
+def check_alignment(recipe: WithAlignment) -> None:
+    """What a recipe says of the axis, the shifts and the frames.
+
+    Args:
+        recipe: that says it.
+
+    Raises:
+        ValueError: if one of them cannot be.
+    """
+    if recipe.axis_angle is not None:
+        checks.within("axis_angle", recipe.axis_angle, -360, 360, "deg")
+    checks.check(len(recipe.shifts) == 2, "shifts", recipe.shifts, "the names of two columns")
+    checks.check(len(recipe.cut_from) == 2, "cut_from", recipe.cut_from, "two numbers [A]")
+    for value in recipe.cut_from:
+        checks.within("cut_from", value, -checks.LARGE, checks.LARGE, "A")
+
 
 def aligned_table(recipe: WithAlignment, stack: str, count: int) -> pd.DataFrame:
     """`tilted` with shift_x and shift_y [A] where they are known.

@@ -31,7 +31,7 @@ from tem_taichi.recipes.alignment import (
 )
 from tem_taichi.recipes.beads import without_gold
 from tem_taichi.recipes.ctf_tables import LENS
-from tem_taichi.recipes.input import aligned_table, images_of
+from tem_taichi.recipes.input import aligned_table, check_alignment, images_of
 from tem_taichi.recipes.result import Report, Result
 from tem_taichi.recipes.settings import SeriesRecipe
 
@@ -122,12 +122,7 @@ class ReconstructRecipe(SeriesRecipe):
         checks.one_of("method", self.method, _METHODS)
         checks.positive("thickness", self.thickness, "A")
         checks.whole("bin", self.bin, 1, 64)
-        if self.axis_angle is not None:
-            checks.within("axis_angle", self.axis_angle, -360, 360, "deg")
-        checks.check(len(self.cut_from) == 2, "cut_from", self.cut_from, "two numbers [A]")
-        checks.check(len(self.shifts) == 2, "shifts", self.shifts, "the names of two columns")
-        for value in self.cut_from:
-            checks.within("cut_from", value, -checks.LARGE, checks.LARGE, "A")
+        check_alignment(self)
         checks.positive("bead_diameter", self.bead_diameter, "A")
         checks.check(self.beads in (None, "auto") or self.bead_diameter is not None,
                      "bead_diameter", self.bead_diameter, "given where beads are a file [A]")
