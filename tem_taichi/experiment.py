@@ -22,7 +22,7 @@ from tem_taichi.timing import Stages
 
 
 class Instrument(Protocol):
-    """What makes a specimen an image: `tem.TEM`, `projection.Projection`."""
+    """What makes a specimen an image: `tem.TEM`, `projection.Projection`, `stem.STEM`."""
 
     def intensity(self, specimen: Specimen, exposure: Exposure) -> torch.Tensor:
         """Electrons on each pixel relative to no specimen, (ny, nx), not negative."""

@@ -24,6 +24,7 @@ _FIRST = {
     "orientation": 1 << 36,  # of a kind of particle
     "trials": 1 << 37,  # of an estimate that compares with random images
     "batches": 1 << 38,  # of a pass through the parts of a fit
+    "rays": 1 << 39,  # of a scanned image
 }
 """Where the numbers of each stream begin among the 2^64 keys of a seed; to change one changes
 pictures."""
@@ -36,8 +37,8 @@ class Key:
     seed: int
     """0 to 2^64 - 1."""
     name: str
-    """Of the stream: noise, tilts, placement, orientation, motion, ice or
-    trials."""
+    """Of the stream: noise, tilts, placement, orientation, motion, ice,
+    trials, batches or rays."""
     number: int = 0
     """Of the thing, 0 to ROOM - 1: an image, say."""
 

@@ -119,7 +119,8 @@ def test_errors_of_one_quantity_leave_the_others(error):
 
 
 def test_streams_do_not_meet():
-    names = ["noise", "tilts", "placement", "orientation", "motion", "ice", "trials"]
+    names = ["noise", "tilts", "placement", "orientation", "motion", "ice", "trials", "batches",
+             "rays"]
     keys = [Key(3, name, number) for name in names for number in (0, 1, ROOM - 1)]
     keys += [Key(4, "noise"), Key.of(3, "motion", "a"), Key.of(3, "motion", "b")]
     drawn = {tuple(key.generator().integers(2**63, size=2)) for key in keys}
