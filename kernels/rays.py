@@ -8,15 +8,18 @@ m = maps[a, b], linear between lines and between numbers, and to 0 one beyond th
 planes of a volume and maps that follow the beam from one to the next, the sum is a projection
 (Joseph 1982); with images as planes it is a back-projection.
 
-Every number of a line has the same weights, so that the sums over planes stay in registers, WIDTH
-numbers at a time, and are vectors for the compiler: four times as fast as a number at a time with
-weights of its own. Nothing is added by two threads to one number: a thread owns what it writes and
-takes what belongs there in a fixed order, hence the same sum in every run.
+Every number of a line has the same weights, so that lines are added to lines, WIDTH numbers at a
+time, which the compiler makes vectors of; a line stays in the nearest memory while planes pass. For
+that it must know that no index overflows: those that begin a vector are cut to INDICES, which all
+are below. Nothing is added by two threads to one number: a thread owns what it writes and takes
+what belongs there in a fixed order, hence the same sum in every run. (`x += y` would be atomic.)
 """
 
 import taichi as ti
 
-WIDTH = 16  # numbers of a line that are summed together
+WIDTH = 16  # numbers of a line that are added together
+INDICES = 2**30  # of what is read or written; more is for `gather_each` and `scatter_each`
+CHUNK = 16  # lines that a thread takes at once
 FAR = 1e9
 
 
@@ -88,62 +91,90 @@ def sum_of_images(images: ti.template(), maps: ti.template(), numbers: ti.templa
     return total
 
 
+@ti.func
+def add_line(out: ti.template(), to, source: ti.template(), start, weight, count):
+    """Add a part of a line to another."""
+    for block in range(count // WIDTH):
+        here = (to + block * WIDTH) & (INDICES - 1)
+        there = (start + block * WIDTH) & (INDICES - 1)
+        total = ti.Vector.zero(float, WIDTH)
+        for s in ti.static(range(WIDTH)):
+            total[s] = out[here + s] + weight * source[there + s]
+        for s in ti.static(range(WIDTH)):
+            out[here + s] = total[s]
+    for i in range(ti.max(count, 0) // WIDTH * WIDTH, count):
+        out[to + i] = out[to + i] + weight * source[start + i]
+
+
+@ti.func
+def add_lines(out: ti.template(), to, source: ti.template(), one, other, weights, count):
+    """Add parts of two lines to another."""
+    for block in range(count // WIDTH):
+        here = (to + block * WIDTH) & (INDICES - 1)
+        first = (one + block * WIDTH) & (INDICES - 1)
+        second = (other + block * WIDTH) & (INDICES - 1)
+        total = ti.Vector.zero(float, WIDTH)
+        for s in ti.static(range(WIDTH)):
+            total[s] = (out[here + s] + weights[0] * source[first + s]
+                        + weights[1] * source[second + s])
+        for s in ti.static(range(WIDTH)):
+            out[here + s] = total[s]
+    for i in range(ti.max(count, 0) // WIDTH * WIDTH, count):
+        out[to + i] = (out[to + i] + weights[0] * source[one + i]
+                       + weights[1] * source[other + i])
+
+
 @ti.kernel
 def gather(
     planes: ti.types.ndarray(ndim=1),
     maps: ti.types.ndarray(ndim=3),
     numbers: ti.types.ndarray(ndim=1),
-    safe: ti.types.ndarray(ndim=1),
     n_planes: int,
     by_plane: int,
     lines: int,
     by_line: int,
     length: int,
-    out: ti.types.ndarray(ndim=3),
+    columns: int,
+    count: int,
+    out: ti.types.ndarray(ndim=1),
 ):
-    """Write the sums to images numbers[a] of out, (images, columns, numbers of a line).
+    """Write the sums to images numbers[a] of out, (images, columns, count), flat.
 
     Args:
         planes: flat; number i of line q of plane b is at b by_plane + q by_line + i.
         maps: (len(numbers), n_planes, 4).
         numbers: of the images, each once.
-        safe: first and end of the numbers of a line that lie between a plane's own in all maps.
         n_planes: how many.
         by_plane: see planes.
         lines: of a plane.
         by_line: see planes.
         length: of a line of a plane.
+        columns: of an image.
+        count: of numbers of an image's line.
         out: written.
     """
-    for task in range(numbers.shape[0] * out.shape[1]):
-        a = task // out.shape[1]
-        column = task % out.shape[1]
-        blocks = ti.max(safe[1] - safe[0], 0) // WIDTH
-        for block in range(blocks):
-            first = safe[0] + block * WIDTH
-            total = ti.Vector.zero(float, WIDTH)
-            for b in range(n_planes):
-                x = maps[a, b, 0] + maps[a, b, 1] * column
-                if -1.0 < x and x < lines:
-                    at, weight = neighbours(x, lines)
-                    y = maps[a, b, 2] + maps[a, b, 3] * column
-                    low = int(ti.floor(y))
-                    part = y - low
-                    one = b * by_plane + at[0] * by_line + first + low
-                    other = b * by_plane + at[1] * by_line + first + low
-                    w0, w1 = weight[0] * (1.0 - part), weight[1] * (1.0 - part)
-                    for s in ti.static(range(WIDTH)):
-                        total[s] += w0 * planes[one + s] + w1 * planes[other + s]
-                    if part != 0.0:
-                        w2, w3 = weight[0] * part, weight[1] * part
-                        for s in ti.static(range(WIDTH)):
-                            total[s] += w2 * planes[one + s + 1] + w3 * planes[other + s + 1]
-            for s in ti.static(range(WIDTH)):
-                out[numbers[a], column, first + s] = total[s]
-        for i in range(out.shape[2]):
-            if i < safe[0] or i >= safe[0] + blocks * WIDTH:
-                out[numbers[a], column, i] = sum_of_planes(
-                    planes, maps, a, column, i, n_planes, by_plane, lines, by_line, length)
+    ti.loop_config(block_dim=CHUNK)
+    for task in range(numbers.shape[0] * columns):
+        a = task // columns
+        column = task % columns
+        to = (numbers[a] * columns + column) * count
+        for i in range(count):
+            out[to + i] = 0.0
+        for b in range(n_planes):
+            x = maps[a, b, 0] + maps[a, b, 1] * column
+            if -1.0 < x and x < lines:
+                at, weight = neighbours(x, lines)
+                y = maps[a, b, 2] + maps[a, b, 3] * column
+                low = int(ti.floor(y))
+                part = y - low
+                start = b * by_plane + low
+                for n in ti.static(range(2)):
+                    if n == 0 or part != 0.0:
+                        first = ti.max(0, -low - n)
+                        add_lines(out, to + first, planes, start + at[0] * by_line + first + n,
+                                  start + at[1] * by_line + first + n,
+                                  weight * (part if n else 1.0 - part),
+                                  ti.min(count, length - low - n) - first)
 
 
 @ti.kernel
@@ -169,7 +200,6 @@ def scatter(
     images: ti.types.ndarray(ndim=1),
     maps: ti.types.ndarray(ndim=3),
     numbers: ti.types.ndarray(ndim=1),
-    safe: ti.types.ndarray(ndim=1),
     columns: int,
     length: int,
     n_planes: int,
@@ -185,7 +215,6 @@ def scatter(
         images: flat, whole.
         maps: of `gather`.
         numbers: of `gather`.
-        safe: first and end of the numbers of a plane's line that lie between an image's own.
         columns: of an image.
         length: of a line of an image.
         n_planes: of `gather`.
@@ -195,35 +224,26 @@ def scatter(
         plane_length: of a line of a plane.
         planes: flat, added to.
     """
+    ti.loop_config(block_dim=CHUNK)
     for task in range(n_planes * lines):
         b = task // lines
         line = task % lines
         to = b * by_plane + line * by_line
-        blocks = ti.max(safe[1] - safe[0], 0) // WIDTH
-        for block in range(blocks):
-            begin = safe[0] + block * WIDTH
-            total = ti.Vector.zero(float, WIDTH)
-            for a in range(numbers.shape[0]):
-                x0, x1 = maps[a, b, 0], maps[a, b, 1]
-                first, end = columns_near(line, x0, x1, columns)
-                for column in range(first, end):
-                    near = ti.max(1.0 - ti.abs(x0 + x1 * column - line), 0.0)
-                    y = maps[a, b, 2] + maps[a, b, 3] * column
-                    low = int(ti.floor(y))
-                    part = y - low
-                    at = (numbers[a] * columns + column) * length + begin - low
-                    here = near * (1.0 - part)
-                    for s in ti.static(range(WIDTH)):
-                        total[s] += here * images[at + s]
-                    if part != 0.0:
-                        before = near * part
-                        for s in ti.static(range(WIDTH)):
-                            total[s] += before * images[at + s - 1]
-            for s in ti.static(range(WIDTH)):
-                planes[to + begin + s] += total[s]
-        for i in range(plane_length):
-            if i < safe[0] or i >= safe[0] + blocks * WIDTH:
-                planes[to + i] += sum_of_images(images, maps, numbers, b, line, i, columns, length)
+        for a in range(numbers.shape[0]):
+            x0, x1 = maps[a, b, 0], maps[a, b, 1]
+            begin, end = columns_near(line, x0, x1, columns)
+            for column in range(begin, end):
+                near = ti.max(1.0 - ti.abs(x0 + x1 * column - line), 0.0)
+                y = maps[a, b, 2] + maps[a, b, 3] * column
+                low = int(ti.floor(y))
+                part = y - low
+                start = (numbers[a] * columns + column) * length - low
+                for n in ti.static(range(2)):
+                    if n == 0 or part != 0.0:
+                        first = ti.max(0, low + n)
+                        add_line(planes, to + first, images, start + first - n,
+                                 near * (part if n else 1.0 - part),
+                                 ti.min(plane_length, length + low + n) - first)
 
 
 @ti.kernel

@@ -7,11 +7,21 @@ goes to the two slices about
 
 in linear shares, or, where sharing is not smooth, to the nearest; beyond the first and the last
 slice's middle to that one alone. As in `rays` a thread owns what it writes. Where t is the same for
-all numbers of a line (`level`), WIDTH of them are one vector.
+all numbers of a line (`level`), lines are added to lines.
 """
 
 import taichi as ti
-from tem_taichi.kernels.rays import WIDTH, along, columns_near, neighbours, read, read_line, sides
+from tem_taichi.kernels.rays import (
+    CHUNK,
+    add_line,
+    add_lines,
+    along,
+    columns_near,
+    neighbours,
+    read,
+    read_line,
+    sides,
+)
 
 
 @ti.func
@@ -84,7 +94,6 @@ def sum_of_slices(images: ti.template(), maps: ti.template(), b, line, i, first,
 def gather_slabs(
     planes: ti.types.ndarray(ndim=1),
     maps: ti.types.ndarray(ndim=2),
-    safe: ti.types.ndarray(ndim=1),
     level: int,
     by_plane: int,
     lines: int,
@@ -93,14 +102,16 @@ def gather_slabs(
     first: int,
     n_slices: int,
     smooth: int,
-    out: ti.types.ndarray(ndim=3),
+    made: int,
+    columns: int,
+    count: int,
+    out: ti.types.ndarray(ndim=1),
 ):
-    """Add the shares of slices first, first + 1, ... to out, (slices, columns, numbers of a line).
+    """Add the shares of slices first, first + 1, ... to out, (made, columns, count), flat.
 
     Args:
-        planes: flat; see `rays.gather`, and so are safe, by_plane, lines, by_line and length.
+        planes: flat; see `rays.gather`, and so are by_plane, lines, by_line and length.
         maps: (planes, 7).
-        safe: see planes.
         level: whether m6 is 0 everywhere.
         by_plane: see planes.
         lines: see planes.
@@ -109,46 +120,43 @@ def gather_slabs(
         first: number of the slice that out begins with.
         n_slices: in all.
         smooth: whether slices share.
+        made: slices of out.
+        columns: of a slice.
+        count: of numbers of a slice's line.
         out: added to.
     """
-    for column in range(out.shape[1]):
-        blocks = ti.max(safe[1] - safe[0], 0) // WIDTH * level
+    ti.loop_config(block_dim=CHUNK)
+    for column in range(columns):
         for b in range(maps.shape[0]):
             x = maps[b, 0] + maps[b, 1] * column
             if -1.0 < x and x < lines:
+                at, weight = neighbours(x, lines)
+                y = maps[b, 2] + maps[b, 3] * column
+                low = int(ti.floor(y))
+                part = y - low
                 t = maps[b, 4] + maps[b, 5] * column
                 slab, later = shares(t, smooth, n_slices)
-                slab -= first
-                if level == 0 or (-1 <= slab and slab < out.shape[0]):
-                    at, weight = neighbours(x, lines)
-                    y = maps[b, 2] + maps[b, 3] * column
-                    low = int(ti.floor(y))
-                    part = y - low
-                    w0, w1 = weight[0] * (1.0 - part), weight[1] * (1.0 - part)
-                    w2, w3 = weight[0] * part, weight[1] * part
-                    for block in range(blocks):
-                        begin = safe[0] + block * WIDTH
-                        one = b * by_plane + at[0] * by_line + begin + low
-                        other = b * by_plane + at[1] * by_line + begin + low
-                        total = ti.Vector.zero(float, WIDTH)
-                        for s in ti.static(range(WIDTH)):
-                            total[s] = w0 * planes[one + s] + w1 * planes[other + s]
-                        if part != 0.0:
-                            for s in ti.static(range(WIDTH)):
-                                total[s] += (w2 * planes[one + s + 1]
-                                             + w3 * planes[other + s + 1])
-                        if 0 <= slab:
-                            for s in ti.static(range(WIDTH)):
-                                out[slab, column, begin + s] += (1.0 - later) * total[s]
-                        if later != 0.0 and slab + 1 < out.shape[0]:
-                            for s in ti.static(range(WIDTH)):
-                                out[slab + 1, column, begin + s] += later * total[s]
-                    for i in range(out.shape[2]):
-                        if i < safe[0] or i >= safe[0] + blocks * WIDTH:
-                            here, after = shares(t + maps[b, 6] * i, smooth, n_slices)
-                            if -1 <= here - first and here - first < out.shape[0]:
-                                add(out, here - first, after, column, i, value(
-                                    planes, maps, b, column, i, by_plane, lines, by_line, length))
+                for m in ti.static(range(2)):
+                    share = later if m else 1.0 - later
+                    if level == 1 and share != 0.0 and 0 <= slab - first + m < made:
+                        to = ((slab - first + m) * columns + column) * count
+                        start = b * by_plane + low
+                        for n in ti.static(range(2)):
+                            if n == 0 or part != 0.0:
+                                begin = ti.max(0, -low - n)
+                                add_lines(out, to + begin, planes,
+                                          start + at[0] * by_line + begin + n,
+                                          start + at[1] * by_line + begin + n,
+                                          weight * share * (part if n else 1.0 - part),
+                                          ti.min(count, length - low - n) - begin)
+                if level == 0:
+                    for i in range(count):
+                        here, after = shares(t + maps[b, 6] * i, smooth, n_slices)
+                        found = value(planes, maps, b, column, i, by_plane, lines, by_line, length)
+                        for m in ti.static(range(2)):
+                            if 0 <= here - first + m < made:
+                                to = ((here - first + m) * columns + column) * count + i
+                                out[to] = out[to] + (after if m else 1.0 - after) * found
 
 
 @ti.kernel
@@ -178,7 +186,6 @@ def gather_slabs_each(
 def scatter_slabs(
     images: ti.types.ndarray(ndim=1),
     maps: ti.types.ndarray(ndim=2),
-    safe: ti.types.ndarray(ndim=1),
     level: int,
     count: int,
     columns: int,
@@ -198,7 +205,6 @@ def scatter_slabs(
         images: flat.
         maps: of `gather_slabs`, and so are level, by_plane, lines, by_line, first, n_slices and
             smooth.
-        safe: first and end of the numbers of a plane's line that lie between an image's own.
         level: see maps.
         count: of slices from the first.
         columns: of an image.
@@ -212,39 +218,32 @@ def scatter_slabs(
         smooth: see maps.
         planes: flat, added to.
     """
+    ti.loop_config(block_dim=CHUNK)
     for task in range(maps.shape[0] * lines):
         b = task // lines
         line = task % lines
         to = b * by_plane + line * by_line
-        blocks = ti.max(safe[1] - safe[0], 0) // WIDTH * level
         x0, x1 = maps[b, 0], maps[b, 1]
         begin, end = columns_near(line, x0, x1, columns)
-        for block in range(blocks):
-            start = safe[0] + block * WIDTH
-            total = ti.Vector.zero(float, WIDTH)
-            for column in range(begin, end):
-                near = ti.max(1.0 - ti.abs(x0 + x1 * column - line), 0.0)
-                y = maps[b, 2] + maps[b, 3] * column
-                low = int(ti.floor(y))
-                part = y - low
-                slab, later = shares(maps[b, 4] + maps[b, 5] * column, smooth, n_slices)
-                for n in ti.static(range(2)):
-                    share = near * (later if n else 1.0 - later)
-                    if share != 0.0 and 0 <= slab - first + n < count:
-                        at = ((slab - first + n) * columns + column) * length + start - low
-                        here = share * (1.0 - part)
-                        for s in ti.static(range(WIDTH)):
-                            total[s] += here * images[at + s]
-                        if part != 0.0:
-                            before = share * part
-                            for s in ti.static(range(WIDTH)):
-                                total[s] += before * images[at + s - 1]
-            for s in ti.static(range(WIDTH)):
-                planes[to + start + s] += total[s]
-        for i in range(plane_length):
-            if i < safe[0] or i >= safe[0] + blocks * WIDTH:
-                planes[to + i] += sum_of_slices(images, maps, b, line, i, first, n_slices, smooth,
-                                                count, columns, length)
+        for column in range(begin, end * level):
+            near = ti.max(1.0 - ti.abs(x0 + x1 * column - line), 0.0)
+            y = maps[b, 2] + maps[b, 3] * column
+            low = int(ti.floor(y))
+            part = y - low
+            slab, later = shares(maps[b, 4] + maps[b, 5] * column, smooth, n_slices)
+            for m in ti.static(range(2)):
+                share = near * (later if m else 1.0 - later)
+                if share != 0.0 and 0 <= slab - first + m < count:
+                    start = ((slab - first + m) * columns + column) * length - low
+                    for n in ti.static(range(2)):
+                        if n == 0 or part != 0.0:
+                            here = ti.max(0, low + n)
+                            add_line(planes, to + here, images, start + here - n,
+                                     share * (part if n else 1.0 - part),
+                                     ti.min(plane_length, length + low + n) - here)
+        for i in range(plane_length * (1 - level)):
+            planes[to + i] = planes[to + i] + sum_of_slices(
+                images, maps, b, line, i, first, n_slices, smooth, count, columns, length)
 
 
 @ti.kernel

@@ -6,10 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tem_taichi.kernels import rays as kernels
 from twins import joseph
 
+from tem_taichi.bridge import launch
 from tem_taichi.device import kernels_for_a_gpu
 from tem_taichi.rotations import rotation_from_vector, tilt_rotation
+from tem_taichi.specimen import rays as of_rays
 from tem_taichi.specimen.rays import Rays, back_project, project, smear
 from tem_taichi.specimen.slabs import Slabs, sliced
 
@@ -240,3 +243,20 @@ def test_slices_of_more_images_than_one_are_refused():
         sliced(torch.zeros(GRID), rays_of("upright", angles=TILTS), slabs_of())
     with pytest.raises(ValueError, match=r"volume of shape \(2, 2, 2\): must be"):
         sliced(torch.zeros(2, 2, 2), rays_of("upright", angles=(3.0,)), slabs_of())
+
+
+@pytest.mark.parametrize("kind", ["upright", "oblique"])
+def test_more_numbers_than_vectors_count_are_summed_one_by_one(double, kind, monkeypatch):
+    """Grids beyond the indices of a vector take the other kernels, and are as good."""
+    rays = rays_of(kind)
+    rng = np.random.default_rng(6)
+    volume, images = (torch.tensor(rng.standard_normal(shape)) for shape in (GRID, (5, *SHAPE)))
+    few = [project(volume, rays), back_project(images, rays)]
+    monkeypatch.setattr(kernels, "INDICES", 1000)
+    taken = []
+    monkeypatch.setattr(of_rays, "launch",
+                        lambda kernel, *given: (taken.append(kernel), launch(kernel, *given)))
+    many = [project(volume, rays), back_project(images, rays)]
+    assert set(taken) == {kernels.gather_each, kernels.scatter_each}
+    for one, other in zip(few, many, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-11)

@@ -35,19 +35,9 @@ def interpolated(images: Tensor, places: Tensor) -> Tensor:
         images[:, None], places, mode="bicubic", align_corners=True)[:, 0]
 
 
-def safe_numbers(
-    maps: Tensor, columns: int, length: int, plane_length: int
-) -> tuple[Tensor, Tensor]:
-    """First and end of numbers of a line between those of all planes, and of planes' of images."""
-    first, last = maps[..., 2], maps[..., 2] + maps[..., 3] * (columns - 1)
-    low, high = torch.minimum(first, last).min(), torch.maximum(first, last).max()
-    whole = (low == high) & (low == low.round())
-    low, high = (torch.where(whole, low, low - 0.01).floor(),
-                 torch.where(whole, high, (high + 0.01).ceil()))
-    zero = torch.zeros_like(low)
-    forward = [torch.maximum(zero, -low), torch.minimum(zero + length, plane_length - high)]
-    back = [torch.maximum(zero, high), torch.minimum(zero + plane_length, length + low)]
-    return torch.stack(forward).int(), torch.stack(back).int()
+def by_number(images: Tensor, volume: Tensor) -> bool:
+    """Whether numbers are summed one by one, as GPUs do it and as indices demand."""
+    return many_threads() or max(images.numel(), volume.numel()) > kernels.INDICES
 
 
 def spread(images: Tensor, maps: Tensor, numbers: Tensor, planes: Planes, volume: Tensor) -> None:
@@ -62,13 +52,8 @@ def spread(images: Tensor, maps: Tensor, numbers: Tensor, planes: Planes, volume
     """
     sizes = (planes.count, planes.by_plane, planes.lines, planes.by_line, planes.length)
     columns, length = images.shape[1:]
-    if many_threads():
-        launch(kernels.scatter_each, images.reshape(-1), maps, numbers, columns, length, *sizes,
-               volume)
-    else:
-        safe = safe_numbers(maps, columns, length, planes.length)[1]
-        launch(kernels.scatter, images.reshape(-1), maps, numbers, safe, columns, length, *sizes,
-               volume)
+    kernel = kernels.scatter_each if by_number(images, volume) else kernels.scatter
+    launch(kernel, images.reshape(-1), maps, numbers, columns, length, *sizes, volume)
 
 
 def slopes(volume: Tensor, maps: Tensor, numbers: Tensor, planes: Planes, grad: Tensor,
@@ -91,11 +76,10 @@ def slopes(volume: Tensor, maps: Tensor, numbers: Tensor, planes: Planes, grad: 
 def gather(volume, maps, numbers, planes, out):  # type: ignore[no-untyped-def]
     """Write images of a grid, flat, on their own lattices; a stage for `bridge.differentiable`."""
     sizes = (planes.count, planes.by_plane, planes.lines, planes.by_line, planes.length)
-    if many_threads():
+    if by_number(out, volume):
         launch(kernels.gather_each, volume, maps, numbers, *sizes, out)
     else:
-        safe = safe_numbers(maps, out.shape[1], out.shape[2], planes.length)[0]
-        launch(kernels.gather, volume, maps, numbers, safe, *sizes, out)
+        launch(kernels.gather, volume, maps, numbers, *sizes, *out.shape[1:], out.view(-1))
 
 
 @ti.ad.grad_for(gather)

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from tem_taichi.arguments import to_field
 from tem_taichi.bridge import differentiable, launch
-from tem_taichi.device import as_tensor, many_threads
+from tem_taichi.device import as_tensor
 from tem_taichi.kernels import slabs as kernels
 from tem_taichi.specimen.lattice import Lattice, Planes, Rays, image_places, lattice_of, parts_of
-from tem_taichi.specimen.rays import interpolated, safe_numbers
+from tem_taichi.specimen.rays import by_number, interpolated
 
 
 class Slabs(NamedTuple):
@@ -39,11 +39,11 @@ class Slabs(NamedTuple):
 @ti.ad.grad_replaced
 def _gather(volume, maps, planes, slabs, level, out):  # type: ignore[no-untyped-def]
     sizes = (planes.by_plane, planes.lines, planes.by_line, planes.length)
-    if many_threads():
+    if by_number(out, volume):
         launch(kernels.gather_slabs_each, volume, maps, *sizes, *slabs.numbers, out)
     else:
-        safe = safe_numbers(maps, out.shape[1], out.shape[2], planes.length)[0]
-        launch(kernels.gather_slabs, volume, maps, safe, level, *sizes, *slabs.numbers, out)
+        launch(kernels.gather_slabs, volume, maps, level, *sizes, *slabs.numbers, *out.shape,
+               out.view(-1))
 
 
 @ti.ad.grad_for(_gather)
@@ -51,12 +51,10 @@ def _gather_adjoint(volume, maps, planes, slabs, level, out):  # type: ignore[no
     if volume.grad is not None:
         sizes = (*out.shape, planes.by_plane, planes.lines, planes.by_line, planes.length)
         images = out.grad.reshape(-1)
-        if many_threads():
+        if by_number(images, volume):
             launch(kernels.scatter_slabs_each, images, maps, *sizes, *slabs.numbers, volume.grad)
         else:
-            safe = safe_numbers(maps, out.shape[1], out.shape[2], planes.length)[1]
-            launch(kernels.scatter_slabs, images, maps, safe, level, *sizes, *slabs.numbers,
-                   volume.grad)
+            launch(kernels.scatter_slabs, images, maps, level, *sizes, *slabs.numbers, volume.grad)
     if maps.grad is not None:
         launch(kernels.slab_slopes, volume, maps, planes.by_plane, planes.lines, planes.by_line,
                planes.length, *slabs.numbers, out.grad, maps.grad)
