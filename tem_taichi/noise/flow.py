@@ -10,8 +10,8 @@ form. So log p(u) = log N(z) + sum of the logs of the slopes, all at the layers'
 of a density: it integrates to 1 (that of a published release, with slopes at the outputs, does
 not). Some layers' numbers depend on the clean value, by a small net that is asked at some values
 and interpolated between them. The law's mean is the clean value itself: what the layers make of it
-is taken off, to a hundredth of the unit between these values, so that a flow learned beside a specimen
-cannot take the specimen's part.
+is taken off, to a hundredth of the unit between these values, so that a flow learned beside a
+specimen cannot take the specimen's part.
 """
 
 import math
