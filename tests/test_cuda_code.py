@@ -27,6 +27,7 @@ from tem_taichi import device, multislice
 from tem_taichi.noise.draws import deposit, poisson
 from tem_taichi.specimen import gridding
 from tem_taichi.specimen.filling import fills
+from tem_taichi.specimen.hash_grid import Levels, encoded
 from tem_taichi.specimen.ice import ice_slice
 from tem_taichi.specimen.ice_shape import IceShape
 from tem_taichi.specimen.potential import peng_table
@@ -71,13 +72,16 @@ volume, turn = torch.rand(4, 16, 16, requires_grad=True), torch.eye(3)[None].req
 rays = Rays(turn, torch.zeros(1, 2), (4, 16, 16), 1.0, (16, 16), 1.0)
 project(volume, rays).sum().backward()
 sliced(volume, rays, Slabs(-3.0, 2.0, 3, 0, 3)).sum().backward()
+levels = Levels(3, 2, 9, 64)
+encoded(levels.start().requires_grad_(), torch.rand(5, 3).requires_grad_(), levels).sum().backward()
 say("end")
 ti.sync()
 """
 KERNELS = {"transmit", "transmit_adjoint", "propagate", "propagate_adjoint", "splat_tiles",
            "adjoint", "noise_pair", "poisson", "deposit", "fill", "spread", "sample",
            "add_patches", "add_patches_adjoint", "multiply", "gather_each", "scatter_each",
-           "slopes", "gather_slabs_each", "scatter_slabs_each", "slab_slopes"}
+           "slopes", "gather_slabs_each", "scatter_slabs_each", "slab_slopes",
+           "features", "scatter_features_each", "feature_slopes"}
 
 
 def run(folder: Path, code: str) -> list[str]:

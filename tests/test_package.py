@@ -40,7 +40,7 @@ PROGRAMS = {"simulate", "fit", "cli", "__init__"}
 
 
 STAGES = {"splatting", "gridding", "filling", "ice", "passes", "draws", "rays", "slabs",
-          "octree"}
+          "octree", "hash_grid"}
 """Modules that call kernels."""
 
 

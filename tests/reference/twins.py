@@ -123,3 +123,22 @@ def octree_nodes(leaves, values, roots, depth):
             total[at] += map_coordinates(cube, (nodes[here] - begin).T / step, order=1)
             count[at] += 1
     return total / count
+
+
+def hash_features(table, points, levels):
+    """Features of points from 0 to 1, level by level; levels (count, 3): cells, first row, rows."""
+    found = []
+    for cells, begin, rows in levels:
+        at = np.clip(points, 0, 1) * cells
+        low = np.minimum(np.floor(at).astype(np.int64), cells - 1)
+        total = 0
+        for corner in np.ndindex(2, 2, 2):
+            x, y, z = (low + corner).T
+            if rows < (cells + 1)**3:
+                row = (x ^ (y * 2654435761) ^ (z * 805459861)) % rows
+            else:
+                row = (z * (cells + 1) + y) * (cells + 1) + x
+            weight = np.where(corner, at - low, 1 - at + low).prod(1)
+            total = total + weight[:, None] * table[begin + row]
+        found.append(total)
+    return np.concatenate(found, axis=1)
