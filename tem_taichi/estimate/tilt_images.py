@@ -17,6 +17,11 @@ from tem_taichi.inverse.tomography import contrast
 from tem_taichi.rotations import tilt_rotation
 from tem_taichi.specimen.rays import Rays
 
+_BAND = 2**22
+"""Voxels that tell how to reconstruct all."""
+_ROWS = 32
+"""Of a band, at least."""
+
 
 @dataclass(frozen=True, eq=False)
 class Series:
@@ -158,6 +163,44 @@ def held_out(series: Series, every: int) -> tuple[list[int], list[int]]:
         raise ValueError(f"held_out={every}: must leave some of the {len(order)} images on either "
                          "side")
     return rest, held
+
+
+def band(series: Series) -> Series:
+    """Rows along the tilt axis that stand for a large series: a smaller problem of the same kind.
+
+    Rays of other rows hardly cross theirs, which are those whose images vary as much as all do.
+
+    Args:
+        series: of any size; one of few voxels is given back, and so is one of which an image has no
+            pixel in those rows.
+    """
+    rays = series.rays
+    seen = rays.rotations[:, :2].square().sum((0, 1))
+    way = 0 if seen[1] >= seen[0] else 1  # of (y, x), along the axis
+    along = 1 - way                       # of (x, y)
+    size, voxels = rays.shape[way], math.prod(rays.grid) // rays.grid[1 + way]
+    rows = max(_ROWS, _BAND // voxels)
+    # By how many rows rays leave their own, where the axis leans and images are moved along it.
+    lean = rays.rotations[:, along].abs() @ as_tensor([
+        0.0 if n == along else rays.grid[2 - n] / 2 for n in range(3)])
+    beyond = math.ceil(float((lean + rays.shifts[:, along].abs() / rays.pixel).max()) - 0.01)
+    if rows >= size or rows + 2 * beyond >= rays.grid[1 + way]:
+        return series
+    power = (series.images.square() * series.weights).sum(2 - way).double()
+    weight = series.weights.sum(2 - way).double()
+    sums = [torch.nn.functional.pad(one.sum(0).cumsum(0), (1, 0)) for one in (power, weight)]
+    power, weight = (one[rows:] - one[:-rows] for one in sums)
+    first = int((power / weight.clamp(min=1e-30) - sums[0][-1] / sums[1][-1]).abs().argmin())
+    images, weights = (one.narrow(1 + way, first, rows) for one in (series.images, series.weights))
+    if float(weights.amax((1, 2)).min()) == 0:
+        return series
+    middle = torch.zeros(3, dtype=rays.shifts.dtype, device=rays.shifts.device)
+    middle[along] = (first + rows // 2 - size // 2) * rays.pixel
+    shifts = rays.shifts + (rays.rotations.to(middle) @ middle)[:, :2] - middle[:2]
+    grid, shape, margin = list(rays.grid), list(rays.shape), list(series.margin)
+    grid[1 + way], shape[way], margin[way] = rows + 2 * beyond, rows, beyond
+    return Series(images, Rays(rays.rotations, shifts, (grid[0], grid[1], grid[2]), rays.voxel,
+                               (shape[0], shape[1]), rays.pixel), weights, (margin[0], margin[1]))
 
 
 def in_order(series: Series) -> list[int]:

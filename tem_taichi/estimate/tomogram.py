@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tem_taichi.estimate.kept import Kept
-from tem_taichi.estimate.tilt_images import Series, held_out
+from tem_taichi.estimate.tilt_images import Series, band, held_out
 from tem_taichi.inverse.tomography import Sirt, weighted_back_projection
 from tem_taichi.specimen.rays import project
 
@@ -66,7 +66,7 @@ def back_projected(series: Series, resolution: float) -> Tomogram:
 
 def iterated(series: Series, iterations: int, tv: float | None, positive: bool, every: int,
              step: Step, kept: Kept) -> Tomogram:
-    """By SIRT, stopped where images held out are explained best.
+    """By SIRT, stopped where images held out are explained best, those of a `band`.
 
     Args:
         series: images and how they see the grid.
@@ -96,8 +96,9 @@ def iterated(series: Series, iterations: int, tv: float | None, positive: bool, 
 
 def _best(series: Series, iterations: int, tv: float | None, positive: bool, every: int,
           step: Step, kept: Kept) -> tuple[float, tuple[float, ...]]:
-    """Strength, and the curve of what was held out."""
-    shown, hidden = (series.some(which) for which in held_out(series, every))
+    """Strength, and the curve of what was held out, of a band."""
+    part = band(series)
+    shown, hidden = (part.some(which) for which in held_out(part, every))
     strengths: Sequence[float] = [tv] if tv is not None else []
     if tv is None:
         first = _sirt(shown, 0.0, positive)

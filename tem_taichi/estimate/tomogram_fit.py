@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tem_taichi.device import as_tensor
 from tem_taichi.estimate.kept import Kept
-from tem_taichi.estimate.tilt_images import Series, finer, held_out
+from tem_taichi.estimate.tilt_images import Series, band, finer, held_out
 from tem_taichi.estimate.tomogram import Step, Tomogram, iterate, judged
 from tem_taichi.estimate.tomogram_model import Lens, Model
 from tem_taichi.instrument.exposure import Exposure
@@ -164,7 +164,7 @@ def fitted(series: Series, exposures: Sequence[Exposure], lens: Lens, passes: in
     """The potential relative to the surroundings that explains the images best [V].
 
     The strength of the prior is looked for, and the fit begins, with voxels twice as wide; whether
-    narrow ones need more is asked of the images held out again.
+    narrow ones need more is asked of the images held out again. Both are asked of a `band`.
 
     Args:
         series: images and the grid.
@@ -199,14 +199,16 @@ def fitted(series: Series, exposures: Sequence[Exposure], lens: Lens, passes: in
     curve: tuple[float, ...] = ()
     if every:
         rest, others = held_out(series, every)
-        shown = model(coarse, rest)
-        found, curve = _chosen(shown, model(coarse, others), _even(coarse), typical[0],
+        part = band(series)
+        coarse_part = part.coarser() if wide else part
+        shown = model(coarse_part, rest)
+        found, curve = _chosen(shown, model(coarse_part, others), _even(coarse_part), typical[0],
                                _STRENGTHS if tv is None else (found,), passes, positive, step, kept)
         if wide and tv is None:
-            run = _run(shown, found * typical[0], positive, _even(coarse))
+            run = _run(shown, found * typical[0], positive, _even(coarse_part))
             _settled(run, passes, step, kept.state(f"shown {found}"))
             found, curve = _chosen(
-                model(series, rest), model(series, others), finer(run.volume, series.rays.grid),
+                model(part, rest), model(part, others), finer(run.volume, part.rays.grid),
                 typical[1], [found * more for more in _STRONGER], passes, positive, step, kept)
     volume = _even(coarse)
     for of, unit in zip((coarse, series), typical, strict=True) if wide else [(series, typical[1])]:
