@@ -33,10 +33,9 @@ _CORNER = 0.1
 """Differences of voxels that cost their square rather than themselves [V]."""
 _COARSE = 32
 """Pixels along a side of images from which wider voxels come first."""
-_SMALL, _FULL = 0.01, 6.0
-"""Change of the volume in a step, relative, that ends a fit where it still falls, and the momentum
-from which on it does, of some ten steps: after momentum began anew steps are small, and grow, far
-from the end."""
+_LAST, _SMALL = 5, 0.002
+"""Steps that end a fit where they took no more than that part of all that the loss has fallen since
+the first step."""
 _STRENGTHS = (2.0, 1.0, 0.5, 0.25, 0.12)
 """Of the prior that are tried, one after another while they explain more, in typical gradients of
 the images' probability by a voxel, at the start."""
@@ -215,9 +214,9 @@ def fitted(series: Series, exposures: Sequence[Exposure], lens: Lens, passes: in
         if volume.shape != of.rays.grid:
             volume = finer(volume, of.rays.grid)
         run = _run(model(of, everything), found * unit, positive, volume)
-        changes = _settled(run, passes, step, kept.state(f"all {found} {of.rays.voxel}"))
+        losses = _settled(run, passes, step, kept.state(f"all {found} {of.rays.voxel}"))
         volume = run.volume
-    return Tomogram(series.field(volume), volume, len(changes) - 1, found * typical[1], curve)
+    return Tomogram(series.field(volume), volume, len(losses) - 1, found * typical[1], curve)
 
 
 def _chosen(shown: Model, hidden: Model, start: Tensor, typical: float,
@@ -246,12 +245,13 @@ def _typical(model: Model) -> float:
 
 
 def _settled(run: Accelerated, passes: int, step: Step, file: Path | None) -> list[float]:
-    """Steps until they hardly change the volume; their relative changes, after a first 1."""
-    def more(changes: list[float]) -> bool:
-        ends = (changes[-1] <= _SMALL and changes[-1] <= changes[-2] and run.momentum >= _FULL)
-        return len(changes) <= passes and not ends
+    """Steps until they hardly lessen the loss; their losses, after a first 1."""
+    def more(losses: list[float]) -> bool:
+        ends = len(losses) > _LAST + 1 and (
+            losses[-1 - _LAST] - losses[-1] <= _SMALL * (losses[1] - losses[-1]))
+        return len(losses) <= passes and not ends
 
-    return iterate(run, more, lambda volume: run.change, lambda done: step(done, passes), file)
+    return iterate(run, more, lambda volume: run.loss, lambda done: step(done, passes), file)
 
 
 def _run(model: Model, tv: float, positive: bool, start: Tensor, metric: Metric | None = None
@@ -264,7 +264,7 @@ def _run(model: Model, tv: float, positive: bool, start: Tensor, metric: Metric 
 
     metric = metric or metric_of(model.gradient, start)
     metric = metric.plus(total_variation_curvature(start, 1 / tv, _CORNER))
-    return Accelerated(gradient, start, metric.even() if positive else metric, positive)
+    return Accelerated(gradient, start, metric, positive)
 
 
 def _even(series: Series) -> Tensor:

@@ -1,7 +1,7 @@
-"""The volume of least loss, by accelerated gradients in a metric of the loss's own curvature."""
+"""The volume of least loss, by quasi-Newton steps in a metric of the loss's own curvature."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,16 +14,20 @@ from tem_taichi.streams import Key
 Gradient = Callable[[Tensor], tuple[float, Tensor]]
 """Of a volume: a loss, and its gradient."""
 
-_LOOKS, _CHECKS = 3, 2
-"""At gradients, for the curvature of each shell, and then for the length of the first steps."""
+_LOOKS = 3
+"""At gradients, for the curvature of each shell."""
 _SHELLS = 40
 """To a frequency of 1 a voxel."""
-_SPARE = 1.1
-"""By so much steps are shorter than the most curved way met so far would allow."""
 _FLAT = 1e-3
 """Of the largest curvature: what is less curved is taken for that."""
 _PROBE = 0.1
 """Of the volume's unit: greatest change with which curvatures are looked for."""
+_MEMORY = 5
+"""Steps that tell more of the curvature than the metric does."""
+_CUTS = 6
+"""Of a step that does not lessen the loss."""
+_ENOUGH, _ROUNDING = 1e-4, 1e-6
+"""Least part of a step's promise that it must keep, but for what rounding does to the loss."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +36,6 @@ class Metric:
 
     curvature: Tensor
     """Of the coefficients of a real transform."""
-    largest: float = 1.0
-    """Curvature along any way, relative to that."""
 
     def step(self, slope: Tensor) -> Tensor:
         """Where a gradient leads: Newton's step, were all directions of a shell alike."""
@@ -41,15 +43,7 @@ class Metric:
 
     def plus(self, curvature: Tensor | float) -> "Metric":
         """Of the sum with another loss, at each coefficient or at most."""
-        return Metric(self.curvature * self.largest + curvature, 1.0)
-
-    def times(self, factor: float) -> "Metric":
-        """Of a multiple of the loss."""
-        return Metric(self.curvature * factor, self.largest)
-
-    def even(self) -> "Metric":
-        """All frequencies taken for as curved as the most curved one."""
-        return Metric(torch.full_like(self.curvature, float(self.curvature.max())), self.largest)
+        return Metric(self.curvature + curvature)
 
 
 def metric_of(gradient: Gradient, start: Tensor) -> Metric:
@@ -85,87 +79,119 @@ def metric_of(gradient: Gradient, start: Tensor) -> Metric:
             even = (after.max() / after.clamp(min=1e-6 * float(after.max())))
             waves *= even[shell]
             way, before = torch.fft.irfftn(waves, s=start.shape), (after * even).clamp(min=1e-30)
-        metric = Metric(found.clamp(min=_FLAT * float(found.max()))[shell].to(start))
-        largest = 0.0
-        for _ in range(_CHECKS):
-            changed = change(way)
-            moved = metric.step(changed)
-            largest, way = max(largest, _ratio(changed, moved, way)), moved
-        return Metric(metric.curvature, _SPARE * largest)
-
-
-def _ratio(change: Tensor, moved: Tensor, way: Tensor) -> float:
-    """The least that the largest curvature can be, of a change of gradients along a way."""
-    along = float((change * way).sum(dtype=torch.float64))
-    return float((change * moved).sum(dtype=torch.float64)) / along if along > 0 else 0.0
+        return Metric(found.clamp(min=_FLAT * float(found.max()))[shell].to(start))
 
 
 class Accelerated:
-    """Steps towards the volume of least loss (Nesterov 1983).
+    """Steps towards the volume of least loss: L-BFGS (Liu and Nocedal 1989) in a metric.
 
-    They get shorter where the loss turns out to be more curved; momentum begins anew where it
-    leads back (O'Donoghue and Candes 2015).
+    The last steps tell what the metric leaves out: that slopes of a shell are not alike, and how
+    curved a loss is that is no parabola. A step that does not lessen the loss is cut.
     """
 
     def __init__(self, gradient: Gradient, start: Tensor, metric: Metric,
                  positive: bool = False) -> None:
-        """The volume is the start.
-
-        `change` is by how much a step changed it, relative; `momentum` is 1 where it begins, and
-        grows by half in a step.
+        """The volume is the start, or what of it may be; `loss` is that of the volume.
 
         Args:
             gradient: of the loss, which is smooth.
             start: volume (nz, ny, nx).
             metric: of `metric_of`.
-            positive: whether no value may be below 0; the metric must be even then.
+            positive: whether no value may be below 0.
         """
         self.gradient, self.metric, self.positive = gradient, metric, positive
-        self.volume = self._ahead = start.clone()
-        self.change = 1.0
-        self._largest, self.momentum = metric.largest, 1.0
-        self._before: tuple[Tensor, Tensor, Tensor] | None = None
+        self.volume = start.clamp(min=0) if positive else start.clone()
+        self.loss = math.inf
+        self._scale = 1.0
+        self._slope = torch.empty(0)
+        self._pairs: list[tuple[Tensor, Tensor]] = []
 
     def step(self) -> float:
-        """One step.
+        """One step: one gradient, and more at the first and where a step is cut.
 
         Returns:
-            The loss ahead of it, where momentum leads.
+            The loss after it.
         """
         with torch.no_grad():
-            loss, slope = self.gradient(self._ahead)
-            step = self.metric.step(slope)
-            if self._before is not None:
-                way, before, last = self._before
-                found = _ratio(slope - before, step - last, self._ahead - way)
-                if found > self._largest:
-                    self._largest, self.momentum = _SPARE * found, 1.0
-            self._before = (self._ahead, slope, step)
-            moved = self._ahead - step / self._largest
+            if math.isinf(self.loss):
+                self.loss, self._slope = self.gradient(self.volume)
+            for way in self._ways():
+                if self._along(way):
+                    break
+                # What earlier steps told leads nowhere.
+                self._pairs = []
+        return self.loss
+
+    def _ways(self) -> Iterator[Tensor]:
+        """Where to go by the last steps and the metric; then by the metric alone.
+
+        Values that are 0 and would fall are left out (Bertsekas 1982).
+        """
+        free = (self.volume > 0) | (self._slope < 0) if self.positive else None
+        slope = self._slope if free is None else self._slope * free
+        for _ in range(2 if self._pairs else 1):
+            way = self._newton(slope).neg_()
+            yield way if free is None else way.mul_(free)
+
+    def _newton(self, slope: Tensor) -> Tensor:
+        """A slope over a curvature which is that of the last steps along them."""
+        way, parts = slope.clone(), []
+        for moved, change in reversed(self._pairs):
+            parts.append(_dot(moved, way) / _dot(moved, change))
+            way.add_(change, alpha=-parts[-1])
+        way.copy_(self.metric.step(way)).mul_(self._scale)
+        for (moved, change), part in zip(self._pairs, reversed(parts), strict=True):
+            way.add_(moved, alpha=part - _dot(change, way) / _dot(moved, change))
+        return way
+
+    def _along(self, way: Tensor) -> bool:
+        """Go as far as the loss gets less; whether it does."""
+        length = 1.0
+        for _ in range(_CUTS):
+            volume = self.volume + length * way
             if self.positive:
-                moved.clamp_(min=0)
-            way = moved - self.volume
-            self.change = float(way.norm() / moved.norm().clamp(min=1e-30))
-            if float((slope * way).sum(dtype=torch.float64)) > 0:
-                self.momentum = 1.0
-            following = (1 + math.sqrt(1 + 4 * self.momentum**2)) / 2
-            self._ahead = moved + (self.momentum - 1) / following * way
-            self.momentum, self.volume = following, moved
-        return loss
+                volume.clamp_(min=0)
+            moved = volume - self.volume
+            promise = _dot(self._slope, moved)
+            loss, slope = self.gradient(volume)
+            enough = self.loss + _ENOUGH * promise + _ROUNDING * abs(self.loss)
+            if promise < 0 and loss <= enough:
+                self._learn(moved, slope - self._slope, promise)
+                self.volume, self.loss, self._slope = volume, loss, slope
+                return True
+            # To where the parabola of both slopes is least.
+            bend = _dot(slope, moved) - promise
+            length *= min(max(-promise / bend, 0.1), 0.5) if bend > 0 else 0.5
+        return False
+
+    def _learn(self, moved: Tensor, change: Tensor, promise: float) -> None:
+        """Of a step and what it changed the slope by."""
+        bend = _dot(moved, change)
+        if bend > _FLAT * abs(promise):
+            self._pairs = [*self._pairs, (moved, change)][-_MEMORY:]
+            self._scale = bend / _dot(change, self.metric.step(change))
 
     def state(self) -> dict[str, Tensor]:
         """What changes, for `resume`."""
-        names = ("point", "slope", "step")
-        return {"volume": self.volume, "ahead": self._ahead,
-                "numbers": torch.tensor([self._largest, self.momentum], dtype=torch.float64),
-                **dict(zip(names, self._before or (), strict=False))}
+        pairs = {f"{name} {n}": value for n, pair in enumerate(self._pairs)
+                 for name, value in zip(("moved", "change"), pair, strict=True)}
+        return {"volume": self.volume, "slope": self._slope, **pairs,
+                "numbers": torch.tensor([self._scale, self.loss], dtype=torch.float64)}
 
     def resume(self, state: dict[str, Tensor]) -> None:
         """Go on from a `state` of a run with the same loss and settings."""
         def taken(name: str) -> Tensor:
             return torch.empty_like(self.volume).copy_(state[name])
 
-        self._largest, self.momentum = state["numbers"].tolist()
-        if "point" in state:
-            self._before = (taken("point"), taken("slope"), taken("step"))
-        self.volume, self._ahead = taken("volume"), taken("ahead")
+        self._scale, self.loss = state["numbers"].tolist()
+        if math.isfinite(self.loss):
+            self._slope = taken("slope")
+        self._pairs = [(taken(f"moved {n}"), taken(f"change {n}"))
+                       for n in range(_MEMORY) if f"moved {n}" in state]
+        self.volume = taken("volume")
+
+
+def _dot(one: Tensor, other: Tensor) -> float:
+    """Sum of the products, in the order in which the first lies in memory."""
+    order = sorted(range(one.ndim), key=one.stride, reverse=True)
+    return float(torch.dot(one.permute(order).flatten(), other.permute(order).flatten()))
