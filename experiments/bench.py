@@ -8,6 +8,7 @@ do. Rows that the file of lines has are not made again.
 """
 
 import argparse
+import ctypes
 import json
 import multiprocessing
 import resource
@@ -93,7 +94,7 @@ def row(kind: str, phantom: str, method: str, file: Path | None = None,
 
 
 def _timed(run: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    before, begun, used = _megabytes(), time.perf_counter(), time.process_time()
+    before, begun, used = _megabytes(anew=True), time.perf_counter(), time.process_time()
     found = run()
     return found, {"seconds": time.perf_counter() - begun,
                    "cpu_seconds": time.process_time() - used, "MB": _megabytes() - before}
@@ -157,9 +158,19 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def _megabytes() -> float:
-    """Most that this process has had in memory so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _megabytes(anew: bool = False) -> float:
+    """Most that this process has had in memory, so far or since it was asked to begin anew.
+
+    Where the system cannot forget what was before (all but Linux), that may hide what a run takes.
+    """
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if anew:
+        ctypes.CDLL(None).malloc_trim(0)  # what the data's making has freed
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is
+    peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return float(peak.split()[1]) / 1024
 
 
 if __name__ == "__main__":
