@@ -46,6 +46,8 @@ SPECIMENS = {
     "beads": ["specimen.particles.fiducial={fiducial: 100, count: 24}",
               "specimen.particles.vesicle={vesicle: 800, count: 9}",
               "specimen.particles.ribosome={structure: 4v5d, count: 80}", *_CROWD]}
+# The filaments with as many.
+SPECIMENS["beads_filaments"] = [SPECIMENS["beads"][0], *SPECIMENS["filaments"]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,8 @@ from scipy.ndimage import maximum_filter
 
 from tem_taichi.estimate.bead_filter import MatchedFilters, expected_maxima, threshold
 from tem_taichi.estimate.bead_masks import filled, recorded
-from tem_taichi.estimate.bead_series import Search, gold_of
+from tem_taichi.estimate.bead_poses import Search
+from tem_taichi.estimate.bead_series import gold_of
 from tem_taichi.estimate.bead_tracks import follow, views_of
 from tem_taichi.estimate.beads import GOLD_LENGTH, Beads, find_beads
 from tem_taichi.files.imod_points import points_text, read_points

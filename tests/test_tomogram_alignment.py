@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from tem_taichi.device import init
-from tem_taichi.estimate.alignment import aligned, poses_of
-from tem_taichi.estimate.shared_images import NAMES, Shared, Views
+from tem_taichi.estimate.alignment import aligned
+from tem_taichi.estimate.free_poses import NAMES, poses_of
+from tem_taichi.estimate.shared_images import Shared, Views
 from tem_taichi.estimate.stretched import places
 from tem_taichi.estimate.strips import strips_of
 from tem_taichi.files.mrc import write_mrc

@@ -13,20 +13,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from tem_taichi.device import as_tensor
-from tem_taichi.estimate.shared_images import NAMES, Shared, Views
+from tem_taichi.estimate.free_poses import DEVIATIONS, KINDS, Free, poses_of
+from tem_taichi.estimate.shared_images import Shared, Views
 from tem_taichi.estimate.strips import STRIPS, excess, spread_of
 from tem_taichi.inverse.minimise import Optimiser, Values, minimise
 
-KINDS: Mapping[str, tuple[str, ...]] = {
-    "shifts": ("shift_x", "shift_y"), "axis": ("axis_angle",), "tilts": ("tilt_angle",)}
-"""What may be refined, and its columns."""
 _COARSE, _FINER = 12.0, 0.5
 """First detail, in stated deviations of a shift, and each later one relative to that before."""
 _STEPS, _ROUNDS = 20, 2
 """Of the optimiser between two estimates of the spectra, and of these at each resolution."""
-_AXIS, _TILT = 3.0, 1.0
-"""Deviations of a stated axis and tilt [deg]."""
 _FAR = 4.0
 """Stated deviations beyond which a pose is doubted."""
 _APART = 4.0
@@ -44,81 +39,12 @@ class Alignment:
     tilts: pd.DataFrame
     """The table with the poses found; shift_x_error, shift_y_error [A], axis_angle_error and
     tilt_angle_error [deg] of those refined; agreement, by how many nats an image is more probable
-    by the others than by itself."""
+    by the others than by itself; of beads, see `BeadAlignment.tilts`."""
     changed: Mapping[str, float]
     """Root of the mean square of each column's change."""
-    gain: tuple[float, float]
-    """Sum of the agreements at the finest detail, before and after [nats]."""
+    gain: tuple[float, float] | None
+    """Sum of the agreements at the finest detail, before and after [nats]; None = not asked."""
     doubts: tuple[str, ...]
-
-
-def poses_of(tilts: pd.DataFrame) -> dict[str, Tensor]:
-    """Columns of NAMES; shifts are 0 where the table has none."""
-    return {name: as_tensor(tilts[name].to_numpy(float).copy() if name in tilts
-                            else np.zeros(len(tilts))) for name in NAMES}
-
-
-class _Free:
-    """The numbers that are fitted: changes of the poses that change no gauge."""
-
-    def __init__(self, start: dict[str, Tensor], kinds: Sequence[str], within: float) -> None:
-        self.start, self.within = start, within
-        self.names = [name for kind in KINDS if kind in kinds for name in KINDS[kind]]
-        n = len(start["tilt_angle"])
-        parts = [torch.ones(n, 1) if name == "axis_angle" else torch.eye(n) for name in self.names]
-        spread = torch.block_diag(*parts).double()
-        deviation = {"axis_angle": _AXIS, "tilt_angle": _TILT}
-        self.deviations = torch.cat([torch.full((part.shape[1],), deviation.get(name, within))
-                                     for name, part in zip(self.names, parts, strict=True)]
-                                    ).double()
-        gauge = self._gauge(n)
-        own = torch.linalg.lstsq(spread, gauge).solution
-        if own.shape[1]:
-            basis = torch.linalg.qr(own, mode="complete")[0][:, own.shape[1]:]
-        else:
-            basis = torch.eye(spread.shape[1], dtype=torch.float64)
-        self.basis, self.spread = basis, spread @ basis
-
-    def _gauge(self, n: int) -> Tensor:
-        """Changes that no image can tell, (k n, g)."""
-        axis, tilt = (torch.deg2rad(self.start[name].double()).cpu() for name in (
-            "axis_angle", "tilt_angle"))
-        c, s, zero = torch.cos(axis), torch.sin(axis), torch.zeros(n).double()
-        ways = []
-        if "shift_x" in self.names:
-            for x, y in ((c * torch.cos(tilt), s * torch.cos(tilt)), (-s, c),
-                         (c * torch.sin(tilt), s * torch.sin(tilt))):
-                ways.append({"shift_x": x, "shift_y": y})
-        if "tilt_angle" in self.names:
-            ways.append({"tilt_angle": zero + 1})
-        columns = [torch.cat([way.get(name, zero) for name in self.names]) for way in ways]
-        return torch.stack(columns, 1) if columns else zero.new_zeros((len(self.names) * n, 0))
-
-    def poses(self, numbers: Tensor) -> dict[str, Tensor]:
-        """At some numbers."""
-        changes = (self.spread @ numbers.cpu()).reshape(len(self.names), -1)
-        return {**self.start, **{name: self.start[name] + change.to(self.start[name])
-                                 for name, change in zip(self.names, changes, strict=True)}}
-
-    def information(self, shared: Shared, poses: Mapping[str, Tensor], observed: bool = False
-                    ) -> Tensor:
-        """With that of the start's stated deviations."""
-        size = len(self.spread)
-        images = shared.information(poses, self.names, observed).reshape(size, size).cpu()
-        return self.spread.T @ images @ self.spread + self.stated()
-
-    def stated(self) -> Tensor:
-        """The information of the start's stated deviations."""
-        return self.basis.T @ (self.basis / self.deviations[:, None]**2)
-
-    def bars(self, covariance: Tensor) -> Tensor:
-        """Deviations of the poses' numbers, (k, n)."""
-        squares = (self.spread @ covariance * self.spread).sum(1)
-        return squares.clamp(min=0).sqrt().reshape(len(self.names), -1)
-
-    def prior(self, numbers: Tensor) -> Tensor:
-        """Minus the log-probability by the stated deviations."""
-        return ((self.basis @ numbers) / self.deviations).square().sum() / 2
 
 
 def levels(within: float, finest: float) -> list[float]:
@@ -130,7 +56,8 @@ def levels(within: float, finest: float) -> list[float]:
 
 
 def aligned(views: Views, tilts: pd.DataFrame, kinds: Sequence[str], within: float, finest: float,
-            step: Callable[[int, int], None] = lambda done, of: None) -> Alignment:
+            step: Callable[[int, int], None] = lambda done, of: None, known: Tensor | None = None
+            ) -> Alignment:
     """Poses that make the images the most probable.
 
     Args:
@@ -140,13 +67,14 @@ def aligned(views: Views, tilts: pd.DataFrame, kinds: Sequence[str], within: flo
         within: deviation of a shift from the stated one [A].
         finest: detail [A].
         step: called after each part of the work.
+        known: information on the poses' changes from what is stated, see `Free`.
 
     Raises:
         ValueError: if there are fewer than 3 images, or nothing is to be refined.
     """
     if len(tilts) < 3 or not kinds:
         raise ValueError(f"align={list(kinds)}: needs 3 images or more, and something to refine")
-    free = _Free(poses_of(tilts), kinds, within)
+    free = Free(poses_of(tilts), kinds, within, known)
     numbers = torch.zeros(free.spread.shape[1], dtype=torch.float64)
     details = levels(within, finest)
     for number, detail in enumerate(details):
@@ -160,9 +88,17 @@ def aligned(views: Views, tilts: pd.DataFrame, kinds: Sequence[str], within: flo
     return _judged(shared, free, numbers, tilts, within)
 
 
-def _improved(shared: Shared, free: _Free, numbers: Tensor) -> Tensor:
+def _information(free: Free, shared: Shared, poses: Mapping[str, Tensor], observed: bool = False
+                 ) -> Tensor:
+    """With that of the start."""
+    size = len(free.spread)
+    images = shared.information(poses, free.names, observed).reshape(size, size).cpu()
+    return free.spread.T @ images @ free.spread + free.stated()
+
+
+def _improved(shared: Shared, free: Free, numbers: Tensor) -> Tensor:
     """By steps in the scale of what is known of each combination of the numbers."""
-    information = free.information(shared, free.poses(numbers))
+    information = _information(free, shared, free.poses(numbers))
     curvature, ways = torch.linalg.eigh(information)
     scaled = ways / curvature.clamp(min=1e-6 * float(curvature.max())).sqrt()
 
@@ -174,7 +110,7 @@ def _improved(shared: Shared, free: _Free, numbers: Tensor) -> Tensor:
     return numbers + scaled @ found.values["z"]
 
 
-def _judged(shared: Shared, free: _Free, numbers: Tensor, tilts: pd.DataFrame, within: float
+def _judged(shared: Shared, free: Free, numbers: Tensor, tilts: pd.DataFrame, within: float
             ) -> Alignment:
     """The table, errors and doubts."""
     poses = free.poses(numbers)
@@ -183,17 +119,16 @@ def _judged(shared: Shared, free: _Free, numbers: Tensor, tilts: pd.DataFrame, w
     table = tilts.copy()
     changed: dict[str, float] = {}
     doubts = [uneven] if uneven else []
-    stated = {"axis_angle": _AXIS, "tilt_angle": _TILT}
     for name, error in zip(free.names, errors.numpy(), strict=True):
         start = tilts[name].to_numpy(float) if name in tilts else np.zeros(len(tilts))
         change = (poses[name] - free.start[name]).double().cpu().numpy()
         table[name], table[f"{name}_error"] = start + change, error
         changed[name] = float(np.sqrt(np.mean(change**2)))
-        far = np.flatnonzero(np.abs(change) > _FAR * stated.get(name, within))
+        far = np.flatnonzero(np.abs(change) > _FAR * DEVIATIONS.get(name, within))
         if len(far):
             doubts.append(f"{name} of {len(far)} images, the first of them image {far[0] + 1}, is "
-                          f"farther than {_FAR * stated.get(name, within):g} from its start: the "
-                          "images do not confirm what was stated of it.")
+                          f"farther than {_FAR * DEVIATIONS.get(name, within):g} from its start: "
+                          "the images do not confirm what was stated of it.")
     table["agreement"] = after
     alone = np.flatnonzero(after < _LIKE)
     if len(alone):
@@ -205,27 +140,27 @@ def _judged(shared: Shared, free: _Free, numbers: Tensor, tilts: pd.DataFrame, w
     return Alignment(table, changed, (float(before.sum()), float(after.sum())), tuple(doubts))
 
 
-def _errors(shared: Shared, free: _Free, poses: dict[str, Tensor]) -> tuple[Tensor, str]:
+def _errors(shared: Shared, free: Free, poses: dict[str, Tensor]) -> tuple[Tensor, str]:
     """The model's error bars and '', or where strips of the field contradict it a doubt.
 
     Then the larger of the model's and those by the strips: few as they are, theirs are the worse
     where the model holds.
     """
-    information = free.information(shared, poses)
+    information = _information(free, shared, poses)
     slopes = shared.slopes(poses, free.names).cpu()
     # What was stated of the start disagrees with nothing.
     spread = spread_of(slopes.flatten(1) @ free.spread) + free.stated()
     model = free.bars(torch.linalg.inv(information))
     # A narrow strip is turned with its edges: of the axis it says too little to contradict it.
     turned = shared.extent[0] > STRIPS * _WIDE * shared.resolution or len(free.names) == 1
-    sure = _Free(free.start, [kind for kind in KINDS if set(KINDS[kind]) & set(free.names)
+    sure = Free(free.start, [kind for kind in KINDS if set(KINDS[kind]) & set(free.names)
                               and (kind != "axis" or turned)], free.within)
     own = [free.names.index(name) for name in sure.names]
     ratio, chance = excess(spread_of(slopes[:, own].flatten(1) @ sure.spread) + sure.stated(),
-                           sure.information(shared, poses))
+                           _information(sure, shared, poses))
     if ratio < 1 + _APART * chance:
         return model, ""
-    curvature = free.information(shared, poses, observed=True)
+    curvature = _information(free, shared, poses, observed=True)
     if float(torch.linalg.eigvalsh(curvature)[0]) <= 0:
         curvature = information
     inverse = torch.linalg.inv(curvature)

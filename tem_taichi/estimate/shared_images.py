@@ -16,8 +16,6 @@ from tem_taichi.estimate.stretched import Stretch, lattice, places, stretch
 from tem_taichi.estimate.strips import strips_of
 from tem_taichi.inverse.slab import Slab, depth_information, displacement_information
 
-NAMES = ("shift_x", "shift_y", "tilt_angle", "axis_angle")
-"""Numbers of a pose: [A], [A], [deg], [deg]."""
 _RINGS = 20
 """Of the spectra, up to the finest detail."""
 _UNSEEN = 1e6

@@ -1,23 +1,34 @@
 """The alignment of a tilt series as a part of recipes."""
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tem_taichi import checks
-from tem_taichi.estimate.alignment import KINDS, Alignment, aligned
+from tem_taichi.estimate.alignment import Alignment, aligned
+from tem_taichi.estimate.bead_poses import Search
+from tem_taichi.estimate.bead_series import Gold, gold_of
+from tem_taichi.estimate.free_poses import KINDS, NAMES
 from tem_taichi.estimate.shared_images import Views
 from tem_taichi.estimate.tilt_images import Grid, series_of
 from tem_taichi.estimate.tomogram_fit import noise_of
 from tem_taichi.physics import wavelength
+from tem_taichi.recipes.beads import masked_gold, points_of
 from tem_taichi.recipes.result import Report
 
 _FINEST, _PIXELS = 40.0, 3.0
 """Finest detail [A], at least so many pixels."""
 _BEFORE_ZERO = 1.1
 """Finest detail over that of the first zero of the contrast transfer."""
+
+
+BY = ("auto", "beads", "specimen")
+_SURE = 2.0
+"""Error of each shift [A] by beads up to which the specimen is not asked as well."""
 
 
 class WithAlign(Protocol):
@@ -34,6 +45,18 @@ class WithAlign(Protocol):
     @property
     def align_to(self) -> float | None:
         """Finest detail [A]."""
+
+    @property
+    def align_by(self) -> str:
+        """Of `BY`."""
+
+    @property
+    def beads(self) -> str | None:
+        """auto, a text of IMOD's model2point, or nothing."""
+
+    @property
+    def bead_diameter(self) -> float | None:
+        """Of them [A]."""
 
     @property
     def thickness(self) -> float:
@@ -55,16 +78,17 @@ def check_align(recipe: WithAlign) -> None:
         ValueError: if not.
     """
     for kind in recipe.align:
-        checks.one_of("align", kind, tuple(KINDS))
+        checks.one_of("align", kind, tuple(kind for kind in KINDS if kind != "magnification"))
     checks.check(len(set(recipe.align)) == len(recipe.align), "align", recipe.align,
                  "different kinds")
     checks.positive("align_within", recipe.align_within, "A")
     checks.positive("align_to", recipe.align_to, "A")
+    checks.one_of("align_by", recipe.align_by, BY)
 
 
 def refined(recipe: WithAlign, images: NDArray, table: pd.DataFrame, pixel_size: float,
             mask: NDArray | None, report: Report) -> Alignment:
-    """The alignment by all images together.
+    """The alignment by gold beads where there are, by all of the specimen where they do not tell.
 
     Args:
         recipe: with something to align.
@@ -75,8 +99,31 @@ def refined(recipe: WithAlign, images: NDArray, table: pd.DataFrame, pixel_size:
         report: called as it goes on.
 
     Raises:
-        ValueError: if an image has no noise, or too few pixels.
+        ValueError: if an image has no noise, or too few pixels, or beads are asked for and there
+            are none.
     """
+    known, within = None, recipe.align_within
+    doubts: tuple[str, ...] = ()
+    if recipe.align_by != "specimen":
+        gold = _gold(recipe, images, table, pixel_size)
+        if gold.fit is not None:
+            found = by_beads(gold, table)
+            errors = found.tilts.filter(regex="^shift_._error$").to_numpy()
+            if recipe.align_by == "beads" or (errors < _SURE).all():
+                return found
+            images, mask = masked_gold(images, gold, pixel_size, mask)
+            table, known, doubts = found.tilts, gold.fit.information, gold.fit.doubts
+            within = float(np.sqrt((errors**2).mean())) if errors.size else within
+        elif recipe.align_by == "beads":
+            raise ValueError("align_by=beads: no beads were followed through the images; recipe="
+                             "beads says what was found")
+    found = _by_specimen(recipe, images, table, pixel_size, mask, report, within, known)
+    return replace(found, doubts=(*doubts, *found.doubts))
+
+
+def _by_specimen(recipe: WithAlign, images: NDArray, table: pd.DataFrame, pixel_size: float,
+                 mask: NDArray | None, report: Report, within: float, known: Tensor | None
+                 ) -> Alignment:
     series = series_of(images, table, pixel_size, Grid(recipe.thickness, 1, recipe.cut_from), mask)
     noise = noise_of(series.images).square()
     if not float(noise.min()) > 0:
@@ -89,7 +136,33 @@ def refined(recipe: WithAlign, images: NDArray, table: pd.DataFrame, pixel_size:
                          "images")
     views = Views(series.images, series.weights, noise, pixel_size, recipe.thickness,
                   (float(recipe.cut_from[0]), float(recipe.cut_from[1])))
-    return aligned(views, table, recipe.align, recipe.align_within, finest, report)
+    return aligned(views, table, recipe.align, within, finest, report, known)
+
+
+def _gold(recipe: WithAlign, images: NDArray, table: pd.DataFrame, pixel_size: float) -> Gold:
+    """Beads of the series, and the poses by them."""
+    search = Search(recipe.bead_diameter, depth=max(Search().depth, recipe.thickness),
+                    cut_from=(float(recipe.cut_from[0]), float(recipe.cut_from[1])),
+                    kinds=recipe.align, within=recipe.align_within)
+    points = None if recipe.beads in (None, "auto") else points_of(
+        str(recipe.beads), len(images), "beads")
+    return gold_of(images, table, pixel_size, search, points)
+
+
+def by_beads(gold: Gold, table: pd.DataFrame) -> Alignment:
+    """The alignment by gold alone.
+
+    Args:
+        gold: with a fit.
+        table: that was stated.
+    """
+    assert gold.fit is not None
+    tilts = gold.fit.tilts
+    changed = {name: float(np.sqrt(np.mean((tilts[name] - (
+        table[name] if name in table else 0.0))**2))) for name in (
+        name.removesuffix("_error") for name in tilts if name.endswith("_error"))
+        if name in NAMES}
+    return Alignment(tilts, changed, None, gold.fit.doubts)
 
 
 def finest_of(recipe: WithAlign, table: pd.DataFrame, pixel_size: float) -> float:
@@ -119,4 +192,5 @@ def alignment_numbers(found: Alignment) -> dict[str, Any]:
                               for name, value in found.changed.items()},
             "align_error": {f"{name}_{units.get(name, 'deg')}": float(np.sqrt(np.mean(
                 found.tilts[f"{name}_error"]**2))) for name in found.changed},
-            "align_agreement": list(found.gain)}
+            **({} if found.gain is None else {"align_agreement": list(found.gain)}),
+            **({"align_beads": int(found.tilts["beads"].sum())} if "beads" in found.tilts else {})}

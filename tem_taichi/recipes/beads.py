@@ -5,6 +5,7 @@ tracks.star has their places in the specimen, with residuals that check the alig
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 from tem_taichi import checks
 from tem_taichi.estimate.bead_figure import bead_figure
 from tem_taichi.estimate.bead_masks import filled
-from tem_taichi.estimate.bead_series import Gold, Search, gold_of
+from tem_taichi.estimate.bead_poses import Search
+from tem_taichi.estimate.bead_series import Gold, gold_of
+from tem_taichi.estimate.free_poses import KINDS
 from tem_taichi.files.imod_points import points_text, read_points
 from tem_taichi.recipes.input import aligned_table, check_alignment, images_of
 from tem_taichi.recipes.result import Report, Result
@@ -43,6 +46,13 @@ class BeadsRecipe(SeriesRecipe):
     """of the tilt axis from +y, counter-clockwise [deg]; null = from the table of angles"""
     shifts: tuple[str, str] = ("shift_x", "shift_y")
     """columns of the table of angles that have the images' shifts [A]; 0 where there are none"""
+    align: tuple[str, ...] = ("shifts", "axis")
+    """what is fitted to the beads, all images and beads at once, for tilts_beads.csv: any of
+    shifts, axis, one for all images, tilts, the angle of each, and magnification of each; [] =
+    shifts of images with three beads and more, one image after another"""
+    align_within: float = 20.0
+    """how far the shifts that are given may be off, as a standard deviation [A]; the axis is taken
+    for known to 3 deg, tilts to 1 deg, magnifications to 1 %"""
     cut_from: tuple[float, float] = (0.0, 0.0)
     """where the middle of the images lies in the frames that they were cut from, x and y from their
     middle [A], through which the tilt axis runs"""
@@ -62,6 +72,11 @@ class BeadsRecipe(SeriesRecipe):
         checks.positive("depth", self.depth, "A")
         checks.positive("tolerance", self.tolerance, "A")
         checks.not_negative("margin", self.margin, "A")
+        for kind in self.align:
+            checks.one_of("align", kind, tuple(KINDS))
+        checks.check(len(set(self.align)) == len(self.align), "align", self.align,
+                     "different kinds")
+        checks.positive("align_within", self.align_within, "A")
         check_alignment(self)
 
 
@@ -72,7 +87,8 @@ def run(recipe: BeadsRecipe, report: Report) -> Result:
     points = None if recipe.points is None else points_of(recipe.points, len(images))
     search = Search(diameter=recipe.bead_diameter, false_finds=recipe.false_finds,
                     contrast=recipe.contrast, depth=recipe.depth, tolerance=recipe.tolerance,
-                    cut_from=recipe.cut_from, margin=recipe.margin)
+                    cut_from=recipe.cut_from, margin=recipe.margin, kinds=recipe.align,
+                    within=recipe.align_within)
     gold = gold_of(images, table, pixel_size, search, points, report)
     beads, finds = gold.tracks.beads, gold.tracks.finds
     diameters = beads["diameter"] if len(beads) else finds["diameter"]
@@ -82,7 +98,7 @@ def run(recipe: BeadsRecipe, report: Report) -> Result:
         "diameter_A": float(diameters.median()) if len(diameters) else None,
         "residual_A": _middle(beads, "residual"),
         "residual_over_error": _middle(beads, "residual_over_error"),
-        "residual_of_given_alignment_A": gold.residual_before,
+        "residual_of_given_alignment_A": gold.residual_before, **_fit_numbers(gold),
         "masked": float(1 - gold.mask.mean()), "padding": float(1 - gold.valid.mean())}
     volumes: dict[str, tuple[NDArray, float]] = {"mask.mrc": (gold.mask.astype(np.int8),
                                                               pixel_size)}
@@ -116,6 +132,22 @@ def without_gold(images: NDArray, table: pd.DataFrame, pixel_size: float, mask: 
     """
     points = None if beads == "auto" else points_of(beads, len(images), "beads")
     gold = gold_of(images, table, pixel_size, search, points)
+    return masked_gold(images, gold, pixel_size, mask)
+
+
+def masked_gold(images: NDArray, gold: Gold, pixel_size: float, mask: NDArray | None
+                ) -> tuple[NDArray, NDArray]:
+    """Images whose beads are filled with the mean of what is about them, and the pixels left.
+
+    Args:
+        images: (n, ny, nx).
+        gold: that was found in them.
+        pixel_size: [A].
+        mask: of pixels that are used anyway, of the images or of one; None = all.
+
+    Raises:
+        ValueError: if the mask has another shape.
+    """
     diameters = gold.places["diameter"]
     width = (float(diameters.median()) if len(diameters) else 100.0) / 2 / pixel_size
     used = gold.mask
@@ -144,6 +176,17 @@ def points_of(file: str, count: int, key: str = "points") -> pd.DataFrame:
     return points
 
 
+def _fit_numbers(gold: Gold) -> dict[str, Any]:
+    """Of the fit of all poses and beads."""
+    if gold.fit is None:
+        return {}
+    units = {"shift_x": "_A", "shift_y": "_A", "magnification": ""}
+    errors = {f"{name.removesuffix('_error')}{units.get(name.removesuffix('_error'), '_deg')}":
+              float(np.sqrt(np.mean(gold.fit.tilts[name]**2)))
+              for name in gold.fit.tilts if name.endswith("_error")}
+    return {"find_error_A": gold.fit.error, "align_error": errors}
+
+
 def _middle(beads: pd.DataFrame, name: str) -> float | None:
     return float(beads[name].median()) if len(beads) else None
 
@@ -170,6 +213,7 @@ def _doubts(recipe: BeadsRecipe, gold: Gold, count: int) -> list[str]:
         doubts.append("No bead was followed through the images: the alignment is off by more than "
                       f"tolerance={recipe.tolerance:g} A, or there are no beads.")
         return doubts
+    doubts += () if gold.fit is None else gold.fit.doubts
     alone = (finds["bead"] == 0).groupby(finds["image"]).mean()
     lost = [int(image) + 1 for image in alone.index[alone > 0.5]]
     if lost:

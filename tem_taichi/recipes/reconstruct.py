@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from tem_taichi import checks
-from tem_taichi.estimate.bead_series import Search
+from tem_taichi.estimate.bead_poses import Search
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.octree_fit import WHITENED, Plan, volume_of
 from tem_taichi.estimate.octree_fit import fitted as octree_fitted
@@ -59,6 +59,10 @@ class ReconstructRecipe(SeriesRecipe):
     align: tuple[str, ...] = ()
     """what is refined of the alignment before the tomogram is made, by all images together: any of
     shifts, axis, one for all images, and tilts, the angle of each; written to aligned.csv"""
+    align_by: str = "auto"
+    """of align: beads, gold that is found in the images, or that of `beads` where it is a file;
+    specimen, all that is in the images; or auto, beads where there are, and the specimen as well
+    where they leave a shift in doubt by 2 A or more"""
     align_within: float = 20.0
     """of align: how far the shifts that are given may be off, as a standard deviation [A]; the axis
     is taken for known to 3 deg, tilts to 1 deg"""
@@ -208,8 +212,10 @@ def run(recipe: ReconstructRecipe, report: Report) -> Result:
     taken = _taken(recipe, table, voxel)
     if found is not None:
         finest = finest_of(recipe, table, pixel_size)
-        taken.append(f"The alignment compares details from {finest:.3g} A. What no image tells is "
-                     "the start's: where the specimen is, and how it lies about the tilt axis.")
+        how = "is by gold beads alone" if found.gain is None else (
+            f"compares details from {finest:.3g} A")
+        taken.append(f"The alignment {how}. What no image tells is the start's: where the specimen "
+                     "is, and how it lies about the tilt axis.")
     return Result(numbers, taken, warnings, tables=tables, figures={
         "tomogram.png": planes_figure(slices(whole.volume.cpu().numpy(), voxel), voxel)}, volumes={
             file: (volume.cpu().numpy(), voxel, origin) for file, volume in volumes.items()})
