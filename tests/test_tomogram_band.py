@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 import torch
 
-from tem_taichi.estimate import tilt_images
+from tem_taichi.estimate import tilt_images, tomogram_fit
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.tilt_images import Grid, Series, band, series_of
 from tem_taichi.estimate.tomogram import iterated
+from tem_taichi.estimate.tomogram_model import Lens, Model
 from tem_taichi.inverse.tomography import Sirt
 from tem_taichi.specimen.rays import project
 
@@ -120,3 +121,24 @@ def test_a_band_tells_when_to_stop_as_all_do(monkeypatch):
     by_part, by_all = seconds
     assert by_part.iterations == pytest.approx(by_all.iterations, abs=2)
     assert by_part.tv == pytest.approx(by_all.tv, rel=0.2)
+
+
+def test_waves_pass_wide_voxels_and_bands_where_rays_do(monkeypatch):
+    """Both move the middle of images; slices are placed by the exposures' shifts, not by rays."""
+    tilts = pd.DataFrame({"tilt_angle": [-40.0, 0.0, 40.0], "axis_angle": 20.0, "shift_x": 6.0,
+                          "shift_y": -5.0, "defocus": 2e4})
+    images = 1 + 0.1 * np.random.default_rng(3).standard_normal((3, 64, 32))
+    whole, lens, models = series_of(images, tilts, 8.0, Grid(64.0)), Lens(model="multislice"), []
+
+    class Seen(Model):
+        def __init__(self, *given):
+            super().__init__(*given)
+            models.append(self)
+
+    monkeypatch.setattr(tomogram_fit, "Model", Seen)
+    tomogram_fit.fitted(whole, tomogram_fit.exposures_of(whole, tilts, lens), lens, 1, None, False,
+                        3, lambda done, of: None, Kept())
+    assert len({model.series.rays.grid for model in models}) == 4
+    for model in models:
+        shifts = torch.tensor([[one.shift_x, one.shift_y] for one in model.exposures])
+        torch.testing.assert_close(shifts, model.series.rays.shifts)

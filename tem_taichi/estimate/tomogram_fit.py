@@ -186,10 +186,12 @@ def fitted(series: Series, exposures: Sequence[Exposure], lens: Lens, passes: in
     coarse = series.coarser() if wide else series
 
     def model(of: Series, which: Sequence[int]) -> Model:
-        # Of pixels as wide, the noise of the narrow ones.
+        # Of pixels as wide, the noise of the narrow ones; of a middle elsewhere, other shifts.
         finer_by = of.rays.pixel / series.rays.pixel
+        shifts = of.rays.shifts.tolist()
         return Model(of.some(which), [
-            replace(exposures[n], dose=exposures[n].dose * finer_by) for n in which], lens)
+            replace(exposures[n], dose=exposures[n].dose * finer_by, shift_x=shifts[n][0],
+                    shift_y=shifts[n][1]) for n in which], lens)
 
     everything = range(len(exposures))
     # What noise does to a voxel's slope, by which strengths are alike for voxels of any width.
