@@ -167,11 +167,20 @@ def restrict(
 
 
 @ti.func
-def between(node, begin, step, samples):
-    """Sample at or below a node of a leaf, the next, and the weight of the next."""
-    low = (node - begin) // step
-    part = (node - begin - low * step) / float(step)
-    return low, ti.min(low + 1, samples - 1), part
+def corner_at(nodes: ti.template(), m, leaves: ti.template(), leaf, corner, samples):
+    """Index of one of the eight samples of a leaf about node m, and its weight in the node."""
+    step = leaves[leaf, 3]
+    at, weight = leaf, 1.0
+    for axis in ti.static(range(3)):
+        beyond = nodes[m, axis] - leaves[leaf, axis]
+        low = beyond // step
+        part = (beyond - low * step) / float(step)
+        if corner & (4 >> axis):
+            low, weight = ti.min(low + 1, samples - 1), weight * part
+        else:
+            weight *= 1.0 - part
+        at = at * samples + low
+    return at, weight
 
 
 @ti.kernel
@@ -194,22 +203,9 @@ def take(
             for cy in range(y_low, y_high + 1):
                 for cx in range(x_low, x_high + 1):
                     leaf = cells[cz, cy, cx]
-                    step = leaves[leaf, 3]
-                    z, z_next, fz = between(nodes[m, 0], leaves[leaf, 0], step, samples)
-                    y, y_next, fy = between(nodes[m, 1], leaves[leaf, 1], step, samples)
-                    x, x_next, fx = between(nodes[m, 2], leaves[leaf, 2], step, samples)
                     for corner in range(8):
-                        at_z, wz = z, 1.0 - fz
-                        at_y, wy = y, 1.0 - fy
-                        at_x, wx = x, 1.0 - fx
-                        if corner & 4:
-                            at_z, wz = z_next, fz
-                        if corner & 2:
-                            at_y, wy = y_next, fy
-                        if corner & 1:
-                            at_x, wx = x_next, fx
-                        total += wz * wy * wx * values[
-                            ((leaf * samples + at_z) * samples + at_y) * samples + at_x]
+                        at, weight = corner_at(nodes, m, leaves, leaf, corner, samples)
+                        total += weight * values[at]
         out[m] = total / ((z_high - z_low + 1) * (y_high - y_low + 1) * (x_high - x_low + 1))
 
 
@@ -233,20 +229,6 @@ def take_adjoint(
             for cy in range(y_low, y_high + 1):
                 for cx in range(x_low, x_high + 1):
                     leaf = cells[cz, cy, cx]
-                    step = leaves[leaf, 3]
-                    z, z_next, fz = between(nodes[m, 0], leaves[leaf, 0], step, samples)
-                    y, y_next, fy = between(nodes[m, 1], leaves[leaf, 1], step, samples)
-                    x, x_next, fx = between(nodes[m, 2], leaves[leaf, 2], step, samples)
                     for corner in range(8):
-                        at_z, wz = z, 1.0 - fz
-                        at_y, wy = y, 1.0 - fy
-                        at_x, wx = x, 1.0 - fx
-                        if corner & 4:
-                            at_z, wz = z_next, fz
-                        if corner & 2:
-                            at_y, wy = y_next, fy
-                        if corner & 1:
-                            at_x, wx = x_next, fx
-                        ti.atomic_add(values_grad[
-                            ((leaf * samples + at_z) * samples + at_y) * samples + at_x],
-                            wz * wy * wx * grad)
+                        at, weight = corner_at(nodes, m, leaves, leaf, corner, samples)
+                        ti.atomic_add(values_grad[at], weight * grad)

@@ -29,7 +29,7 @@ from tem_taichi.specimen.view import View
 @pytest.fixture(autouse=True)
 def thin_layers(monkeypatch):
     """Several blocks of planes in a small tree."""
-    monkeypatch.setattr(module, "_PLANES", 5)
+    monkeypatch.setattr(module, "PLANES", 5)
 
 
 def mixed(samples=4, roots=(1, 1, 2), spacing=2.0, seed=0):

@@ -26,6 +26,7 @@ from tem_taichi.recipes import reconstruct as recipe
 from tem_taichi.rotations import tilt_rotation
 from tem_taichi.simulate import main as simulate
 from tem_taichi.specimen.field import voxels
+from tem_taichi.specimen.octree import load
 from tem_taichi.specimen.rays import Rays, project
 
 BEADS = np.array([(60, -90, 20), (-100, -30, -30), (30, 80, -20), (-40, 20, 35)])
@@ -139,10 +140,12 @@ def test_masked_pixels_are_not_used(series, tmp_path):
     np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("method", ["sirt_tv", "gradient"])
+@pytest.mark.parametrize("method", ["sirt_tv", "gradient", "gradient specimen=octree"])
 def test_an_interrupted_run_goes_on(series, tmp_path, monkeypatch, method):
     """To the same bytes, and without doing again what was done; nothing is left beside it."""
-    words = [f"method={method}", "bin=4", "iterations=2", "held_out=5", "tv=0.001"]
+    words = [*f"method={method}".split(), "bin=4", "iterations=2", "held_out=5"]
+    words += (["samples=4", "depth=1", "halves=true", "bin=8", "margin=0", "iterations=1"]
+              if "octree" in method else ["tv=0.001"])
     _, whole, _ = reconstruct(series, tmp_path / "whole", *words)
     run, steps = recipe.run, []
 
@@ -168,6 +171,7 @@ def test_an_interrupted_run_goes_on(series, tmp_path, monkeypatch, method):
     assert len(steps) < every
     np.testing.assert_array_equal(again, whole)
     assert not (tmp_path / ".out.unfinished").exists()
+    assert (tmp_path / "out" / "half2.mrc").is_file() == ("octree" in method)
 
 
 def test_the_potential_of_gold_is_where_the_scene_put_it(series, tmp_path):
@@ -183,10 +187,10 @@ def test_the_potential_of_gold_is_where_the_scene_put_it(series, tmp_path):
 
 
 def test_gold_is_in_the_octree_too(series, tmp_path):
-    """With a quarter of the numbers that voxels take."""
+    """With a quarter of the numbers that voxels take; the tree and its picture, too."""
     found, volume, origin = reconstruct(
         series, tmp_path / "out", "method=gradient", "specimen=octree", "samples=4", "depth=3",
-        "leaves=200", "bin=2", "iterations=6", "margin=0", "held_out=8")
+        "leaves=200", "bin=2", "iterations=5", "margin=0", "held_out=8", "damage=0")
     values = [value_at(volume, origin, 8.0, bead) for bead in BEADS]
     others = [value_at(volume, origin, 8.0, bead * signs) for bead in BEADS
               for signs in itertools.product((1, -1), repeat=3) if signs != (1, 1, 1)]
@@ -194,6 +198,9 @@ def test_gold_is_in_the_octree_too(series, tmp_path):
     assert min(values) > 3 * max(others), (values, max(others), found)
     assert found["unit"] == "V" and 1 < len(found["held_out"])
     assert any("surroundings" in text for text in found["assumptions"])
+    tree = load(str(tmp_path / "out" / "tree.npz"))
+    assert len(tree.tree.leaves) == found["leaves"] <= 200
+    assert 0 < found["memory_estimate_MB"] < 1000 and (tmp_path / "out" / "tree.png").is_file()
 
 
 def test_a_thick_specimen_asks_for_slices(series, tmp_path):

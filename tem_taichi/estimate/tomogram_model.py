@@ -145,22 +145,32 @@ class Model:
 
         Of projections by their adjoint, so that no graph holds a volume.
         """
-        flat = self.lens.model == "projection"
-        slopes, total = [], 0.0
-        whole = torch.zeros_like(volume)
-        for n, part in enumerate(self._parts(volume)):
-            with torch.enable_grad():
-                free = part.detach().requires_grad_()
-                misfit = self._misfit(self._seen(free, n), n)
-            slope, = torch.autograd.grad(misfit, free)
-            total += float(misfit.detach())
-            if flat:
-                slopes.append(slope)
-            else:
-                whole += slope
-        if flat and slopes:
-            whole = back_project(torch.stack(slopes), self.rays)
+        if self.lens.model == "projection":
+            with torch.no_grad():
+                total, slopes = self.explained(project(volume, self.rays))
+                return total, back_project(slopes, self.rays)
+        total, whole = 0.0, torch.zeros_like(volume)
+        for n in range(len(self.exposures)):
+            misfit, slope = self._slope(volume, n)
+            total, whole = total + misfit, whole.add_(slope)
         return total, whole
+
+    def explained(self, parts: Tensor) -> tuple[float, Tensor]:
+        """The misfit, and its gradient by what images are made from.
+
+        Args:
+            parts: projections of a specimen [V A], (n, ny, nx), by `rays`.
+        """
+        found = [self._slope(part, n) for n, part in enumerate(parts)]
+        return sum(one for one, _ in found), torch.stack([slope for _, slope in found])
+
+    def _slope(self, part: Tensor, n: int) -> tuple[float, Tensor]:
+        """Of an image."""
+        with torch.enable_grad():
+            free = part.detach().requires_grad_()
+            misfit = self._misfit(self._seen(free, n), n)
+        slope, = torch.autograd.grad(misfit, free)
+        return float(misfit.detach()), slope
 
     def _parts(self, volume: Tensor) -> Sequence[Tensor]:
         """Of each image, what it is made from: a projection [V A], or the volume."""

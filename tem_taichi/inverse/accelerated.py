@@ -46,6 +46,22 @@ class Metric:
         return Metric(self.curvature + curvature)
 
 
+@dataclass(frozen=True, eq=False)
+class Diagonal:
+    """How curved a loss is by each value, at most."""
+
+    curvature: Tensor
+    """Like the values, positive."""
+
+    def step(self, slope: Tensor) -> Tensor:
+        """Where a gradient leads."""
+        return slope / self.curvature
+
+    def plus(self, curvature: Tensor | float) -> "Diagonal":
+        """Of the sum with another loss."""
+        return Diagonal(self.curvature + curvature)
+
+
 def metric_of(gradient: Gradient, start: Tensor) -> Metric:
     """The most curved way in each shell, by powers: gradients' changes along changes of before.
 
@@ -89,14 +105,14 @@ class Accelerated:
     curved a loss is that is no parabola. A step that does not lessen the loss is cut.
     """
 
-    def __init__(self, gradient: Gradient, start: Tensor, metric: Metric,
+    def __init__(self, gradient: Gradient, start: Tensor, metric: Metric | Diagonal,
                  positive: bool = False) -> None:
         """The volume is the start, or what of it may be; `loss` is that of the volume.
 
         Args:
             gradient: of the loss, which is smooth.
             start: volume (nz, ny, nx).
-            metric: of `metric_of`.
+            metric: of `metric_of`, or `Diagonal`.
             positive: whether no value may be below 0.
         """
         self.gradient, self.metric, self.positive = gradient, metric, positive

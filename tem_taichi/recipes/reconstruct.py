@@ -5,24 +5,30 @@ contrast per length [1/A], what each A takes from the mean of an image, or of a 
 relative to the surroundings [V].
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from tem_taichi import checks
 from tem_taichi.estimate.bead_poses import Search
 from tem_taichi.estimate.kept import Kept
-from tem_taichi.estimate.octree_fit import WHITENED, Plan, volume_of
+from tem_taichi.estimate.octree_figure import tree_figure
+from tem_taichi.estimate.octree_fit import Grown, Settings
 from tem_taichi.estimate.octree_fit import fitted as octree_fitted
+from tem_taichi.estimate.octree_model import Explained
+from tem_taichi.estimate.octree_tree import Growth, most_memory, volume_of
 from tem_taichi.estimate.tilt_images import Grid, Series, agreement, halves_of, series_of
 from tem_taichi.estimate.tomogram import Tomogram, back_projected, iterated
 from tem_taichi.estimate.tomogram_fit import defoci_of, exposures_of, fitted
-from tem_taichi.estimate.tomogram_model import MODELS, Lens
+from tem_taichi.estimate.tomogram_model import MODELS, Lens, Model
 from tem_taichi.estimate.volume_figure import planes_figure, slices
 from tem_taichi.files.io import read_images
 from tem_taichi.files.unfinished import part_key, unfinished_folder
+from tem_taichi.machine import check_memory
 from tem_taichi.recipes.alignment import (
     alignment_numbers,
     check_align,
@@ -36,8 +42,8 @@ from tem_taichi.recipes.result import Report, Result
 from tem_taichi.recipes.settings import SeriesRecipe
 
 _METHODS = ("wbp", "sirt", "sirt_tv", "gradient")
-_TREE_RATE = 0.2
-"""Length of a step of what a softplus makes volts of."""
+_UNIT = 5.0
+"""Of potentials in an octree: a fiftieth of it is a small difference [V]."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ class ReconstructRecipe(SeriesRecipe):
     depth: int = 3
     """of specimen=octree: how often a grid is split, at most; the last has a sample a voxel"""
     damage: float = 1.0
-    """of gradient with voxels: radiation damage by prior_dose and dose of the table of angles, if
+    """of gradient: radiation damage by prior_dose and dose of the table of angles, if
     it has both: 1 = as measured, 0 = none"""
     halves: bool = False
     """whether to reconstruct every other image, in the order in which they were taken, apart as
@@ -184,12 +190,12 @@ def run(recipe: ReconstructRecipe, report: Report) -> Result:
     key = part_key(images, [*settings, pixel_size, table.to_csv(),
                             None if mask is None else part_key(mask, [])])
     voxel = series.rays.voxel
-    whole = _reconstructed(recipe, series, table, report, key)
+    whole, grown = _reconstructed(recipe, series, table, report, key)
     volumes = {"tomogram.mrc": whole.volume}
     if recipe.halves:
         for number, rows in enumerate(halves_of(_order(table)), 1):
-            half = _reconstructed(recipe, series.some(rows), table.iloc[rows], report,
-                                  f"{key} half {number}")
+            half, _ = _reconstructed(recipe, series.some(rows), table.iloc[rows], report,
+                                     f"{key} half {number}")
             volumes[f"half{number}.mrc"] = half.volume
     tables, halves = ({}, {}) if found is None else (
         {"aligned.csv": found.tilts}, alignment_numbers(found))
@@ -203,6 +209,14 @@ def run(recipe: ReconstructRecipe, report: Report) -> Result:
     if recipe.method != "wbp":
         numbers |= {"iterations": whole.iterations, "tv": whole.tv,
                     "held_out": list(whole.held_out)}
+    figures: dict[str, Figure | bytes] = {
+        "tomogram.png": planes_figure(slices(whole.volume.cpu().numpy(), voxel), voxel)}
+    files = {}
+    if grown is not None:
+        numbers |= {"leaves": len(grown.field.tree.leaves), "values": grown.field.values.numel(),
+                    "memory_estimate_MB": most_memory(series, _growth(recipe)) / 1e6}
+        figures["tree.png"] = tree_figure(grown.field)
+        files["tree.npz"] = grown.file
     dark = [number for number, image in enumerate(images, 1) if not image.mean() > 0]
     warnings = [f"{len(dark)} of {len(images)} images, the first of them image {dark[0]}, have no "
                 "positive mean: they tell nothing."] if dark else []
@@ -216,41 +230,52 @@ def run(recipe: ReconstructRecipe, report: Report) -> Result:
             f"compares details from {finest:.3g} A")
         taken.append(f"The alignment {how}. What no image tells is the start's: where the specimen "
                      "is, and how it lies about the tilt axis.")
-    return Result(numbers, taken, warnings, tables=tables, figures={
-        "tomogram.png": planes_figure(slices(whole.volume.cpu().numpy(), voxel), voxel)}, volumes={
-            file: (volume.cpu().numpy(), voxel, origin) for file, volume in volumes.items()})
+    return Result(numbers, taken, warnings, tables=tables, figures=figures, files=files, volumes={
+        file: (volume.cpu().numpy(), voxel, origin) for file, volume in volumes.items()})
 
 
 def _reconstructed(recipe: ReconstructRecipe, series: Series, table: pd.DataFrame, report: Report,
-                   key: str) -> Tomogram:
+                   key: str) -> tuple[Tomogram, Grown | None]:
+    """And of specimen=octree the tree."""
     if recipe.method == "wbp":
         report(0, 1)
         found = back_projected(series, recipe.resolution)
         report(1, 1)
-        return found
+        return found, None
     kept = Kept(unfinished_folder(recipe.output), key)
     if recipe.method == "gradient":
         lens = _lens(recipe)
         if recipe.specimen == "octree":
             return _octree(recipe, series, table, report, kept)
         return fitted(series, exposures_of(series, table, lens), lens, recipe.iterations, recipe.tv,
-                      recipe.positive, recipe.held_out, report, kept)
+                      recipe.positive, recipe.held_out, report, kept), None
     tv = recipe.tv if recipe.method == "sirt_tv" else 0.0
-    return iterated(series, recipe.iterations, tv, recipe.positive, recipe.held_out, report, kept)
+    return iterated(series, recipe.iterations, tv, recipe.positive, recipe.held_out, report,
+                    kept), None
 
 
 def _octree(recipe: ReconstructRecipe, series: Series, table: pd.DataFrame, report: Report,
-            kept: Kept) -> Tomogram:
-    """The fit of gradient on a tree; two fifths of the passes are those of the grown tree."""
-    fine = max(1, 2 * recipe.iterations // 5)
-    plan = Plan(recipe.samples, recipe.depth, recipe.leaves, max(1, recipe.iterations - fine), fine,
-                updates=max(1, recipe.depth), start=min(recipe.depth, 1), rate=_TREE_RATE,
-                priors=WHITENED, method="adam")
-    lens = _lens(recipe)
-    found = octree_fitted(series, exposures_of(series, table, lens), lens.instrument(
-        series.rays.shape, series.rays.voxel), 1.0, plan, recipe.held_out, report, kept)
+            kept: Kept) -> tuple[Tomogram, Grown]:
+    """The fit of gradient on a tree."""
+    check_memory(f"leaves={recipe.leaves}", most_memory(series, _growth(recipe)),
+                 "take fewer leaves or samples, or a larger bin")
+    lens, exposures = _lens(recipe), exposures_of(series, table, _lens(recipe))
+
+    def imaging(of: Series, which: Sequence[int]) -> Explained:
+        # Of pixels as wide, the noise of the narrow ones.
+        wider = of.rays.pixel / series.rays.pixel
+        return Model(of.some(which), [replace(exposures[n], dose=exposures[n].dose * wider)
+                                      for n in which], lens)
+
+    found = octree_fitted(series, imaging, Settings(_growth(recipe), recipe.iterations, unit=_UNIT,
+                                                    every=recipe.held_out), report, kept)
     volume = volume_of(found.field, series.rays.grid)
-    return Tomogram(series.field(volume), volume, found.steps, found.variation, found.held_out)
+    return Tomogram(series.field(volume), volume, found.steps, found.strength,
+                    found.held_out), found
+
+
+def _growth(recipe: ReconstructRecipe) -> Growth:
+    return Growth(recipe.samples, recipe.depth, recipe.leaves, min(recipe.depth, 1))
 
 
 def _lens(recipe: ReconstructRecipe) -> Lens:

@@ -38,6 +38,7 @@ class Result:
         texts: NAME.txt, as text.
         figures: NAME.png, drawn at the figure's own dpi; or a picture that is a file already, or
             the bytes of one, such as NAME.gif.
+        files: others, as their bytes.
     """
 
     numbers: Mapping[str, Any]
@@ -51,6 +52,7 @@ class Result:
     scenes: Mapping[str, str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, Figure | Path | bytes] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """What a person wants to see at once: numbers, and every doubt."""
@@ -85,6 +87,8 @@ def write_result(folder: Path, result: Result) -> None:
                       origin=origin[0] if origin else (0.0, 0.0, 0.0))
     for name, text in (*result.scenes.items(), *result.texts.items()):
         place(name).write_text(text, encoding="utf-8")
+    for name, content in result.files.items():
+        place(name).write_bytes(content)
     for name, figure in result.figures.items():
         if isinstance(figure, Path):
             shutil.copyfile(figure, place(name))

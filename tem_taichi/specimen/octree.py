@@ -7,6 +7,7 @@ continuous, and the same as `Voxels` of its `export`; but only a few planes of t
 ever made at a time.
 """
 
+import io
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from tem_taichi.specimen.lattice import Rays, lattice_of, layers
 from tem_taichi.specimen.rays import gather, imaged, slopes, spread
 from tem_taichi.specimen.view import View
 
-_PLANES = 32
+PLANES = 32
 """Of the finest grid that are in memory at a time."""
 
 
@@ -158,8 +159,8 @@ class _Layers:
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """First of some layers and how many."""
-        for first in range(0, self.shape[0], _PLANES):
-            yield first, min(_PLANES, self.shape[0] - first)
+        for first in range(0, self.shape[0], PLANES):
+            yield first, min(PLANES, self.shape[0] - first)
 
 
 @ti.ad.grad_replaced
@@ -301,9 +302,16 @@ def project_octree(field: Octree, rays: Rays) -> Tensor:
 
 def save(field: Octree, path: str) -> None:
     """Keep an octree in a numpy file (.npz)."""
-    tree = field.tree
-    np.savez(path, values=field.values.detach().cpu().numpy(), leaves=tree.leaves,
+    with open(path, "wb") as file:
+        file.write(packed(field))
+
+
+def packed(field: Octree) -> bytes:
+    """What `save` writes."""
+    tree, file = field.tree, io.BytesIO()
+    np.savez(file, values=field.values.detach().cpu().numpy(), leaves=tree.leaves,
              roots=tree.roots, depth=tree.depth, samples=tree.samples, spacing=tree.spacing)
+    return file.getvalue()
 
 
 def load(path: str) -> Octree:
