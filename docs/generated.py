@@ -31,7 +31,7 @@ PACKAGE = ROOT / "tem_taichi"
 BESIDE_DOCS = ("CHANGELOG.md", "experiments/README.md", "experiments/figures/*.png",
                "notebooks/*.ipynb")
 """Files of the repository that the site has too, at the same path."""
-PROGRAMS = ("cli", "fit", "simulate")
+PROGRAMS = ("cli", "dataset", "fit", "simulate")
 ALONE = {"batches": "experiment", "experiment": "experiment"}
 """Pages of modules that stand in no folder and not on the ground floor."""
 log = logging.getLogger("mkdocs.hooks.generated")

@@ -12,7 +12,7 @@ Without a scene, an embedded example runs: apoferritin in ice, a short tilt seri
                             take one away
   output=FOLDER             where the results go; overwrite=true replaces earlier ones
   formats=[relion5,imod]    also write folders for other programs: relion5, warp, aretomo, imod,
-                            shrec, copick, tiff
+                            shrec, copick, coordinates, tiff
   -m dose=1,2,3             sweep: one folder in the output for each combination of values, whose
                             number is also in the names of its files
   hydra/launcher=joblib     run what -m sweeps over side by side: joblib (hydra.launcher.n_jobs=4),

@@ -25,6 +25,7 @@ _FIRST = {
     "trials": 1 << 37,  # of an estimate that compares with random images
     "batches": 1 << 38,  # of a pass through the parts of a fit
     "rays": 1 << 39,  # of a scanned image
+    "samples": 1 << 40,  # of a key that varies in a data set
 }
 """Where the numbers of each stream begin among the 2^64 keys of a seed; to change one changes
 pictures."""

@@ -36,7 +36,7 @@ BELOW = {
     "compat": {"ground", "specimen", "instrument", "noise"},
 }
 """Rooms that each room may know beside itself; the programs at the top may know all."""
-PROGRAMS = {"simulate", "fit", "cli", "__init__"}
+PROGRAMS = {"simulate", "fit", "dataset", "cli", "__init__"}
 
 
 STAGES = {"splatting", "gridding", "filling", "ice", "passes", "draws", "rays", "slabs",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tem_taichi.export.aretomo import write_aretomo
+from tem_taichi.export.coordinates import write_coordinates
 from tem_taichi.export.copick import write_copick
 from tem_taichi.export.imod import write_imod
 from tem_taichi.export.relion5 import write_relion
@@ -22,8 +23,8 @@ def write_formats(folder: Path, series: TiltSeries, formats: Sequence[str],
 
     Args:
         folder: an existing folder.
-        series: simulated or real; shrec and copick need a specimen.
-        formats: some of relion5, warp, aretomo, imod, shrec, copick and tiff.
+        series: simulated or real; shrec, copick and coordinates need a specimen.
+        formats: some of relion5, warp, aretomo, imod, shrec, copick, coordinates and tiff.
         final: where the folder will be, if it is not to stay where it is.
 
     Raises:
@@ -38,6 +39,7 @@ def write_formats(folder: Path, series: TiltSeries, formats: Sequence[str],
         "imod": lambda place: write_imod(place, series),
         "shrec": lambda place: write_shrec(place, series, volumes),
         "copick": lambda place: write_copick(place, series, volumes, (final or folder) / "copick"),
+        "coordinates": lambda place: write_coordinates(place, series),
         "tiff": lambda place: write_tiff_stacks(place, series)}
     for name in formats:
         if name not in writers:

@@ -21,10 +21,21 @@ def to_yaml(name: str, about: str, kind: type[Recipe], values: Mapping[str, Any]
         kind: its settings.
         values: plain data for each of them.
     """
+    lines = [f"# {line}".rstrip() for line in about.splitlines()] + [f"recipe: {name}"]
+    return "\n".join(lines) + "\n" + commented(kind, values)
+
+
+def commented(kind: type, values: Mapping[str, Any]) -> str:
+    """Settings of a dataclass as YAML, each below what its docstring says.
+
+    Args:
+        kind: the dataclass.
+        values: plain data for each of its keys.
+    """
     documented: dict[str, str] = {}
     for base in kind.__mro__[:-1]:
         documented = documentation(base) | documented
-    lines = [f"# {line}".rstrip() for line in about.splitlines()] + [f"recipe: {name}"]
+    lines = []
     for key, value in values.items():
         lines += [f"# {line}" for line in textwrap.wrap(documented.get(key, ""), _WIDTH)]
         style = None if isinstance(value, dict | list) else False  # lists in one line

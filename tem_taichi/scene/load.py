@@ -7,14 +7,14 @@ so that a scene can set values and nothing else.
 import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType, ValueType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -34,7 +34,8 @@ _BEGIN = "must begin with `defaults: [simulate, _self_]`"
 _SECTIONS = [f.name for f in fields(Scene) if is_dataclass(f.type)]
 
 
-def load_scene(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Scene:
+def load_scene(path: str | Path | None = None, overrides: Sequence[str] = (),
+               values: Mapping[str, Any] | None = None) -> Scene:
     """Read a scene file, apply overrides and check every value.
 
     Args:
@@ -42,6 +43,8 @@ def load_scene(path: str | Path | None = None, overrides: Sequence[str] = ()) ->
         overrides: such as "optics.defocus=25000" or "microscope=polara", in Hydra's grammar. A
             key need not be there before: "specimen.particles.mine.structure=4v1w" adds a kind of
             particle, and "~specimen.particles.mine" takes one away.
+        values: of more keys, such as {"optics.defocus": 25000}, also of those whose names the
+            grammar does not know, as specimen.particles.4v1w.count.
 
     Returns:
         The scene; its files are absolute paths.
@@ -58,6 +61,9 @@ def load_scene(path: str | Path | None = None, overrides: Sequence[str] = ()) ->
             if override.is_sweep_override():
                 raise ValueError(f"{_cut(override.input_line)}: write a list as [1,2]; to sweep "
                                  "over values add -m")
+        parsed += [Override(OverrideType.CHANGE, key, ValueType.ELEMENT, value,
+                            input_line=f"{key}={value}")
+                   for key, value in (values or {}).items()]
         plain = OmegaConf.to_container(_composed(files, parsed), throw_on_missing=True)
     assert isinstance(plain, dict)
     return _with_absolute_files(from_plain(Scene, resolved(plain)), folder)

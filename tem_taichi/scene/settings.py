@@ -28,7 +28,7 @@ _VOLTAGES_ALIKE = 0.05
 MAX_TILT = 89.9
 """[deg]; a slab seen edge-on has no end."""
 
-FORMATS = ("relion5", "warp", "aretomo", "imod", "shrec", "copick", "tiff")
+FORMATS = ("relion5", "warp", "aretomo", "imod", "shrec", "copick", "coordinates", "tiff")
 """Of other programs, see tem_taichi.export.formats."""
 
 
@@ -197,7 +197,8 @@ class Scene:
     force: bool = False
     """run even what is foreseen to take longer than a day"""
     formats: tuple[str, ...] = ()
-    """also written, each in a subfolder: relion5, warp, aretomo, imod, shrec, copick, tiff"""
+    """also written, each in a subfolder: relion5, warp, aretomo, imod, shrec, copick, coordinates,
+    tiff"""
     shape: tuple[int, ...] = (512, 512)
     """rows and columns of an image [pixel]"""
     pixel_size: float = 2.0

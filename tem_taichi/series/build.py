@@ -24,6 +24,7 @@ from tem_taichi.scene.particle import (
 )
 from tem_taichi.scene.settings import Scene
 from tem_taichi.series.placement import place
+from tem_taichi.series.tilts import acquisition_angles
 from tem_taichi.specimen.absorption import (
     Loss,
     Ratios,
@@ -129,7 +130,9 @@ def build_specimen(scene: Scene) -> ParticlesInIce:
     """
     names = list(scene.specimen.particles)
     ice = ice_of(scene)
-    kinds = tuple(load_kind(name, scene.specimen.particles[name], ice.ratios) for name in names)
+    images = len(acquisition_angles(scene.tilts))
+    kinds = tuple(replace(load_kind(name, scene.specimen.particles[name], ice.ratios),
+                          images=images) for name in names)
     poses = place(scene, {kind.name: kind.radius for kind in kinds})
     for kind, pose in zip(kinds, poses, strict=True):
         _check_inside(kind, pose, scene.specimen.ice.thickness)

@@ -25,7 +25,7 @@ PER_COEFFICIENT = 1.2e-7
 GAIN = 2.0
 """How much faster a volume must be, which is not quite the same as its atoms."""
 ENOUGH = 1_000_000
-"""Scatterers of all copies below which no volume is made: atoms take a second or two."""
+"""Scatterers of all copies in all images below which no volume is made: atoms take a second."""
 MANY = 100_000
 """Scatterers of all copies below which none are drawn as points: their curves take as long."""
 CROWDED = 0.25
@@ -38,9 +38,10 @@ def drawn_as_volume(kind: Kind, copies: int, view: View) -> bool:
     """Whether the copies of a kind are drawn as a volume in a view.
 
     Never where a gradient is asked for in the kind's own tensors, which a volume has not; else as
-    `Kind.render` says; else where all of these hold: the copies have at least 1,000,000 scatterers
-    together; a volume is at least twice as fast, by the number of scatterers against that of
-    the frequencies of its planes; and its spectra take at most a tenth of the memory.
+    `Kind.render` says; else where all of these hold: the copies in all images have at least
+    1,000,000 scatterers together; a volume is at least twice as fast, by the number of scatterers
+    against that of the frequencies of its planes; and its spectra take at most a tenth of the
+    memory.
 
     Args:
         kind: of particle.
@@ -52,7 +53,7 @@ def drawn_as_volume(kind: Kind, copies: int, view: View) -> bool:
     if kind.render is not None:
         return kind.render == "volume"
     n = len(kind.positions)
-    if n * copies < ENOUGH:
+    if n * copies * kind.images < ENOUGH:
         return False
     box = box_for(kind, view.pixel_size)
     return (n * PER_SCATTERER > GAIN * seconds_of(box, view)

@@ -42,6 +42,8 @@ class Kind:
     render: str | None = None
     """Whether copies are drawn as atoms or volume; None = by `choice.drawn_as_volume`. Atoms are
     points where `choice.drawn_as_points` says so."""
+    images: int = 1
+    """That its copies are drawn in: the more, the sooner a volume, made once, is worth it."""
     made: dict[tuple[Hashable, ...], Any] = field(default_factory=dict, repr=False, compare=False)
     """What `once` keeps."""
 
