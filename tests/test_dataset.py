@@ -13,12 +13,13 @@ import pandas as pd
 import pytest
 import starfile
 import yaml
+from filelock import FileLock
 
 from tem_taichi.cli import dataset as program
 from tem_taichi.cli.sample import Made, Maker, list_of, make
 from tem_taichi.cli.workers import as_jobs, in_processes, on_ray
 from tem_taichi.dataset import main
-from tem_taichi.files.checksums import read_checksums, wrong
+from tem_taichi.files.checksums import read_checksums, remove_listed, wrong
 from tem_taichi.files.mrc import read_image_stack, read_volume
 from tem_taichi.scene.dataset import (
     Dataset,
@@ -290,30 +291,39 @@ def test_more_samples_join_those_there(template, tmp_path, capsys):
         "set_0000", "set_0001"]
 
 
-def test_a_sample_that_fails_leaves_the_others(template, tmp_path, capsys, monkeypatch):
-    def launched(dataset, numbers):
-        for number in numbers:
-            yield Made(number, error="no room") if number == 1 else Maker(dataset)(number)
-
-    monkeypatch.setattr(program, "_launched", launched)
-    assert main([f"scene={template}", f"output={tmp_path / 'set'}", "formats=[]", "samples=3"]) == 2
-    said = capsys.readouterr()
-    assert "set_0001: no room (1 of 3 samples failed, the others are there)" in said.err
-    assert pd.read_csv(tmp_path / "set" / "samples.csv")["name"].tolist() == [
-        "set_0000", "set_0002"]
+@pytest.fixture
+def copied(made, tmp_path):
+    """The same set elsewhere, without its sample 1."""
+    copy = replace(made, output=str(tmp_path / "set"))
+    shutil.copytree(made.folder, copy.folder)
+    remove_listed(list_of(copy, 1), copy.folder)
+    return copy
 
 
-def test_workers_that_die_are_begun_again_but_not_for_ever(template, tmp_path, capsys, monkeypatch):
+def test_a_sample_that_fails_leaves_the_others(copied, monkeypatch):
+    monkeypatch.setattr(program, "_launched", lambda dataset, numbers: iter(
+        [Made(0, True), Made(1, error="no room"), Made(2, True)]))
+    with pytest.raises(ValueError, match=r"set_0001: no room \(1 of 3 samples failed, the others"):
+        program._make(copied)
+    assert pd.read_csv(copied.folder / "samples.csv")["name"].tolist() == ["set_0000", "set_0002"]
+
+
+def test_workers_that_die_are_begun_again_but_not_for_ever(copied, monkeypatch):
     begun = []
 
     def launched(dataset, numbers):
         begun.append(list(numbers))
-        yield from ([Maker(dataset)(0)] if len(begun) == 2 else [])
+        return iter([Made(0, True), Made(2, True)] if len(begun) == 2 else [])
 
     monkeypatch.setattr(program, "_launched", launched)
-    assert main([f"scene={template}", f"output={tmp_path / 'set'}", "formats=[]", "samples=2"]) == 2
-    assert begun == [[0, 1], [0, 1], [1], [1], [1]]
-    assert "set_0001: its process died again and again" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="set_0001: its process died again and again"):
+        program._make(copied)
+    assert begun == [[0, 1, 2], [0, 1, 2], [1], [1], [1]]
+
+
+def test_one_run_at_a_time(copied):
+    with FileLock(copied.folder / ".lock"), pytest.raises(ValueError, match="another run"):
+        program._make(copied)
 
 
 def rounds(launch, tmp_path):

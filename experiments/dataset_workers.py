@@ -1,0 +1,134 @@
+"""A data set of eight samples by every launcher, of whose workers one is killed half way.
+
+    python -m experiments.dataset_workers [--only joblib,ray,submitit_local] [--samples N]
+
+By joblib, by Ray on a cluster of two nodes that is started here, and by submitit. Each set is
+compared, file by file, with one that a single process made; the table is in results/.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from experiments.runs import RESULTS
+
+SCENE = """
+defaults: [simulate, override specimen: empty, _self_]
+shape: [96, 96]
+pixel_size: 8.0
+tilts: {scheme: dose_symmetric, minimum: -60, maximum: 60, step: 6}
+specimen:
+  ice: {thickness: 400}
+  particles:
+    ferritin: {structure: 4v1w, count: 6}
+    protein: {globule: 500, count: 8}
+"""
+SET = """
+scene: scene.yaml
+name: eight
+vary:
+  optics.defocus: {uniform: [25000, 45000]}
+  specimen.particles.protein.count: {integer: [0, 12]}
+"""
+TABLE = RESULTS / "dataset_workers.md"
+OWN = ("metadata.json", "scene.yaml", "config.json")
+"""Files that hold times and places, which differ."""
+MARKS = {"joblib": "loky", "ray": "ray::", "submitit_local": "submitit.core._submit"}
+"""What the command line of a worker has in it."""
+PORT = 6399
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", default=",".join(MARKS))
+    parser.add_argument("--samples", type=int, default=8)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "scene.yaml").write_text(SCENE)
+        (folder / "set.yaml").write_text(SET + f"samples: {chosen.samples}\n")
+        finished(command(folder, "alone", "joblib", "workers=1"))
+        wanted = sums(folder / "alone")
+        lines = ["| launcher | worker killed after | samples there | files that differ | of |",
+                 "| --- | --- | --- | --- | --- |"]
+        for launcher in chosen.only.split(","):
+            with cluster(launcher) as words:
+                run = command(folder, launcher, launcher, "workers=2", *words)
+                after = kill_one(run, MARKS[launcher])
+                finished(run)
+            found = sums(folder / launcher)
+            names = {file for file in {*wanted, *found} if not file.endswith(OWN)}
+            differ = sorted(file for file in names if wanted.get(file) != found.get(file))
+            there = len(list((folder / launcher / "checksums").iterdir()))
+            lines.append(f"| {launcher} | {after:.0f} s | {there} of {chosen.samples} | "
+                         f"{len(differ)} | {len(names)} |")
+            print(lines[-1], *differ[:5], sep="\n", flush=True)
+    TABLE.write_text("\n".join(lines) + "\n")
+
+
+def command(folder: Path, output: str, launcher: str, *words: str) -> subprocess.Popen:
+    """Begin to make the set."""
+    return subprocess.Popen([
+        sys.executable, "-m", "tem_taichi.dataset", "set.yaml", f"output={output}",
+        f"launcher={launcher}", *words], cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)})
+
+
+def finished(run: subprocess.Popen) -> None:
+    if run.wait() != 0:
+        raise RuntimeError("the set is not made")
+
+
+def kill_one(run: subprocess.Popen, mark: str) -> float:
+    """Kill a worker that has computed for some seconds; seconds since the run began."""
+    begun = time.monotonic()
+    while run.poll() is None:
+        for process in psutil.process_iter(["cmdline", "cpu_times"]):
+            words, spent = " ".join(process.info["cmdline"] or []), process.info["cpu_times"]
+            if mark in words and "tracker" not in words and spent and spent.user > 5:
+                process.kill()
+                return time.monotonic() - begun
+        time.sleep(0.2)
+    raise RuntimeError("no worker was there to be killed")
+
+
+@contextmanager
+def cluster(launcher: str) -> Iterator[list[str]]:
+    """Two nodes of Ray on this machine, a core each; words that name them."""
+    if launcher != "ray":
+        yield []
+        return
+    ray = [str(Path(sys.executable).with_name("ray"))] if Path(sys.executable).with_name(
+        "ray").exists() else [sys.executable, "-m", "ray.scripts.scripts"]
+    common = ["--num-cpus", "1", "--disable-usage-stats", "--object-store-memory", "100000000"]
+    address = f"127.0.0.1:{PORT}"
+    environment = os.environ | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+                                "PYTHONPATH": str(Path(__file__).parent.parent)}
+    try:
+        for words in (["--head", "--port", str(PORT), "--include-dashboard", "false"],
+                      ["--address", address]):
+            subprocess.run([*ray, "start", *words, *common], check=True, env=environment,
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        yield [f"address={address}"]
+    finally:
+        subprocess.run([*ray, "stop", "--force"], check=False, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """Checksum of every file of a set's samples."""
+    lines = [line.split("  ", 1) for file in (folder / "checksums").iterdir()
+             for line in file.read_text().splitlines()]
+    return {name: digest for digest, name in lines}
+
+
+if __name__ == "__main__":
+    main()
