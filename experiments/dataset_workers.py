@@ -43,7 +43,6 @@ OWN = ("metadata.json", "scene.yaml", "config.json")
 """Files that hold times and places, which differ."""
 MARKS = {"joblib": "loky", "ray": "ray::", "submitit_local": "submitit.core._submit"}
 """What the command line of a worker has in it."""
-PORT = 6399
 
 
 def main() -> None:
@@ -106,21 +105,18 @@ def cluster(launcher: str) -> Iterator[list[str]]:
     if launcher != "ray":
         yield []
         return
-    ray = [str(Path(sys.executable).with_name("ray"))] if Path(sys.executable).with_name(
-        "ray").exists() else [sys.executable, "-m", "ray.scripts.scripts"]
-    common = ["--num-cpus", "1", "--disable-usage-stats", "--object-store-memory", "100000000"]
-    address = f"127.0.0.1:{PORT}"
-    environment = os.environ | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
-                                "PYTHONPATH": str(Path(__file__).parent.parent)}
+    import ray
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 10**8}
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent.parent)  # of the nodes' workers
+    nodes = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
     try:
-        for words in (["--head", "--port", str(PORT), "--include-dashboard", "false"],
-                      ["--address", address]):
-            subprocess.run([*ray, "start", *words, *common], check=True, env=environment,
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        yield [f"address={address}"]
+        nodes.add_node(**node)
+        yield [f"address={nodes.address}"]
     finally:
-        subprocess.run([*ray, "stop", "--force"], check=False, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.DEVNULL)
+        nodes.shutdown()
+        ray.shutdown()
 
 
 def sums(folder: Path) -> dict[str, str]:
