@@ -10,6 +10,8 @@ the table, results/tomography_size.md, is made anew after each. Stages are those
 """
 
 import argparse
+import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -76,33 +78,46 @@ def tilts() -> pd.DataFrame:
     return pd.DataFrame({"tilt_angle": ANGLES, "axis_angle": 0.0, "defocus": DEFOCUS})
 
 
-def end_to_end(size: int, method: str, stack: np.ndarray) -> dict[str, Any]:
-    """A row: the recipe in a process of its own, and its tomogram beside the phantom."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with mrcfile.new(folder / "S.mrc") as file:
-            file.set_data(stack.astype(np.float32))
-            file.voxel_size = VOXEL
-        tilts().to_csv(folder / "S.csv", index=False)
-        words = [f"input={folder / 'S.mrc'}", f"angles={folder / 'S.csv'}", f"method={method}",
-                 f"thickness={size * VOXEL}", "margin=0", f"output={folder / 'out'}"]
-        start = time.perf_counter()
-        child = subprocess.Popen([sys.executable, "-m", "tem_taichi.fit", "recipe=reconstruct",
-                                  *words], stdout=subprocess.DEVNULL)
-        _, status, used = os.wait4(child.pid, 0)
-        seconds = time.perf_counter() - start
-        if status:
-            raise SystemExit(f"recipe=reconstruct {' '.join(words)}: ended with {status}")
-        found = torch.from_numpy(mrcfile.read(folder / "out" / "tomogram.mrc").copy())
-        told = pd.read_json(folder / "out" / "results.json", typ="series")
+def write(size: int, folder: Path) -> None:
+    """Images and their table, S.mrc and S.csv."""
+    with mrcfile.new(folder / "S.mrc") as file:
+        file.set_data(taken(size).astype(np.float32))
+        file.voxel_size = VOXEL
+    tilts().to_csv(folder / "S.csv", index=False)
+
+
+def end_to_end(size: int, method: str, folder: Path) -> dict[str, Any]:
+    """A row: the recipe on what was written, in a process of its own."""
+    words = [f"input={folder / 'S.mrc'}", f"angles={folder / 'S.csv'}", f"method={method}",
+             f"thickness={size * VOXEL}", "margin=0", f"output={folder / method}"]
+    start = time.perf_counter()
+    child = subprocess.Popen([sys.executable, "-m", "tem_taichi.fit", "recipe=reconstruct", *words],
+                             stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(child.pid, 0)
+    seconds = time.perf_counter() - start
+    if status:
+        raise SystemExit(f"recipe=reconstruct {' '.join(words)}: ended with {status}")
+    told = json.loads((folder / method / "results.json").read_text())
     return {"size": size, "name": method, "seconds": seconds,
             "cpu_seconds": used.ru_utime + used.ru_stime, "MB": used.ru_maxrss / 1024,
-            "iterations": int(told.get("iterations", 0)),
-            "correlation": float(correlation(found, phantom(size))), **machine()}
+            "iterations": told.get("iterations", 0), **machine()}
 
 
-def stages(size: int, stack: np.ndarray) -> list[dict[str, Any]]:
+def like(size: int, output: Path) -> float:
+    """Correlation of the tomogram that a run wrote with the phantom."""
+    found = torch.from_numpy(mrcfile.read(output / "tomogram.mrc").copy())
+    return float(correlation(found, phantom(size)))
+
+
+def elsewhere(do: Callable[..., Any], *given: object) -> Any:
+    """What a function returns in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1, init, ("cpu", "float32")) as pool:
+        return pool.apply(do, given)
+
+
+def stages(size: int, folder: Path) -> list[dict[str, Any]]:
     """Rows of what runs are made of, and of the least that memory takes for a projection."""
+    stack = mrcfile.read(folder / "S.mrc")
     series = series_of(stack, tilts(), VOXEL, Grid(size * VOXEL))
     volume = torch.zeros((size,) * 3).transpose(1, 2)
     count = (size**3 + stack.size) // 2
@@ -171,18 +186,21 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--lines", type=Path, default=LINES, help="whose rows are not made again")
     given = parser.parse_args()
-    init("cpu", "float32")
     for size in given.sizes:
         there = {(row["size"], row["name"]) for row in rows_of(given.lines)}
         missing = [name for name in given.methods if (size, name) not in there]
         if not missing and (size, "projection") in there:
             continue
-        stack = taken(size)
-        if (size, "projection") not in there:
-            for row in stages(size, stack):
+        # In processes of their own: a child's peak of memory begins with its parent's.
+        with tempfile.TemporaryDirectory() as folder:
+            elsewhere(write, size, Path(folder))
+            if (size, "projection") not in there:
+                for row in elsewhere(stages, size, Path(folder)):
+                    add_row(given.lines, row)
+            for name in missing:
+                row = end_to_end(size, name, Path(folder))
+                row["correlation"] = elsewhere(like, size, Path(folder) / name)
                 add_row(given.lines, row)
-        for name in missing:
-            add_row(given.lines, end_to_end(size, name, stack))
         given.lines.with_suffix(".md").write_text(table(rows_of(given.lines)), encoding="utf-8")
     print(table(rows_of(given.lines)))
 

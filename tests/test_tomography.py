@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tem_taichi.inverse import tomography
 from tem_taichi.inverse.measures import correlation
 from tem_taichi.inverse.tomography import Sirt, contrast, sirt, weighted_back_projection
 from tem_taichi.rotations import tilt_rotation
@@ -144,6 +145,17 @@ def test_total_variation_is_that_of_the_proximal_map():
 
     optimiser.step(loss)
     torch.testing.assert_close(run.volume, wanted.detach(), rtol=0, atol=5e-3)  # 1e-4 rounds it
+
+
+def test_slabs_of_the_total_variation_make_no_difference(monkeypatch):
+    rays = rays_of(np.arange(-60.0, 61, 20), grid=(7, 6, 5))
+    images = torch.randn(7, 6, 5, generator=torch.Generator().manual_seed(3))
+    found = []
+    for near in (1, 70, 2**16):  # a plane, two, all
+        monkeypatch.setattr(tomography, "_NEAR", near)
+        found.append(sirt(images, rays, 3, tv=0.1))
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[2])
 
 
 def test_contrast_is_relative_and_matter_is_positive():

@@ -13,6 +13,8 @@ from tem_taichi.specimen.rays import Rays, back_project, project, smear
 
 _SEEN = 1e-3
 """Part of the longest way through the grid below which a ray tells nothing of it."""
+_NEAR = 2**16
+"""Voxels of some fields that the nearest memory holds."""
 _INNER = 4
 """Steps for the total variation in each iteration; they go on from those of the one before."""
 
@@ -169,31 +171,46 @@ class Sirt:
         """Some steps towards the volume of least total variation near this one."""
         if self._dual is None:
             self._dual = [torch.zeros_like(self.volume) for _ in range(3)]
-        given = self.volume.clone()
+        given, count = self.volume.clone(), len(self.volume)
+        step = max(1, _NEAR // self.volume[0].numel())
+        slabs = [slice(first, min(first + step, count)) for first in range(0, count, step)]
         for _ in range(_INNER):
-            torch.add(given, _divergence(self._dual), out=self.volume)
-            # 12 is the largest eigenvalue of the divergence of the gradient.
-            squares = torch.zeros_like(given)
-            for axis, dual in enumerate(self._dual):
-                n = given.shape[axis]
-                dual.narrow(axis, 0, n - 1).add_(self.volume.diff(dim=axis), alpha=1 / 12)
-                squares.addcmul_(dual, dual)
-            # No longer than the strength.
-            squares.sqrt_().div_(self.tv).clamp_(min=1)
-            for dual in self._dual:
-                dual.div_(squares)
-        torch.add(given, _divergence(self._dual), out=self.volume)
+            for slab in slabs:
+                _divergence(given, self._dual, slab, self.volume)
+            for slab in slabs:
+                _turn(self._dual, self.volume, slab, self.tv)
+        for slab in slabs:
+            _divergence(given, self._dual, slab, self.volume)
 
 
-def _divergence(dual: list[Tensor]) -> Tensor:
-    """Minus the adjoint of the gradient: differences to the next voxel, 0 at the last."""
-    total = torch.zeros_like(dual[0])
-    for axis, part in enumerate(dual):
-        n = part.shape[axis]
-        inner = part.narrow(axis, 0, n - 1)
-        total.narrow(axis, 0, n - 1).add_(inner)
-        total.narrow(axis, 1, n - 1).sub_(inner)
-    return total
+def _turn(dual: list[Tensor], volume: Tensor, slab: slice, strength: float) -> None:
+    """Turn a slab of the dual field towards the volume's gradient; no longer than the strength."""
+    parts = [part[slab] for part in dual]
+    here = volume[slab.start:slab.stop + 1]  # and the next plane, where there is one
+    squares = torch.zeros_like(parts[0])
+    for axis, (part, values) in enumerate(zip(parts, (here, volume[slab], volume[slab]),
+                                              strict=True)):
+        change = values.diff(dim=axis)
+        # 12 is the largest eigenvalue of the divergence of the gradient.
+        part.narrow(axis, 0, change.shape[axis]).add_(change, alpha=1 / 12)
+        squares.addcmul_(part, part)
+    squares.sqrt_().div_(strength).clamp_(min=1)
+    for part in parts:
+        part.div_(squares)
+
+
+def _divergence(given: Tensor, dual: list[Tensor], slab: slice, out: Tensor) -> None:
+    """Write a slab of what is given plus the divergence: of differences to the next, 0 at the last.
+
+    Slabs are few enough voxels to stay in the nearest memory.
+    """
+    total = torch.add(given[slab], dual[0][slab], out=out[slab])
+    first = max(slab.start - 1, 0)
+    total[first + 1 - slab.start:].sub_(dual[0][first:slab.stop - 1])
+    for axis in (1, 2):
+        part, n = dual[axis][slab], given.shape[axis]
+        total.add_(part)
+        total.narrow(axis, 1, n - 1).sub_(part.narrow(axis, 0, n - 1))
 
 
 def sirt(images: Tensor, rays: Rays, iterations: int, **settings: object) -> Tensor:

@@ -240,12 +240,13 @@ def about(pixel_size: Value, made: Layers, noisy: Tensor, clean: Tensor, centred
         centred: see `Flow`.
 
     Raises:
-        ValueError: if there is no noise, or the clean values are all the same.
+        ValueError: if there is no noise.
     """
     there = noisy.isfinite()
     left = (noisy - clean)[there]
-    return Flow(pixel_size, made, number(left.std()), number(clean[there].min()),
-                number(clean[there].max()), centred)
+    unit, low = number(left.std()), number(clean[there].min())
+    high = max(number(clean[there].max()), low + 1e-3 * unit)  # of clean values all the same
+    return Flow(pixel_size, made, unit, low, high, centred)
 
 
 def learned(flow: Flow, made: Layers) -> Flow:
