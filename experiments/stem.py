@@ -1,6 +1,6 @@
 """Noisy scanned images to 3-D: networks and voxels, with and without a learned law of noise.
 
-    python -m experiments.stem [--only main] [--seeds 3] [--size 32] [--step 3]
+    python -m experiments.stem [--only main] [--seeds 3] [--size 24] [--step 5]
 
 The comparison of Kniesel et al. (2022) on the phantom of `experiments.octree`: bright-field images
 from -70 to 70 degrees whose counts are electrons of random charge, 25 of the beam in a pixel. PSNR,
@@ -43,7 +43,8 @@ is held out."""
 CONE = 60.0
 """Convergence of the beam where there is one [mrad]: at the rim of the most tilted image it is
 several pixels wide."""
-NET, GRID = Plan(passes=30, warm=12), Plan("voxels", passes=30, warm=12)
+NET = Plan(passes=30, warm=12, law_steps=150)
+GRID = replace(NET, specimen="voxels")
 
 
 @cache
@@ -136,7 +137,7 @@ BALANCE: dict[str, Method] = {
 }
 CAPACITY: dict[str, Method] = {
     **{f"{width} features, {loss}": partial(network, replace(
-        NET, loss=loss, network=small(32, width))) for width in (16, 32, 128)
+        NET, loss=loss, network=small(24, width))) for width in (16, 32, 128)
        for loss in ("l2", "flow")},
     **{f"flow of {2 * n} layers": partial(network, replace(NET, law=(n, n, 16)))
        for n in (1, 2, 8)}}
@@ -238,8 +239,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=[*PARTS], nargs="+", default=[*PARTS])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--step", type=float, default=3.0)
+    parser.add_argument("--size", type=int, default=24)
+    parser.add_argument("--step", type=float, default=5.0)
     parser.add_argument("--figure", action="store_true", help="only draw")
     given = parser.parse_args()
     init("cpu", "float32")

@@ -30,7 +30,7 @@ from tem_taichi.instrument.stem import STEM
 from tem_taichi.inverse.minimise import Fit, Optimiser, Values, minimise_parts
 from tem_taichi.inverse.priors import total_variation
 from tem_taichi.noise.flow import Flow, Layers, layers, learned
-from tem_taichi.specimen.implicit import Implicit, Shape, small, start
+from tem_taichi.specimen.implicit import PUBLISHED, Implicit, Shape, small, start
 from tem_taichi.specimen.rays import Rays, project
 
 _CONE = 0.03
@@ -138,6 +138,17 @@ class Found:
     """Strength of the total variation."""
     cone: float = 0.0
     """Convergence of the beam [mrad]."""
+
+
+def network_of(name: str, grid: tuple[int, int, int], width: int) -> Shape:
+    """A network by its name: small, for a grid's voxels, or published.
+
+    Args:
+        name: small or published.
+        grid: voxels (nz, ny, nx).
+        width: features of a layer of the small one.
+    """
+    return PUBLISHED if name == "published" else small(max(grid), width)
 
 
 def unit_of(images: Images) -> float:
@@ -284,8 +295,8 @@ def fitted(images: Images, plan: Plan, every: int, step: Step, kept: Kept) -> Fo
         volume = task.volume(values)
         cone = number(task.stem(values).convergence)
     network = None if task.network is None else task.network.with_values(values)
-    return Found(volume, task.law(values) if flow else None, network, steps, curve,
-                 plan.tv, cone)
+    return Found(volume=volume, flow=task.law(values) if flow else None, network=network,
+                 steps=steps, held_out=curve, tv=plan.tv, cone=cone)
 
 
 def _taught(task: _Task, values: Values, shown: Sequence[int]) -> Flow:

@@ -102,11 +102,11 @@ def series_of(images: NDArray, tilts: pd.DataFrame, pixel_size: float, grid: Gri
         raise ValueError(f"bin={size}: must leave 2 pixels of images of {ny} x {nx}")
     kept = np.ones(images.shape, np.float32) if mask is None else np.broadcast_to(
         _mask_of(mask, images.shape), images.shape)
-    weights = _binned(kept, size)
+    weights = binned(kept, size)
     bare = np.flatnonzero(weights.max((1, 2)) == 0)
     if len(bare):
         raise ValueError(f"mask: leaves no pixel of image {bare[0] + 1}")
-    sums = _binned(np.where(kept > 0, images, 0), size)
+    sums = binned(np.where(kept > 0, images, 0), size)
     # Of a pixel that is left out in part, the rest; one left out as a whole has the mean.
     means = np.where(weights > 0, sums / np.where(weights > 0, weights, 1), np.nan)
     filled = np.where(np.isnan(means), np.nanmean(means, axis=(1, 2), keepdims=True), means)
@@ -139,7 +139,13 @@ def _mask_of(mask: NDArray, shape: tuple[int, ...]) -> NDArray:
     return (squeezed > 0).astype(np.float32)
 
 
-def _binned(images: NDArray, size: int) -> NDArray[np.float64]:
+def binned(images: NDArray, size: int) -> NDArray[np.float64]:
+    """Means of size x size pixels of images (n, ny, nx); an odd last row or column is left out.
+
+    Args:
+        images: (n, ny, nx).
+        size: pixels along a side.
+    """
     n, ny, nx = images.shape
     blocks = images[:, :ny // size * size, :nx // size * size].reshape(
         n, ny // size, size, nx // size, size)

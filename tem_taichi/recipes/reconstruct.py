@@ -21,6 +21,7 @@ from tem_taichi.estimate.octree_fit import Grown, Settings
 from tem_taichi.estimate.octree_fit import fitted as octree_fitted
 from tem_taichi.estimate.octree_model import Explained
 from tem_taichi.estimate.octree_tree import Growth, most_memory, volume_of
+from tem_taichi.estimate.scans import Scan, scan_of
 from tem_taichi.estimate.tilt_images import Grid, Series, agreement, halves_of, series_of
 from tem_taichi.estimate.tomogram import Tomogram, back_projected, iterated
 from tem_taichi.estimate.tomogram_fit import defoci_of, exposures_of, fitted
@@ -39,7 +40,8 @@ from tem_taichi.recipes.beads import without_gold
 from tem_taichi.recipes.ctf_tables import LENS
 from tem_taichi.recipes.input import aligned_table, check_alignment, images_of
 from tem_taichi.recipes.result import Report, Result
-from tem_taichi.recipes.settings import SeriesRecipe
+from tem_taichi.recipes.scanned import ScannedRecipe, tomogram_of
+from tem_taichi.recipes.scanned import taken as scan_taken
 
 _METHODS = ("wbp", "sirt", "sirt_tv", "gradient")
 _UNIT = 5.0
@@ -47,7 +49,7 @@ _UNIT = 5.0
 
 
 @dataclass(frozen=True)
-class ReconstructRecipe(SeriesRecipe):
+class ReconstructRecipe(ScannedRecipe):
     """A tilt series, its alignment, and the method."""
 
     method: str = "wbp"
@@ -113,7 +115,8 @@ class ReconstructRecipe(SeriesRecipe):
     """of model=multislice [A]; null = the thickest that leaves 1 % of the contrast in error"""
     specimen: str = "voxels"
     """of gradient: voxels, a potential of any sign; or octree, one above the surroundings' on small
-    grids that are split where the images ask for it (experimental)"""
+    grids that are split where the images ask for it (experimental); with instrument=stem voxels, or
+    implicit, a network that knows the density at every point"""
     leaves: int = 320
     """of specimen=octree: small grids, at most"""
     samples: int = 12
@@ -140,7 +143,8 @@ class ReconstructRecipe(SeriesRecipe):
         checks.not_negative("resolution", self.resolution, "A")
         checks.whole("iterations", self.iterations, 1, 10000)
         checks.not_negative("tv", self.tv, "1/A or 1/V")
-        checks.check(self.tv != 0 or self.method != "gradient", "tv", self.tv, "above 0 [1/V]")
+        checks.check(self.tv != 0 or self.method != "gradient" or self.instrument == "stem", "tv",
+                     self.tv, "above 0 [1/V]")
         checks.not_negative("margin", self.margin, "A")
         checks.within("voltage", self.voltage, 10, 3000, "kV")
         checks.within("spherical_aberration", self.spherical_aberration, -100, 100, "mm")
@@ -155,19 +159,25 @@ class ReconstructRecipe(SeriesRecipe):
                          f"left out with method={self.method}")
         checks.check(self.slice_thickness is None or self.model == "multislice",
                      "slice_thickness", self.slice_thickness, "left out with model=projection")
-        checks.one_of("specimen", self.specimen, ("voxels", "octree"))
+        stem = self.instrument == "stem"
+        checks.one_of("specimen", self.specimen, ("voxels", "implicit" if stem else "octree"))
+        for key in ("align", "beads") if stem else ():
+            checks.check(not getattr(self, key), key, getattr(self, key),
+                         "left out with instrument=stem")
+        checks.check(self.model == "projection" or not stem, "model", self.model,
+                     "projection with instrument=stem")
         checks.check(self.specimen == "voxels" or self.method == "gradient", "specimen",
                      self.specimen, f"voxels with method={self.method}")
         checks.whole("samples", self.samples, 2, 128)
         checks.whole("depth", self.depth, 0, 6)
         checks.whole("leaves", self.leaves, 8**min(self.depth, 1), 100000)
-        checks.check(self.tv is None or self.specimen == "voxels", "tv", self.tv,
+        checks.check(self.tv is None or self.specimen != "octree", "tv", self.tv,
                      "left out with specimen=octree, whose strength images held out choose")
-        checks.check(self.held_out > 0 or self.specimen == "voxels", "held_out", self.held_out,
+        checks.check(self.held_out > 0 or self.specimen != "octree", "held_out", self.held_out,
                      "above 0 with specimen=octree")
         checks.check(self.held_out == 0 or self.held_out >= 2, "held_out", self.held_out,
                      "0, or a whole number from 2")
-        checks.check(self.tv is not None or self.held_out > 0
+        checks.check(self.tv is not None or self.held_out > 0 or self.specimen == "implicit"
                      or self.method not in ("sirt_tv", "gradient"), "tv", self.tv,
                      "given where held_out=0")
 
@@ -185,17 +195,21 @@ def run(recipe: ReconstructRecipe, report: Report) -> Result:
     series = series_of(images, table, pixel_size, Grid(
         recipe.thickness, recipe.bin, recipe.cut_from,
         _margin(recipe, table, images.shape[2] * pixel_size)), mask)
+    scan = None if recipe.instrument == "tem" else scan_of(
+        images, recipe.bin, recipe.signal, recipe.beam, recipe.dark_counts)
     settings = [str(value) for key, value in sorted(vars(recipe).items()) if key not in (
         "input", "output", "overwrite", "halves")]
     key = part_key(images, [*settings, pixel_size, table.to_csv(),
                             None if mask is None else part_key(mask, [])])
     voxel = series.rays.voxel
-    whole, grown = _reconstructed(recipe, series, table, report, key)
+    more: dict[str, float] = {}
+    whole, grown = _reconstructed(recipe, series, scan, table, report, key, more)
     volumes = {"tomogram.mrc": whole.volume}
     if recipe.halves:
         for number, rows in enumerate(halves_of(_order(table)), 1):
-            half, _ = _reconstructed(recipe, series.some(rows), table.iloc[rows], report,
-                                     f"{key} half {number}")
+            part = None if scan is None else scan.some(rows)
+            half, _ = _reconstructed(recipe, series.some(rows), part, table.iloc[rows], report,
+                                     f"{key} half {number}", {})
             volumes[f"half{number}.mrc"] = half.volume
     tables, halves = ({}, {}) if found is None else (
         {"aligned.csv": found.tilts}, alignment_numbers(found))
@@ -205,7 +219,8 @@ def run(recipe: ReconstructRecipe, report: Report) -> Result:
     origin = tuple(-(n // 2) * voxel for n in reversed(whole.volume.shape))
     numbers = {"method": recipe.method, "images": len(images), "voxel_size_A": voxel,
                "shape": list(whole.volume.shape), "origin_A": list(origin),
-               "unit": "V" if recipe.method == "gradient" else "1/A", **halves}
+               "unit": "V" if recipe.method == "gradient" and scan is None else "1/A",
+               **halves, **more}
     if recipe.method != "wbp":
         numbers |= {"iterations": whole.iterations, "tv": whole.tv,
                     "held_out": list(whole.held_out)}
@@ -221,9 +236,9 @@ def run(recipe: ReconstructRecipe, report: Report) -> Result:
     warnings = [f"{len(dark)} of {len(images)} images, the first of them image {dark[0]}, have no "
                 "positive mean: they tell nothing."] if dark else []
     warnings += found.doubts if found else ()
-    if recipe.method == "gradient":
+    if recipe.method == "gradient" and scan is None:
         warnings += _doubts(recipe, table, voxel)
-    taken = _taken(recipe, table, voxel)
+    taken = _taken(recipe, table, voxel, scan)
     if found is not None:
         finest = finest_of(recipe, table, pixel_size)
         how = "is by gold beads alone" if found.gain is None else (
@@ -234,9 +249,16 @@ def run(recipe: ReconstructRecipe, report: Report) -> Result:
         file: (volume.cpu().numpy(), voxel, origin) for file, volume in volumes.items()})
 
 
-def _reconstructed(recipe: ReconstructRecipe, series: Series, table: pd.DataFrame, report: Report,
-                   key: str) -> tuple[Tomogram, Grown | None]:
-    """And of specimen=octree the tree."""
+def _reconstructed(recipe: ReconstructRecipe, series: Series, scan: Scan | None,
+                   table: pd.DataFrame, report: Report, key: str, more: dict[str, float]
+                   ) -> tuple[Tomogram, Grown | None]:
+    """And of specimen=octree the tree; what else was found is put into `more`."""
+    if scan is not None:
+        found, cone = tomogram_of(recipe, vars(recipe), series, scan, table, report,
+                                  Kept(unfinished_folder(recipe.output), key))
+        if recipe.find_convergence:
+            more["convergence_mrad"] = cone
+        return found, None
     if recipe.method == "wbp":
         report(0, 1)
         found = back_projected(series, recipe.resolution)
@@ -331,8 +353,11 @@ def _doubts(recipe: ReconstructRecipe, table: pd.DataFrame, voxel: float) -> lis
     return said
 
 
-def _taken(recipe: ReconstructRecipe, table: pd.DataFrame, voxel: float) -> list[str]:
-    if recipe.method == "gradient":
+def _taken(recipe: ReconstructRecipe, table: pd.DataFrame, voxel: float, scan: Scan | None
+           ) -> list[str]:
+    if scan is not None:
+        taken = scan_taken(recipe, scan, recipe.method)
+    elif recipe.method == "gradient":
         u, v, columns = defoci_of(table)
         taken = ["The noise is white: in each image as strong as its high frequencies say.",
                  f"The defoci are those of {columns}, {min(u.min(), v.min()):.0f} to "
