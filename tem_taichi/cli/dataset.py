@@ -4,7 +4,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import psutil
@@ -25,6 +24,7 @@ from tem_taichi.cli.workers import as_jobs, check_launcher, in_processes, on_ray
 from tem_taichi.export.gallery import kinds_of, write_gallery
 from tem_taichi.export.merged import merge_copick, merge_relion, merge_shrec
 from tem_taichi.files.checksums import read_checksums
+from tem_taichi.files.io import write_whole
 from tem_taichi.machine import duration, memory_limit, size
 from tem_taichi.recipes.show import commented
 from tem_taichi.scene.dataset import (
@@ -165,7 +165,7 @@ def _make(dataset: Dataset) -> None:
     try:
         for doubt in doubts(scene_of(dataset, 0)):
             print(f"warning: {doubt}", file=sys.stderr)
-        (folder / SETTINGS).write_text(_shown(replace(dataset, only=None)), encoding="utf-8")
+        write_whole(folder / SETTINGS, _shown(replace(dataset, only=None)))
         made = _all_made(dataset)
         _say(dataset, made)
         put_together(dataset)
@@ -236,8 +236,8 @@ def put_together(dataset: Dataset) -> None:
                      "seed": scene_of(dataset, n).seed, **drawn(dataset, n), "files": len(files),
                      "bytes": sum((folder / name).stat().st_size for name in files)})
     table = pd.DataFrame(rows)
-    _write_csv(folder / TABLE, table)
-    _write_csv(folder / SPLIT, table[["name", "split"]])
+    write_whole(folder / TABLE, table.to_csv(index=False))
+    write_whole(folder / SPLIT, table[["name", "split"]].to_csv(index=False))
     samples = [folder / SAMPLES / name for name in table["name"]]
     tomograms = {}
     if dataset.tomogram is not None:
@@ -263,9 +263,3 @@ def put_together(dataset: Dataset) -> None:
         {name: folder / PICTURES / f"{name}.jpg" for name in table["name"]})
     print(f"wrote {dataset.output}/: " + ", ".join(sorted(
         file.name for file in folder.iterdir() if file.name[0] != ".")))
-
-
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    table.to_csv(partial, index=False)
-    partial.replace(path)

@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 
 from tem_taichi.export.preview import block_mean, filter_width
 from tem_taichi.export.reconstruction import back_project
+from tem_taichi.files.io import write_whole
 from tem_taichi.files.mrc import read_image_stack, read_volume
 from tem_taichi.files.particles import KIND, read_placements
 from tem_taichi.scale_bar import scale_bar
@@ -161,9 +162,7 @@ def write_gallery(path: Path, title: str, about: Sequence[str], kinds: Sequence[
             parts.append(f'<img loading=lazy alt="{html.escape(name, quote=True)}" '
                          f'src="data:image/jpeg;base64,{data}">')
         parts.append("</section>")
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("\n".join(parts) + "</html>\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, "\n".join(parts) + "</html>\n")
 
 
 def _plain(value: object) -> str:

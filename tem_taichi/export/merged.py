@@ -15,7 +15,7 @@ import pandas as pd
 import starfile
 
 from tem_taichi.files.copick import copick_name
-from tem_taichi.files.io import write_json
+from tem_taichi.files.io import write_json, write_whole
 from tem_taichi.files.mrc import read_volume
 from tem_taichi.files.particles import star_table
 from tem_taichi.files.zarr import write_ome_zarr
@@ -71,25 +71,21 @@ def merge_relion(folder: Path, samples: Sequence[Path]) -> None:
         tomograms.append(tomogram.assign(rlnOpticsGroupName=f"opticsGroup{number}"))
         if len(star.get("particles", ())):
             particles.append(star["particles"].assign(rlnOpticsGroup=number))
-    _write(folder / "tomograms.star", star_table("global", pd.concat(tomograms)))
+    write_whole(folder / "tomograms.star", _VERSION + star_table("global", pd.concat(tomograms)))
     if not particles:
         return
-    _write(folder / "particles.star", "data_general\n\n_rlnTomoSubTomosAre2DStacks 1\n\n\n"
-           + star_table("optics", pd.concat(optics)) + "\n"
-           + star_table("particles", pd.concat(particles)))
-    _write(folder / "optimisation_set.star", "data_\n\n_rlnTomoParticlesFile particles.star\n"
-           "_rlnTomoTomogramsFile tomograms.star\n")
+    write_whole(folder / "particles.star", "".join((
+        _VERSION, "data_general\n\n_rlnTomoSubTomosAre2DStacks 1\n\n\n",
+        star_table("optics", pd.concat(optics)), "\n",
+        star_table("particles", pd.concat(particles)))))
+    write_whole(folder / "optimisation_set.star", (
+        f"{_VERSION}data_\n\n_rlnTomoParticlesFile particles.star\n"
+        "_rlnTomoTomogramsFile tomograms.star\n"))
 
 
 def _tables(path: Path) -> dict[str, pd.DataFrame]:
     names = ["rlnTomoName", "temParticle", "rlnTomoParticleName"]
     return starfile.read(path, always_dict=True, parse_as_string=names)
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(_VERSION + text, encoding="utf-8")
-    partial.replace(path)
 
 
 def merge_copick(folder: Path, samples: Sequence[Path], name: str,

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from tem_taichi.files.io import write_whole
+
 _READ = 1 << 20
 
 
@@ -21,10 +23,8 @@ def write_checksums(path: Path, files: Iterable[Path], root: Path) -> None:
         files: below `root`.
         root: to which names are relative.
     """
-    text = "".join(f"{_digest(file)}  {file.relative_to(root).as_posix()}\n" for file in files)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, "".join(
+        f"{_digest(file)}  {file.relative_to(root).as_posix()}\n" for file in files))
 
 
 def read_checksums(path: Path) -> dict[str, str]:

@@ -52,3 +52,10 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
     Path(path).write_text(text + "\n", encoding="utf-8")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write text into a file that appears whole or not at all, in the place of any before it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tem_taichi import recipes
 from tem_taichi.recipes.settings import Recipe
 from tem_taichi.scene.composition import ConfigFiles, compose
-from tem_taichi.scene.load import apply, check_order, explain, hydra_errors, parse_overrides
+from tem_taichi.scene.load import apply, check_order, explain, hydra_errors, parse_values
 from tem_taichi.scene.references import hidden, resolved
 from tem_taichi.scene.typed import check_mappings, from_plain, to_plain
 from tem_taichi.scene.yaml_files import read_yaml
@@ -110,11 +110,7 @@ def read_recipe(overrides: Sequence[str]) -> tuple[ModuleType, Recipe]:
     for word in overrides:
         if "=" not in word and word.endswith((".yaml", ".yml")):
             raise ValueError(f"{word[:99]}: must be KEY=VALUE; a file of settings is recipe=FILE")
-    parsed = parse_overrides(overrides)
-    for one in parsed:
-        if one.is_delete() or one.is_sweep_override():
-            raise ValueError(f"{str(one.input_line)[:99]}: must be KEY=VALUE with one value; a "
-                             "list is [1,2]")
+    parsed = parse_values(overrides)
     chosen = {one.key_or_group: one.value() for one in parsed}
     name = expanduser(str(chosen.pop("recipe", None)))
     content: dict[Any, Any] = {}

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tem_taichi import checks
-from tem_taichi.scene.load import apply, explain, load_scene, parse_overrides
+from tem_taichi.scene.load import apply, explain, load_scene, parse_values
 from tem_taichi.scene.ranges import Range, flattened
 from tem_taichi.scene.references import hidden, resolved
 from tem_taichi.scene.settings import FORMATS, Scene
@@ -139,11 +139,7 @@ def load_dataset(path: str | Path | None, overrides: Sequence[str] = ()) -> Data
             raise ValueError(f"{path}: must be a mapping of {', '.join(_defaults())}")
         if "defaults" in content:
             raise ValueError(f"{path}: is a scene; a data set's file names one as `scene: FILE`")
-    parsed = parse_overrides(overrides)
-    for one in parsed:
-        if one.is_delete() or one.is_sweep_override():
-            raise ValueError(f"{str(one.input_line)[:99]}: must be KEY=VALUE with one value; a "
-                             "list is [1,2]")
+    parsed = parse_values(overrides)
     try:
         # None, since neither a list nor a mapping takes the other in.
         merged = OmegaConf.create(hidden(_defaults() | {"overrides": None} | content))

@@ -129,6 +129,23 @@ def parse_overrides(overrides: Sequence[str], files: Any = None) -> list[Overrid
     return parsed
 
 
+def parse_values(overrides: Sequence[str]) -> list[Override]:
+    """Overrides that each give a key one value, as `parse_overrides`.
+
+    Args:
+        overrides: such as "samples=100".
+
+    Raises:
+        ValueError: with one line that names the one that is wrong.
+    """
+    parsed = parse_overrides(overrides)
+    for one in parsed:
+        if one.is_delete() or one.is_sweep_override():
+            raise ValueError(f"{str(one.input_line)[:99]}: must be KEY=VALUE with one value; a "
+                             "list is [1,2]")
+    return parsed
+
+
 @contextmanager
 def hydra_errors(too_deep: str) -> Iterator[None]:
     """Hydra's errors as ValueErrors of one line."""
