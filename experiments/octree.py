@@ -3,9 +3,10 @@
     python -m experiments.octree [--virion FILE] [--only WORD] [--lines FILE]
 
 Rows are made one after another, each in a process of its own; those that the file of lines has are
-not made again. --size, --samples, --depth and --leaves set the paper's sizes for a row of one's own
-(--method). Phantoms: `octree_phantom`. PSNR is 20 log10 of the truth's maximum over the root mean
-square error, in the truth's own scale; CPU seconds are those of the fit, MB what it took at most.
+not made again; then results/octree.md and figures/octree.png are. --size, --samples, --depth and
+--leaves set the paper's sizes for a row of one's own (--method). Phantoms: `octree_phantom`. PSNR
+is 20 log10 of the truth's maximum over the root mean square error, in the truth's own scale; CPU
+seconds are those of the method, MB what it took at most.
 """
 
 import argparse
@@ -19,9 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.octree_phantom import Case, case_of, psnr
+from experiments.panels import WIDTH, letter, save, small
 from experiments.runs import RESULTS
 from tem_taichi.device import init
 from tem_taichi.estimate.kept import Kept
@@ -36,6 +39,7 @@ from tem_taichi.inverse.tomography import Sirt
 from tem_taichi.specimen.faces import Faces, jump
 
 LINES, TABLE = RESULTS / "octree.jsonl", RESULTS / "octree.md"
+FIGURE = Path(__file__).parent / "figures" / "octree.png"
 STOPS, STRENGTHS = 300, (0.1, 0.2, 0.3, 0.5, 1.0)
 """Iterations of SIRT, and strengths of the total variation in typical differences, of which the
 truth chooses the best."""
@@ -221,6 +225,45 @@ def table(lines: list[dict]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in out) + "\n"
 
 
+DRAWN = {"SIRT-TV by the truth": COMPARED[0], "voxels": "voxels", "octree": "octree",
+         "without BC": "octree, no BC", "strong CNLC": "octree, strong CNLC"}
+
+
+def draw(lines: list[dict], virion: str | None) -> Figure:
+    """Slices of fits made again with strengths that are known, and curves of the lines."""
+    init("cpu", "float32")
+    row = Row("", "", strength=GIVEN)
+    case = case_of(row.size, row.noise, row.seed, row.phantom, virion)
+    shown = {"truth": case.truth}
+    for title, name in DRAWN.items():
+        found = (sirt(case, (0.3,)) if name == COMPARED[0] else METHODS[name](case, row))
+        shown[title] = found.volume
+    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.2])
+    for ax, (title, volume) in zip(upper.subplots(1, len(shown)), shown.items(), strict=True):
+        ax.imshow(volume[row.size // 2], cmap="gray_r", vmin=0, vmax=1, origin="lower")
+        ax.set_title(title, fontsize=7)
+        ax.set_axis_off()
+    axes = lower.subplots(1, 2)
+    chosen = [one for one in lines if one["study"] == "noise" or (
+        one["study"] == "methods" and one["seed"] == 1 and one["size"] == 64)]
+    for name in (COMPARED[0], "voxels", "octree"):
+        curve = sorted((one["noise"], one["psnr"]) for one in chosen if one["method"] == name)
+        axes[0].semilogx(*zip(*curve, strict=True), "o-", markersize=3, label=name.split(",")[0])
+    axes[0].set(xlabel="noise, of the largest line integral", ylabel="PSNR [dB]")
+    for name in ("octree", "octree, CNLC"):
+        curve = sorted((one["samples"], one["psnr"]) for one in lines
+                       if one["study"] == "samples" and one["method"] == name)
+        axes[1].plot(*zip(*curve, strict=True), "o-", markersize=3, label=name)
+    axes[1].set(xlabel="samples along a leaf's side", ylabel="PSNR [dB]")
+    for ax in axes:
+        small(ax)
+        ax.legend(fontsize=6)
+        ax.grid(alpha=0.3)
+    letter(axes)
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--virion", help="file of a structure with an assembly")
@@ -249,6 +292,8 @@ def main() -> None:
             file.write(json.dumps(done[-1]) + "\n")
         print(table(done[-1:]).splitlines()[-1], flush=True)
     TABLE.write_text(table(done), encoding="utf-8")
+    if not given.method and not given.only:
+        save(draw(done, given.virion), FIGURE)
 
 
 if __name__ == "__main__":

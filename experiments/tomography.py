@@ -12,8 +12,8 @@ those of `experiments.cell_series`, binned by 2: "cell" is what methods were dev
 """
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,9 @@ from experiments.cell_series import THICKNESS, cell_series
 from experiments.panels import WIDTH, letter, save, small
 from tem_taichi.device import as_tensor
 from tem_taichi.estimate.kept import Kept
+from tem_taichi.estimate.octree_fit import Settings
+from tem_taichi.estimate.octree_fit import fitted as octree_fitted
+from tem_taichi.estimate.octree_tree import Growth, tree_of, volume_of
 from tem_taichi.estimate.tilt_images import Grid, Series, held_out, series_of
 from tem_taichi.estimate.tomogram import back_projected, iterated
 from tem_taichi.estimate.tomogram_fit import exposures_of, fitted
@@ -121,9 +124,29 @@ def gradient(case: Case) -> Found:
     return Found(found.volume, torch.stack(seen))
 
 
+def octree(case: Case) -> Found:
+    """The same above the surroundings' on a tree of small grids, with 0.6 of the finest leaves."""
+    exposures = exposures_of(case.shown, case.shown_tilts, LENS)
+
+    def imaging(of: Series, which: Sequence[int]) -> Model:
+        wider = of.rays.pixel / case.shown.rays.pixel
+        return Model(of.some(which), [replace(exposures[n], dose=exposures[n].dose * wider)
+                                      for n in which], LENS)
+
+    grid = case.shown.rays.grid
+    growth = Growth(5 if min(grid) < 32 else 9, 2, 8**8, 1, updates=1)
+    finest = len(tree_of(case.shown, replace(growth, start=2)).leaves)
+    settings = Settings(replace(growth, leaves=int(0.6 * finest)), 50, every=EVERY, unit=5.0)
+    found = octree_fitted(case.shown, imaging, settings, nothing, Kept())
+    whole = volume_of(found.field, grid)
+    hidden = exposures_of(case.hidden, case.hidden_tilts, LENS)
+    seen = Model(case.hidden, hidden, LENS).images(whole)
+    return Found(case.hidden.field(whole), torch.stack(seen))
+
+
 METHODS: dict[str, Callable[[Case], Found]] = {
     "wbp": wbp, "sirt": sirt, "sirt_tv": sirt_tv, "sirt_tv, stopped by the truth": sirt_tv_by_truth,
-    "gradient": gradient}
+    "gradient": gradient, "octree": octree}
 
 
 def phantom(size: int) -> Tensor:

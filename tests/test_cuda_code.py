@@ -30,6 +30,7 @@ from tem_taichi.specimen.filling import fills
 from tem_taichi.specimen.hash_grid import Levels, encoded
 from tem_taichi.specimen.ice import ice_slice
 from tem_taichi.specimen.ice_shape import IceShape
+from tem_taichi.specimen.octree import Octree, project_octree, uniform
 from tem_taichi.specimen.potential import peng_table
 from tem_taichi.specimen.rays import Rays, project
 from tem_taichi.specimen.slabs import Slabs, sliced
@@ -72,6 +73,11 @@ volume, turn = torch.rand(4, 16, 16, requires_grad=True), torch.eye(3)[None].req
 rays = Rays(turn, torch.zeros(1, 2), (4, 16, 16), 1.0, (16, 16), 1.0)
 project(volume, rays).sum().backward()
 sliced(volume, rays, Slabs(-3.0, 2.0, 3, 0, 3)).sum().backward()
+tree = uniform((1, 1, 1), 1, 1, 4, 1.0)
+field = Octree(tree, torch.rand(8, 4, 4, 4, requires_grad=True))
+seen = Rays(torch.eye(3)[None], torch.zeros(1, 2), tree.shape, 1.0, (16, 16), 1.0)
+project_octree(field, seen).sum().backward()
+field.at(torch.rand(5, 3)).sum().backward()
 levels = Levels(3, 2, 9, 64)
 encoded(levels.start().requires_grad_(), torch.rand(5, 3).requires_grad_(), levels).sum().backward()
 say("end")
@@ -80,7 +86,8 @@ ti.sync()
 KERNELS = {"transmit", "transmit_adjoint", "propagate", "propagate_adjoint", "splat_tiles",
            "adjoint", "noise_pair", "poisson", "deposit", "fill", "spread", "sample",
            "add_patches", "add_patches_adjoint", "multiply", "gather_each", "scatter_each",
-           "slopes", "gather_slabs_each", "scatter_slabs_each", "slab_slopes",
+           "slopes", "gather_slabs_each", "scatter_slabs_each", "slab_slopes", "expand", "restrict",
+           "take", "take_adjoint",
            "features", "scatter_features_each", "feature_slopes"}
 
 
