@@ -46,6 +46,8 @@ LINES = RESULTS / "tomography_size.jsonl"
 VOXEL, DOSE, DEFOCUS = 10.0, 3.0, 30000.0
 ANGLES = np.linspace(-60, 60, 41)
 METHODS = ("wbp", "sirt", "sirt_tv", "gradient")
+STAGES = ("floor: the grid read, the images written", "projection", "adjoint", "iteration of sirt",
+          "iteration of sirt_tv", "step of gradient")
 
 
 def phantom(size: int) -> torch.Tensor:
@@ -124,17 +126,16 @@ def stages(size: int, folder: Path) -> list[dict[str, Any]]:
     source, target = torch.rand(count), torch.empty(count)
     even = Sirt(series.images, series.rays, weights=series.weights, tv=1e-6, levels=True)
     parts: dict[str, Callable[[], object]] = {
-        "floor: the grid read, the images written": lambda: target.copy_(source),
-        "projection": lambda: project(volume, series.rays),
-        "adjoint": lambda: back_project(series.images, series.rays),
-        "iteration of sirt": Sirt(series.images, series.rays, weights=series.weights,
-                                  levels=True).step,
-        "iteration of sirt_tv": even.step}
+        STAGES[0]: lambda: target.copy_(source),
+        STAGES[1]: lambda: project(volume, series.rays),
+        STAGES[2]: lambda: back_project(series.images, series.rays),
+        STAGES[3]: Sirt(series.images, series.rays, weights=series.weights, levels=True).step,
+        STAGES[4]: even.step}
     rows = []
     for name, run in parts.items():
         run()  # compiles
         rows.append({"size": size, "name": name, **_of(run), **machine()})
-    rows.append({"size": size, "name": "step of gradient", **_step(series), **machine()})
+    rows.append({"size": size, "name": STAGES[5], **_step(series), **machine()})
     return rows
 
 
@@ -157,7 +158,7 @@ def _step(series: Series) -> dict[str, float]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: seconds and processor's seconds by size, and the exponents of growth with N."""
     sizes = sorted({row["size"] for row in rows})
-    names = list(dict.fromkeys(row["name"] for row in rows))
+    names = [name for name in (*STAGES, *METHODS) if any(row["name"] == name for row in rows)]
     of = {(row["name"], row["size"]): row for row in rows}
     head = ["", *(f"N = {size}: s (CPU s)" for size in sizes), "CPU s grow as N^",
             "MB", "iterations", "correlation"]
@@ -189,13 +190,14 @@ def main() -> None:
     for size in given.sizes:
         there = {(row["size"], row["name"]) for row in rows_of(given.lines)}
         missing = [name for name in given.methods if (size, name) not in there]
-        if not missing and (size, "projection") in there:
+        parts = [name for name in STAGES if (size, name) not in there]
+        if not missing and not parts:
             continue
         # In processes of their own: a child's peak of memory begins with its parent's.
         with tempfile.TemporaryDirectory() as folder:
             elsewhere(write, size, Path(folder))
-            if (size, "projection") not in there:
-                for row in elsewhere(stages, size, Path(folder)):
+            for row in elsewhere(stages, size, Path(folder)) if parts else ():
+                if row["name"] in parts:
                     add_row(given.lines, row)
             for name in missing:
                 row = end_to_end(size, name, Path(folder))

@@ -98,7 +98,7 @@ def test_small_series_and_those_of_which_a_band_has_nothing_are_whole(monkeypatc
     whole = series_along(0.0, noise(), mask)
     whole.images[:] = 1.0
     assert band(whole) is whole
-    monkeypatch.setattr(tilt_images, "_BAND", 2**22)
+    monkeypatch.setattr(tilt_images, "_BAND", 2**21)
     small = series_along(0.0, noise())
     assert band(small) is small
 
@@ -113,7 +113,7 @@ def test_a_band_tells_when_to_stop_as_all_do(monkeypatch):
     seen = project(truth, rays).numpy()
     images = 1 - 0.1 * seen / seen.std() + 0.05 * rng.standard_normal(seen.shape)
     whole, seconds = series_along(0.0, images), []
-    for most in (1, 2**22):
+    for most in (1, 2**21):
         monkeypatch.setattr(tilt_images, "_BAND", most)
         steps = []
         seconds.append(iterated(whole, 20, None, False, 4,

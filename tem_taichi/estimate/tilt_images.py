@@ -17,7 +17,7 @@ from tem_taichi.inverse.tomography import contrast
 from tem_taichi.rotations import tilt_rotation
 from tem_taichi.specimen.rays import Rays
 
-_BAND = 2**22
+_BAND = 2**21
 """Voxels that tell how to reconstruct all."""
 _ROWS = 32
 """Of a band, at least."""
