@@ -88,6 +88,42 @@ class OpticsSettings:
 
 
 @dataclass(frozen=True)
+class StemSettings:
+    """The scanned beam and its detector, of `instrument: stem`."""
+
+    signal: str = "bright"
+    """bright, the electrons within the detector's outer angle, or dark, those on its ring"""
+    inner_angle: float = 40.0
+    """of the ring, of signal: dark [mrad]"""
+    outer_angle: float = 10.0
+    """of the detector [mrad]; above inner_angle for signal: dark"""
+    convergence: float = 0.0
+    """half of the beam's opening angle [mrad], by which it widens away from focus: by
+    optics.defocus, and from the tilt axis by the tangent of the tilt; 0 = in focus everywhere"""
+    probe: float = 0.0
+    """standard deviation of the beam in focus [A]"""
+    dynamic_focus: bool = False
+    """whether the focus follows the tilted specimen's middle plane"""
+    offset: float = 0.0
+    """what the detector shows without electrons, relative to the beam"""
+    rays: int | None = None
+    """random rays that stand for each pixel's beam; null = its exact mean"""
+
+    def __post_init__(self) -> None:
+        checks.one_of("stem.signal", self.signal, ("bright", "dark"))
+        checks.within("stem.inner_angle", self.inner_angle, 0, 1000, "mrad")
+        checks.within("stem.outer_angle", self.outer_angle, 0.01, 1000, "mrad")
+        checks.check(self.signal == "bright" or self.outer_angle > self.inner_angle,
+                     "stem.outer_angle", self.outer_angle,
+                     f"above stem.inner_angle={self.inner_angle:g} [mrad] for signal: dark")
+        checks.within("stem.convergence", self.convergence, 0, 1000, "mrad")
+        checks.not_negative("stem.probe", self.probe, "A")
+        checks.within("stem.offset", self.offset, 0, 1e6, "1")
+        if self.rays is not None:
+            checks.whole("stem.rays", self.rays, 1, 1_000_000)
+
+
+@dataclass(frozen=True)
 class DetectorSettings:
     """The detector, see tem_taichi.noise.detector."""
 

@@ -15,6 +15,7 @@ from tem_taichi.files.copick import copick_name
 from tem_taichi.scene.microscope import DetectorSettings as DetectorSettings
 from tem_taichi.scene.microscope import MicroscopeSettings as MicroscopeSettings
 from tem_taichi.scene.microscope import OpticsSettings as OpticsSettings
+from tem_taichi.scene.microscope import StemSettings as StemSettings
 from tem_taichi.scene.particle import ParticleSettings as ParticleSettings
 from tem_taichi.scene.particle import particle_of as particle_of
 from tem_taichi.scene.specimen import NAME, NAME_SAYS
@@ -206,12 +207,16 @@ class Scene:
     dose: float = 3.0
     """of each image [e-/A^2]"""
     specimen: SpecimenSettings = field(default_factory=SpecimenSettings)
+    instrument: str = "tem"
+    """tem, or stem: a scanned beam that passes by Beer and Lambert's law, see `stem`; maps times
+    map_scale are then what each A takes from the beam [1/A], and no damage is done"""
     microscope: MicroscopeSettings = field(default_factory=MicroscopeSettings)
     optics: OpticsSettings = field(default_factory=OpticsSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     tilts: TiltSettings = field(default_factory=TiltSettings)
     movie: MovieSettings = field(default_factory=MovieSettings)
     interaction: InteractionSettings = field(default_factory=InteractionSettings)
+    stem: StemSettings = field(default_factory=StemSettings)
     stack: StackSettings = field(default_factory=StackSettings)
     compute: ComputeSettings = field(default_factory=ComputeSettings)
 
@@ -224,6 +229,10 @@ class Scene:
         for n, name in enumerate(self.formats):
             checks.one_of(f"formats[{n}]", name, FORMATS)
             checks.check(name not in self.formats[:n], f"formats[{n}]", name, "given only once")
+        checks.one_of("instrument", self.instrument, ("tem", "stem"))
+        for name, particle in self.specimen.particles.items() if self.instrument == "stem" else ():
+            checks.one_of(f"specimen.particles.{name}", particle.made_from,
+                          ("structure", "map", "fiducial"))
         same: dict[str, str] = {}
         for kind in self.specimen.particles if "copick" in self.formats else ():
             other = same.setdefault(copick_name(kind), kind)

@@ -42,6 +42,7 @@ from tem_taichi.specimen.maps import map_gaussians, ratio_of_maps
 from tem_taichi.specimen.membranes import membrane_kind, vesicle_kind
 from tem_taichi.specimen.particles import Ice, ParticlesInIce
 from tem_taichi.specimen.poses import Poses
+from tem_taichi.specimen.scanned import of_atoms, of_ice
 from tem_taichi.specimen.slicing import depths
 
 
@@ -136,6 +137,13 @@ def build_specimen(scene: Scene) -> ParticlesInIce:
     poses = place(scene, {kind.name: kind.radius for kind in kinds})
     for kind, pose in zip(kinds, poses, strict=True):
         _check_inside(kind, pose, scene.specimen.ice.thickness)
+    if scene.instrument == "stem":
+        stem = scene.stem
+        seen = (scene.microscope.voltage, stem.signal, (stem.inner_angle, stem.outer_angle))
+        # A map's values are densities already.
+        kinds = tuple(kind if scene.specimen.particles[kind.name].made_from == "map" else
+                      of_atoms(kind, *seen) for kind in kinds)
+        ice = of_ice(ice, *seen)
     return ParticlesInIce(kinds, poses, ice)
 
 

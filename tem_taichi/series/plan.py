@@ -2,15 +2,17 @@
 
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 from scipy.fft import next_fast_len
+from torch import Tensor
 
 from tem_taichi.experiment import Experiment, Specimen
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics
 from tem_taichi.instrument.projection import Projection
+from tem_taichi.instrument.stem import STEM
 from tem_taichi.instrument.tem import TEM
 from tem_taichi.noise.camera import Camera
 from tem_taichi.physics import wavelength
@@ -25,8 +27,22 @@ from tem_taichi.timing import Stages
 
 _MAX_WAVE = 32768
 """Pixels along a side; beyond it one wave fills a large GPU."""
+_BESIDE = 8
+"""Pixels about a scanned image that are computed too."""
 _LATTICE = 1 / 2.4
 """Frequency [1/A] beyond which images show the planes of gold, the widest 2.355 A apart."""
+
+
+@dataclass(frozen=True)
+class Scanned(Projection):
+    """A `STEM` with the grids of a projection, by which costs are foreseen."""
+
+    stem: STEM = field(kw_only=True)
+
+    def intensity(self, specimen: Specimen, exposure: Exposure) -> Tensor:
+        """The STEM's."""
+        with self.stages("interaction"):
+            return self.stem.intensity(specimen, exposure)
 
 
 @dataclass(frozen=True)
@@ -133,6 +149,8 @@ def by_rule(scene: Scene) -> float:
 
 def _instrument(scene: Scene, tilts: pd.DataFrame) -> TEM:
     settings = scene.interaction
+    if scene.instrument == "stem":
+        return _scanned(scene)
     detector_shape, wave_shape = _grids(scene, _margin(scene, tilts))
     kind = TEM if settings.mode == "multislice" else Projection
     thickness, depth = slices_for(scene)
@@ -144,6 +162,20 @@ def _instrument(scene: Scene, tilts: pd.DataFrame) -> TEM:
         anisotropy_angle=scene.optics.magnification_angle,
         energy_filter=scene.microscope.energy_filter, damage=scene.specimen.damage,
         linear=settings.mode == "weak_phase")
+
+
+def _scanned(scene: Scene) -> Scanned:
+    """A beam at each of the detector's pixels, and about them, as what is beyond wraps around."""
+    margin, stem = scene.interaction.margin, scene.stem
+    if margin is None:
+        margin = _BESIDE * scene.pixel_size + 3 * stem.probe
+    shape, _ = _grids(scene, margin)
+    return Scanned(
+        detector_shape=shape, wave_shape=shape, pixel_size=scene.pixel_size,
+        voltage=scene.microscope.voltage, amplitude_contrast=0.0, damage=0.0,
+        stem=STEM(shape, scene.pixel_size, stem.signal, offset=stem.offset,
+                  convergence=stem.convergence, probe=stem.probe,
+                  dynamic_focus=stem.dynamic_focus, rays=stem.rays, seed=scene.seed))
 
 
 def _exposures(scene: Scene, tilts: pd.DataFrame) -> list[Exposure]:
