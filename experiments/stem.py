@@ -1,6 +1,6 @@
 """Noisy scanned images to 3-D: networks and voxels, with and without a learned law of noise.
 
-    python -m experiments.stem [--only main] [--seeds 3] [--size 24] [--step 5]
+    python -m experiments.stem [--only main focus] [--seeds 3] [--size 24] [--step 5]
 
 The comparison of Kniesel et al. (2022) on the phantom of `experiments.octree`: bright-field images
 from -70 to 70 degrees whose counts are electrons of random charge, 25 of the beam in a pixel. PSNR,
