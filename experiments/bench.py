@@ -154,7 +154,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append([one["kind"], one["phantom"], one["method"], f"{one['correlation']:.3f}",
                       f"{one['rmse']:.3f}", f"{one['ssim']:.3f}", f"{one['psnr']:.1f}",
                       f"{one['resolution']:.0f}", *volume,
-                      f"{one.get('cpu_seconds', one['seconds']):.1f}", f"{one['MB']:.0f}"])
+                      f"{one.get('cpu_seconds', one['seconds']):.1f}",
+                      f"{one['MB']:.0f}" if "MB" in one else ""])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
