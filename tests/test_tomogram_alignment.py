@@ -9,9 +9,11 @@ import torch
 from tem_taichi.device import init
 from tem_taichi.estimate.alignment import aligned
 from tem_taichi.estimate.free_poses import NAMES, poses_of
+from tem_taichi.estimate.reprojected import displacement, matched
 from tem_taichi.estimate.shared_images import Shared, Views
 from tem_taichi.estimate.stretched import places
 from tem_taichi.estimate.strips import strips_of
+from tem_taichi.estimate.tilt_images import Grid
 from tem_taichi.files.mrc import write_mrc
 from tem_taichi.fit import main
 from tem_taichi.inverse.tomography import contrast
@@ -198,6 +200,37 @@ def test_one_filament_is_doubted():
     bars = lone.tilts[["shift_x_error", "shift_y_error"]].to_numpy()
     # As above.
     assert np.mean((left / bars)**2) < 2.5
+
+
+def test_what_is_predicted_tells_where_an_image_lies():
+    """Moved by known steps, beside noise; without anything in common it stays."""
+    generator = np.random.default_rng(7)
+    k = np.hypot(np.fft.fftfreq(64)[:, None], np.fft.rfftfreq(64))
+    wave = np.fft.rfft2(generator.normal(0, 1, (64, 64))) / (1 + (k / 0.05)**2)
+    ky, kx = np.fft.fftfreq(64, PIXEL)[:, None], np.fft.rfftfreq(64, PIXEL)[None]
+    there = torch.as_tensor(np.fft.irfft2(wave))
+    for x, y in ((11.0, -7.0), (-0.4, 3.0)):
+        moved = np.fft.irfft2(wave * np.exp(-2j * np.pi * (kx * x + ky * y)))
+        noise = generator.normal(0, 0.2 * moved.std(), moved.shape)
+        found = displacement(torch.as_tensor(moved + noise), there, torch.ones(64, 64), PIXEL, 60.0)
+        # The window stays where it is: up to a tenth of the move, which the rounds take; and noise.
+        np.testing.assert_allclose(found, [x, y], atol=0.8)
+    assert (displacement(there, torch.zeros(64, 64), torch.ones(64, 64), PIXEL, 60.0) == 0).all()
+
+
+def test_other_tilts_correct_shifts(series):
+    """4 A off, each image is put back by what the others predict, the specimen is not."""
+    images, truth = series
+    off = truth.copy()
+    off[["shift_x", "shift_y"]] += np.random.default_rng(8).normal(0, 4, (COUNT, 2))
+    done = []
+    table, last = matched(100 * images, off, PIXEL, Grid(THICKNESS, 2), 75.0,
+                          torch.full((COUNT,), NOISE**2), step=lambda n, of: done.append((n, of)))
+    before, after = (np.sqrt((apart(one, truth)**2).mean()) for one in (off, table))
+    assert before > 3 and after < 0.4 * before
+    assert last < before and done[-1] == (2, 2)
+    by = (table[["shift_x", "shift_y"]] - off[["shift_x", "shift_y"]]).to_numpy()
+    np.testing.assert_allclose(np.einsum("nik,ni->k", gauge(truth), by), 0, atol=1e-3)
 
 
 def test_noise_is_doubted(start):

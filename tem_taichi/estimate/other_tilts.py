@@ -9,6 +9,7 @@ has its contrast where the first one had it.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -62,7 +63,17 @@ class Noise:
             for law, electrons in zip(self.laws, self.electrons, strict=True)])
 
 
-def predictions(series: Series, noise: Noise, folds: int, kept: Kept,
+class NoisePower(Protocol):
+    """What predictions ask of the noise."""
+
+    def some(self, which: Sequence[int]) -> "NoisePower":
+        """Of some of the images."""
+
+    def power(self, shape: tuple[int, int]) -> Tensor:
+        """Of each coefficient of the rfft2 of (ny, nx), relative to the images' means."""
+
+
+def predictions(series: Series, noise: NoisePower, folds: int, kept: Kept,
                 step: Callable[[], None] = lambda: None) -> Tensor:
     """Every image as the images of other folds predict it.
 
@@ -87,7 +98,8 @@ def predictions(series: Series, noise: Noise, folds: int, kept: Kept,
     return out
 
 
-def predicted(series: Series, noise: Noise, others: Sequence[int], own: Sequence[int]) -> Tensor:
+def predicted(series: Series, noise: NoisePower, others: Sequence[int], own: Sequence[int]
+              ) -> Tensor:
     """Some images as others predict them.
 
     Args:
@@ -152,7 +164,7 @@ def _amplitude(series: Series, noise: Tensor) -> Tensor:
     return (signal / number.clamp(min=1e-30)).clamp(min=0).div(depth * rays.voxel).sqrt().to(power)
 
 
-def _views(series: Series, amplitude: Tensor, noise: Noise | None = None) -> Views:
+def _views(series: Series, amplitude: Tensor, noise: NoisePower | None = None) -> Views:
     """Of images wider by `_PAD`, whose noise is white; None = without noise, as they are."""
     ny, nx = series.rays.shape
     wide = (ny + 2 * _PAD, nx + 2 * _PAD)

@@ -1,5 +1,6 @@
 """The alignment of a tilt series as a part of recipes."""
 
+import math
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from tem_taichi.estimate.alignment import Alignment, aligned
 from tem_taichi.estimate.bead_poses import Search
 from tem_taichi.estimate.bead_series import Gold, gold_of
 from tem_taichi.estimate.free_poses import KINDS, NAMES
+from tem_taichi.estimate.reprojected import matched
 from tem_taichi.estimate.shared_images import Views
 from tem_taichi.estimate.tilt_images import Grid, series_of
 from tem_taichi.estimate.tomogram_fit import noise_of
@@ -27,6 +29,8 @@ _BEFORE_ZERO = 1.1
 
 
 BY = ("auto", "beads", "specimen")
+_VOXELS = 8e6
+"""Of the reconstruction that images are compared with, at most: larger ones are coarser."""
 _SURE = 2.0
 """Error of each shift [A] by beads up to which the specimen is not asked as well."""
 
@@ -49,6 +53,10 @@ class WithAlign(Protocol):
     @property
     def align_by(self) -> str:
         """Of `BY`."""
+
+    @property
+    def align_rounds(self) -> int:
+        """Of `reprojected.matched`."""
 
     @property
     def beads(self) -> str | None:
@@ -84,6 +92,7 @@ def check_align(recipe: WithAlign) -> None:
     checks.positive("align_within", recipe.align_within, "A")
     checks.positive("align_to", recipe.align_to, "A")
     checks.one_of("align_by", recipe.align_by, BY)
+    checks.whole("align_rounds", recipe.align_rounds, 0, 100)
 
 
 def refined(recipe: WithAlign, images: NDArray, table: pd.DataFrame, pixel_size: float,
@@ -134,9 +143,24 @@ def _by_specimen(recipe: WithAlign, images: NDArray, table: pd.DataFrame, pixel_
     if finest > least:
         raise ValueError(f"align_to={finest:.3g}: must be at most {least:.3g} A, a sixth of the "
                          "images")
-    views = Views(series.images, series.weights, noise, pixel_size, recipe.thickness,
-                  (float(recipe.cut_from[0]), float(recipe.cut_from[1])))
-    return aligned(views, table, recipe.align, within, finest, report, known)
+    cut = (float(recipe.cut_from[0]), float(recipe.cut_from[1]))
+    views = Views(series.images, series.weights, noise, pixel_size, recipe.thickness, cut)
+    found = aligned(views, table, recipe.align, within, finest, report, known)
+    if "shifts" not in recipe.align or not recipe.align_rounds:
+        return found
+    many = images[0].size * recipe.thickness / pixel_size / _VOXELS
+    size = max(1, int(finest / (2 * pixel_size)), math.ceil(many**(1 / 3)))
+    moved, last = matched(images, found.tilts, pixel_size, Grid(recipe.thickness, size, cut),
+                          max(finest, 2 * pixel_size * size), noise, mask, recipe.align_rounds,
+                          report)
+    if known is not None:  # what beads tell of is better known
+        sure = (table.filter(regex="^shift_._error$") < _SURE).all(axis=1)
+        moved = moved.where(~sure, found.tilts)
+    changed = {name: float(np.sqrt(np.mean((moved[name] - (
+        table[name] if name in table else 0.0))**2))) for name in found.changed}
+    errors = {f"{name}_error": np.hypot(found.tilts[f"{name}_error"], last)
+              for name in ("shift_x", "shift_y")}
+    return replace(found, tilts=moved.assign(**errors), changed=changed)
 
 
 def _gold(recipe: WithAlign, images: NDArray, table: pd.DataFrame, pixel_size: float) -> Gold:

@@ -37,7 +37,7 @@ class BeadsRecipe(SeriesRecipe):
     noise"""
     contrast: float | None = None
     """least share of the electrons that a bead's middle takes; null = a third of what gold does,
-    1 - exp(-diameter / 180 A)"""
+    1 - exp(-diameter / 180 A), at most 0.12, which is more than protein takes"""
     depth: float = 3000.0
     """of beads, from the specimen's middle at most, along the beam [A]"""
     tolerance: float = 50.0

@@ -77,6 +77,9 @@ class ReconstructRecipe(ScannedRecipe):
     align_to: float | None = None
     """of align: finest details that are compared [A]; null = 40, or 3 pixels or the first zero of
     the contrast transfer function, as far as the table has defoci, where these are coarser"""
+    align_rounds: int = 2
+    """of align by the specimen: how often, at the end, shifts are corrected by what a
+    reconstruction from other tilts predicts of each image; 0 = never"""
     cut_from: tuple[float, float] = (0.0, 0.0)
     """where the middle of the images lies in the frames that they were cut from, x and y from their
     middle [A], through which the tilt axis runs"""
