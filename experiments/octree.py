@@ -1,6 +1,6 @@
 """Octrees of small grids against voxels and SIRT on the phantom of Wang et al. (2023).
 
-    python -m experiments.octree [--virion FILE] [--only WORD] [--lines FILE]
+    python -m experiments.octree [--virion FILE] [--only WORD] [--draw]
 
 Rows are made one after another, each in a process of its own; those that the file of lines has are
 not made again; then results/octree.md and figures/octree.png are. --size, --samples, --depth and
@@ -10,6 +10,7 @@ seconds are those of the method, MB what it took at most.
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import resource
@@ -174,10 +175,13 @@ def rows() -> list[Row]:
     made += [replace(one, study="samples", method=name, samples=g, depth=2, leaves=40,
                      strength=GIVEN, stretched=True)
              for g in (6, 8, 10, 12, 14, 17) for name in ("octree", "octree, CNLC")]
+    made += [replace(one, study="samples at noise 0.5", method=name, samples=g, depth=2, leaves=40,
+                     strength=GIVEN, stretched=True, noise=0.5)
+             for g in (6, 8, 10, 12, 14, 17) for name in ("octree", "octree, CNLC")]
     made += [replace(one, method=name, seed=2) for name in COMPARED]
     made += [replace(one, method="octree", size=128, samples=17)]
     made += [replace(one, study="noise", noise=noise, method=name)
-             for noise in (0.5, 0.1, 0.02) for name in (COMPARED[0], "octree", "voxels")]
+             for noise in (0.5, 0.02, 0.1) for name in ("octree", "voxels", COMPARED[0])]
     made += [replace(one, study="published", method=name) for name in (
         "as published", "as published, no CNLC", "as published, no BC")]
     made += [replace(one, method=name, seed=3) for name in COMPARED]
@@ -238,8 +242,8 @@ def draw(lines: list[dict], virion: str | None) -> Figure:
     for title, name in DRAWN.items():
         found = (sirt(case, (0.3,)) if name == COMPARED[0] else METHODS[name](case, row))
         shown[title] = found.volume
-    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.2])
+    figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.8])
     for ax, (title, volume) in zip(upper.subplots(1, len(shown)), shown.items(), strict=True):
         ax.imshow(volume[row.size // 2], cmap="gray_r", vmin=0, vmax=1, origin="lower")
         ax.set_title(title, fontsize=7)
@@ -249,12 +253,18 @@ def draw(lines: list[dict], virion: str | None) -> Figure:
         one["study"] == "methods" and one["seed"] == 1 and one["size"] == 64)]
     for name in (COMPARED[0], "voxels", "octree"):
         curve = sorted((one["noise"], one["psnr"]) for one in chosen if one["method"] == name)
-        axes[0].semilogx(*zip(*curve, strict=True), "o-", markersize=3, label=name.split(",")[0])
-    axes[0].set(xlabel="noise, of the largest line integral", ylabel="PSNR [dB]")
-    for name in ("octree", "octree, CNLC"):
+        if curve:
+            axes[0].semilogx(*zip(*curve, strict=True), "o-", markersize=3,
+                             label=name.split(",")[0])
+    axes[0].set(xlabel="noise, of the largest line integral", ylabel="PSNR [dB]",
+                xlim=(0.015, 0.7))
+    for study, name in itertools.product(("samples", "samples at noise 0.5"),
+                                         ("octree", "octree, CNLC")):
         curve = sorted((one["samples"], one["psnr"]) for one in lines
-                       if one["study"] == "samples" and one["method"] == name)
-        axes[1].plot(*zip(*curve, strict=True), "o-", markersize=3, label=name)
+                       if one["study"] == study and one["method"] == name)
+        if curve:
+            axes[1].plot(*zip(*curve, strict=True), "o-", markersize=3,
+                         label=name + study.removeprefix("samples"))
     axes[1].set(xlabel="samples along a leaf's side", ylabel="PSNR [dB]")
     for ax in axes:
         small(ax)
@@ -268,6 +278,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--virion", help="file of a structure with an assembly")
     parser.add_argument("--only", default="", help="rows in whose study or method this is")
+    parser.add_argument("--draw", action="store_true", help="make no rows, table and figure alone")
     parser.add_argument("--method", choices=[*METHODS], help="of one row of one's own")
     for name in ("size", "seed", "samples", "depth", "leaves"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Row, name))
@@ -281,7 +292,7 @@ def main() -> None:
                       given.samples, given.depth, given.leaves, given.strength)]
     text = given.lines.read_text("utf-8") if given.lines.is_file() else ""
     done = [json.loads(line) for line in text.splitlines()]
-    for row in wanted:
+    for row in () if given.draw else wanted:
         what = asdict(row)
         if given.only not in f"{row.study} {row.method}" or any(
                 all(one.get(key) == value for key, value in what.items()) for one in done):

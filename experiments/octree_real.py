@@ -45,10 +45,10 @@ FIGURE, TABLE = Path(__file__).parent / "figures" / "octree_real.png", RESULTS /
 STACK = DATA / "tilt" / "empiar10499_00254_y0-310.mrc"
 TILT = (f"recipe=reconstruct input={STACK} angles={DATA}/tilt/empiar10499_00254.tsv "
         "'shifts=[axis_offset_x,axis_offset_y]' 'cut_from=[0,-1600]' thickness=3000 beads=auto "
-        "bin=8 margin=800 halves=true iterations=25")
+        "bin=12 margin=800 halves=true iterations=10")
 METHODS = {"wbp": "method=wbp", "sirt_tv": "method=sirt_tv",
            "voxels": "method=gradient", "octree": "method=gradient specimen=octree samples=5 "
-           "depth=3 leaves=3000"}
+           "depth=2 leaves=1500"}
 BIN, SIDE = 4, 33.6
 """Pixels a voxel, and their side [A], of the needle."""
 
@@ -177,8 +177,9 @@ def table(rows: list[dict]) -> str:
 
 def draw(folder: Path) -> None:
     """Middle slices of what is there."""
-    figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
-    axes = figure.subplots(3, 4, height_ratios=(0.7, 1, 1))
+    rows = 3 if any(folder.glob("tilt_*/tomogram.mrc")) else 2
+    figure = Figure(figsize=(WIDTH, 1.8 * rows), layout="constrained")
+    axes = figure.subplots(rows, 4)
     for column, name in zip(axes.T, METHODS, strict=True):
         planes: list[np.ndarray | None] = [None, None, None]
         if (folder / f"tilt_{name}" / "tomogram.mrc").is_file():
@@ -187,7 +188,7 @@ def draw(folder: Path) -> None:
         if (folder / f"needle_{name}.npy").is_file():
             volume = np.load(folder / f"needle_{name}.npy")
             planes[1], planes[2] = volume[32], volume[:, :, 27]
-        for ax, plane in zip(column, planes, strict=True):
+        for ax, plane in zip(column, planes[-rows:], strict=True):
             ax.set_axis_off()
             if plane is not None:
                 low, high = np.percentile(plane, (0.5, 99.5))
