@@ -2,7 +2,7 @@
 
     python -m experiments.stem [--only main focus] [--seeds 3] [--size 24] [--step 5]
 
-The comparison of Kniesel et al. (2022) on the phantom of `experiments.octree_phantom`: bright-field images
+The comparison of Kniesel et al. (2022) on the phantom of `octree_phantom`: bright-field images
 from -70 to 70 degrees whose counts are electrons of random charge, 25 of the beam in a pixel. PSNR,
 MSE and DSSIM, (1 - SSIM) / 2, of the density and of the clean images of tilts that no method saw.
 Rows that the file of lines has are not made again.
