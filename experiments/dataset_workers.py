@@ -39,6 +39,8 @@ vary:
   specimen.particles.protein.count: {integer: [0, 12]}
 """
 TABLE = RESULTS / "dataset_workers.md"
+HEAD = ("| launcher | worker killed after | samples there | files that differ | of |",
+        "| --- | --- | --- | --- | --- |")
 OWN = ("metadata.json", "scene.yaml", "config.json")
 """Files that hold times and places, which differ."""
 MARKS = {"joblib": "loky", "ray": "ray::", "submitit_local": "submitit.core._submit"}
@@ -56,8 +58,7 @@ def main() -> None:
         (folder / "set.yaml").write_text(SET + f"samples: {chosen.samples}\n")
         finished(command(folder, "alone", "joblib", "workers=1"))
         wanted = sums(folder / "alone")
-        lines = ["| launcher | worker killed after | samples there | files that differ | of |",
-                 "| --- | --- | --- | --- | --- |"]
+        rows = kept()
         for launcher in chosen.only.split(","):
             with cluster(launcher) as words:
                 run = command(folder, launcher, launcher, "workers=2", *words)
@@ -67,10 +68,16 @@ def main() -> None:
             names = {file for file in {*wanted, *found} if not file.endswith(OWN)}
             differ = sorted(file for file in names if wanted.get(file) != found.get(file))
             there = len(list((folder / launcher / "checksums").iterdir()))
-            lines.append(f"| {launcher} | {after:.0f} s | {there} of {chosen.samples} | "
-                         f"{len(differ)} | {len(names)} |")
-            print(lines[-1], *differ[:5], sep="\n", flush=True)
-    TABLE.write_text("\n".join(lines) + "\n")
+            rows[launcher] = (f"| {launcher} | {after:.0f} s | {there} of {chosen.samples} | "
+                              f"{len(differ)} | {len(names)} |")
+            print(rows[launcher], *differ[:5], sep="\n", flush=True)
+            TABLE.write_text("\n".join((*HEAD, *rows.values())) + "\n")
+
+
+def kept() -> dict[str, str]:
+    """Rows that the table has, of other launchers."""
+    lines = TABLE.read_text().splitlines()[len(HEAD):] if TABLE.is_file() else []
+    return {line.split("|")[1].strip(): line for line in lines}
 
 
 def command(folder: Path, output: str, launcher: str, *words: str) -> subprocess.Popen:
