@@ -258,6 +258,8 @@ def draw(lines: list[dict], virion: str | None) -> Figure:
                              label=name.split(",")[0])
     axes[0].set(xlabel="noise, of the largest line integral", ylabel="PSNR [dB]",
                 xlim=(0.015, 0.7))
+    axes[0].set_xticks([0.02, 0.05, 0.1, 0.5], ["0.02", "0.05", "0.1", "0.5"])
+    axes[0].set_xticks([], minor=True)
     for study, name in itertools.product(("samples", "samples at noise 0.5"),
                                          ("octree", "octree, CNLC")):
         curve = sorted((one["samples"], one["psnr"]) for one in lines
