@@ -146,7 +146,6 @@ def test_an_interrupted_run_goes_on(series, tmp_path, monkeypatch, method):
     words = [*f"method={method}".split(), "bin=4", "iterations=2", "held_out=5"]
     words += (["samples=4", "depth=1", "halves=true", "bin=8", "margin=0", "iterations=1"]
               if "octree" in method else ["tv=0.001"])
-    _, whole, _ = reconstruct(series, tmp_path / "whole", *words)
     run, steps = recipe.run, []
 
     def interrupted(settings, report):
@@ -158,7 +157,7 @@ def test_an_interrupted_run_goes_on(series, tmp_path, monkeypatch, method):
 
     monkeypatch.setattr(recipe, "RECIPE", (recipe.ReconstructRecipe, interrupted))
     stop = 10**9
-    reconstruct(series, tmp_path / "counted", *words)
+    _, whole, _ = reconstruct(series, tmp_path / "whole", *words)
     every = len(steps)
     steps.clear()
     stop = every - 2

@@ -17,6 +17,7 @@ from tem_taichi.device import as_tensor
 from tem_taichi.inverse.minimise import Optimiser, Values, minimise_parts
 from tem_taichi.noise.divergence import bhattacharyya, jensen_shannon
 from tem_taichi.noise.flow import Flow, Layers, about, layers, learned
+from tem_taichi.streams import Key
 
 Distribution = Callable[[Tensor, Tensor], Tensor]
 """Of counts and clean values of the same shape: probability of less than these counts."""
@@ -48,7 +49,7 @@ def learn(clean: Tensor, noisy: Tensor, *, made: Layers | None = None, steps: in
     known, seen = clean[there].detach(), noisy[there].detach()
     if len(known) < 100:
         raise ValueError(f"noisy: has {len(known)} pixels that are finite: must have 100 at least")
-    order = torch.as_tensor(np.random.Generator(np.random.Philox(seed)).permutation(len(known)))
+    order = torch.as_tensor(Key(seed, "batches").generator().permutation(len(known)))
     known, seen = known[order], seen[order]
     start = about(pixel_size, made or layers(seed=seed), seen, known)
     parts = max(10, math.ceil(len(known) / batch))
