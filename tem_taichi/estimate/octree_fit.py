@@ -3,7 +3,7 @@
 The field, nowhere below 0, whose images are the most probable, with the priors of `octree_prior`;
 their strength is that with which images held out are explained best. Images of a quarter and of
 half the size come first, on a tree as coarse, which is split and merged after each; then the tree
-stays. All images are made in one projection, and steps are accelerated gradients
+stays. All images are made in one projection, and steps are quasi-Newton's
 (`inverse.accelerated`). Wang et al. (2023) fit such trees otherwise: `octree_published`.
 """
 

@@ -8,7 +8,7 @@ images held out are explained best.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from tem_taichi.device import as_tensor
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.tilt_images import Series, band, finer, held_out
 from tem_taichi.estimate.tomogram import Step, Tomogram, iterate, judged
@@ -26,8 +25,6 @@ from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics
 from tem_taichi.inverse.accelerated import Accelerated, Metric, metric_of
 from tem_taichi.inverse.priors import total_variation_curvature, total_variation_slope
-from tem_taichi.physics import Value
-from tem_taichi.streams import Key
 
 _CORNER = 0.1
 """Differences of voxels that cost their square rather than themselves [V]."""
@@ -46,40 +43,6 @@ _RING = (0.3, 0.475)
 """Frequencies at which images are taken for noise [cycles/pixel]."""
 _LEAST = 1e-5
 """Noise relative to the mean, of 1e10 electrons a pixel."""
-
-
-@dataclass(frozen=True)
-class Whitened:
-    """Noise of deviation 1 in all pixels that are finite; a `Likelihood`."""
-
-    def expected(self, intensity: Tensor, dose: Value) -> Tensor:
-        """Intensity times what an image is divided by its noise to have."""
-        return intensity * as_tensor(dose)
-
-    def sample(self, intensity: Tensor, dose: Value, key: Key) -> Tensor:
-        """With noise."""
-        mean = self.expected(intensity, dose)
-        return mean + as_tensor(key.generator().standard_normal(tuple(mean.shape)))
-
-    def log_prob(self, counts: Tensor, intensity: Tensor, dose: Value) -> Tensor:
-        """Less a constant."""
-        left = counts - self.expected(intensity, dose)
-        return -torch.where(counts.isfinite(), left, 0.0).square().sum() / 2
-
-
-@dataclass(frozen=True, eq=False)
-class Brightened(Sequence):
-    """Exposures with free brightness, each made when it is asked for."""
-
-    given: Sequence[Exposure]
-    brightness: Tensor
-
-    def __len__(self) -> int:
-        return len(self.given)
-
-    def __getitem__(self, n):  # type: ignore[no-untyped-def]
-        exposure = self.given[n]
-        return replace(exposure, dose=exposure.dose * self.brightness[n])
 
 
 def noise_of(images: Tensor) -> Tensor:
