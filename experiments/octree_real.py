@@ -3,14 +3,16 @@
     python -m experiments.octree_real FOLDER [--only needle]   # goes on; draws what is there
 
 Both must be in ../shared. Of the tilt series, commands of the package: WBP, SIRT-TV, voxels and an
-octree by the lens's model, beads found and left out. The needle's HAADF images are taken for
-thickness and aligned by their mass, which turns about the axis; voxels and octree have noise that
-is white and levels that are free. Halves have the strength that was chosen with all images.
+octree by the lens's model, beads found and left out; each is a process of its own, for its CPU
+time and memory, and each half of the images chooses its own strength. The needle's HAADF images are
+taken for thickness and aligned by their mass, which turns about the axis; voxels and octree have
+noise that is white and levels that are free, and halves the strength chosen with all images.
 """
 
 import argparse
 import gzip
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -26,7 +28,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.panels import WIDTH, save, small
+from experiments.panels import WIDTH, letter, save, small
 from experiments.runs import RESULTS, STRUCTURES
 from tem_taichi.device import as_tensor, init
 from tem_taichi.estimate.kept import Kept
@@ -36,7 +38,11 @@ from tem_taichi.estimate.octree_tree import Growth, volume_of
 from tem_taichi.estimate.tilt_images import Series, agreement, halves_of
 from tem_taichi.estimate.tomogram import back_projected, iterated
 from tem_taichi.estimate.tomogram_fit import noise_of
+from tem_taichi.estimate.volume_figure import slices
+from tem_taichi.files.boxes import read_boxes
+from tem_taichi.files.mrc import read_volume
 from tem_taichi.inverse.boxes import measures_in_boxes
+from tem_taichi.inverse.measures import Shells, resolution
 from tem_taichi.rotations import tilt_rotation
 from tem_taichi.specimen.rays import Rays
 
@@ -45,30 +51,42 @@ FIGURE, TABLE = Path(__file__).parent / "figures" / "octree_real.png", RESULTS /
 STACK = DATA / "tilt" / "empiar10499_00254_y0-310.mrc"
 TILT = (f"recipe=reconstruct input={STACK} angles={DATA}/tilt/empiar10499_00254.tsv "
         "'shifts=[axis_offset_x,axis_offset_y]' 'cut_from=[0,-1600]' thickness=3000 beads=auto "
-        "bin=12 margin=800 halves=true iterations=10")
-METHODS = {"wbp": "method=wbp", "sirt_tv": "method=sirt_tv",
-           "voxels": "method=gradient", "octree": "method=gradient specimen=octree samples=5 "
-           "depth=2 leaves=1500"}
+        "bin=7 margin=1630 halves=true")
+METHODS = {"wbp": "method=wbp", "sirt_tv": "method=sirt_tv", "voxels": "method=gradient",
+           "octree": "method=gradient specimen=octree samples=9 depth=3 leaves=800"}
+BOXES = Path(__file__).with_name("octree_real_boxes.yaml")
+"""Of the cell's inside and of ice beside it."""
+HEIGHT = -100.0
+"""Of the slice that is drawn [A]: the middle of the cell."""
 BIN, SIDE = 4, 33.6
 """Pixels a voxel, and their side [A], of the needle."""
 
 
 def tilt(folder: Path, name: str) -> dict:
-    """One command; measures in boxes of the cell and beside it."""
+    """One command; measures in boxes of the cell and of ice, whose mean is the zero."""
     output = folder / f"tilt_{name}"
+    cost = output.with_suffix(".json")
     if not (output / "results.json").is_file():
         words = shlex.split(f"{TILT} {METHODS[name]}")
-        subprocess.run([sys.executable, "-m", "tem_taichi.fit", *words, f"output={output}"],
-                       check=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tem_taichi.fit", *words, f"output={output}"])
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            sys.exit(f"{name} failed")
+        cost.write_text(json.dumps({"seconds": usage.ru_utime + usage.ru_stime,
+                                    "MB": usage.ru_maxrss / 1e3}))
     found = json.loads((output / "results.json").read_text())
     volume = torch.as_tensor(mrcfile.read(output / "tomogram.mrc").astype(np.float32))
-    nz, ny, nx = volume.shape
-    deep = slice(nz // 2 - 5, nz // 2 + 5)
-    boxes = {"cell": (deep, slice(ny // 4, ny // 2), slice(nx // 2 - 12, nx // 2 + 12)),
-             "beside": (deep, slice(ny // 4, ny // 2), slice(4, 24))}
+    boxes = read_boxes(BOXES, volume.shape, found["voxel_size_A"], found["origin_A"])
+    volume -= volume[boxes["ice"]].mean()
+    shells = pd.read_csv(output / "fsc.csv")
+    half = resolution(Shells(*(torch.tensor(shells[column].to_numpy()) for column in (
+        "frequency_per_A", "fsc_corrected", "control"))), 0.5)
+    curve = found.get("held_out") or []
     return {"series": "EMPIAR-10499", "method": name, **told(volume, boxes),
-            "halves": found["halves_agree_to_A"], "numbers": found.get("values", volume.numel()),
-            "seconds": 0.0}
+            "halves": found["halves_agree_to_A"], "half": half,
+            "held_out": min(curve) if curve else None,
+            "numbers": found.get("values", volume.numel()), **json.loads(cost.read_text())}
 
 
 def told(volume: Tensor, boxes: dict) -> dict:
@@ -166,35 +184,52 @@ def needle_row(folder: Path, name: str) -> dict:
 
 def table(rows: list[dict]) -> str:
     """Markdown."""
-    lines = ["| series | method | CNR | ENL | halves agree to A | numbers | CPU s |",
-             7 * "| --- " + "|"]
+    lines = ["| series | method | CNR | ENL | halves agree by 0.143 to A | by 0.5 | held out, left "
+             "| numbers | CPU s | MB |", 10 * "| --- " + "|"]
     for row in rows:
-        spent = f"{row['seconds']:.0f}" if row["seconds"] else ""
-        lines.append(f"| {row['series']} | {row['method']} | {row['cnr']:.2f} | {row['enl']:.1f} | "
-                     f"{row['halves']:.0f} | {row['numbers']} | {spent} |")
+        more = [f"{row[name]:{how}}" if row.get(name) else "" for name, how in (
+            ("half", ".0f"), ("held_out", ".3f"))]
+        spent = [f"{row[name]:.0f}" if row.get(name) else "" for name in ("seconds", "MB")]
+        lines.append("| " + " | ".join([
+            row["series"], row["method"], f"{row['cnr']:.2f}", f"{row['enl']:.1f}",
+            f"{row['halves']:.0f}", *more, str(row["numbers"]), *spent]) + " |")
     return "\n".join(lines) + "\n"
 
 
 def draw(folder: Path) -> None:
-    """Middle slices of what is there."""
-    rows = 3 if any(folder.glob("tilt_*/tomogram.mrc")) else 2
-    figure = Figure(figsize=(WIDTH, 1.8 * rows), layout="constrained")
-    axes = figure.subplots(rows, 4)
-    for column, name in zip(axes.T, METHODS, strict=True):
-        planes: list[np.ndarray | None] = [None, None, None]
-        if (folder / f"tilt_{name}" / "tomogram.mrc").is_file():
-            volume = mrcfile.read(folder / f"tilt_{name}" / "tomogram.mrc")
-            planes[0] = volume[len(volume) // 2 - 2:len(volume) // 2 + 3].mean(0)
+    """Slices of what is there, and shells of halves of the cell."""
+    figure = Figure(figsize=(WIDTH, 7.4), layout="constrained")
+    upper, middle, lower = figure.subfigures(3, 1, height_ratios=[1.5, 1.5, 2.6])
+    cells = upper.subplots(2, 4)
+    needles = lower.subplots(2, 4)
+    axes = middle.subplots()
+    for column, name in enumerate(METHODS):
+        output = folder / f"tilt_{name}"
+        shown: list[np.ndarray | None] = [None] * 4
+        if (output / "results.json").is_file():
+            volume, voxel = read_volume(output / "tomogram.mrc")
+            planes = slices(volume, voxel, (0, 0, HEIGHT), 120.0)
+            shown[0], shown[1] = planes["x, y"], planes["x, z"]
+            found = pd.read_csv(output / "fsc.csv")
+            axes.plot(found["frequency_per_A"], found["fsc_corrected"], label=name, linewidth=1)
         if (folder / f"needle_{name}.npy").is_file():
             volume = np.load(folder / f"needle_{name}.npy")
-            planes[1], planes[2] = volume[32], volume[:, :, 27]
-        for ax, plane in zip(column, planes[-rows:], strict=True):
+            shown[2], shown[3] = volume[32], volume[:, :, 27]
+        for ax, plane in zip((*cells[:, column], *needles[:, column]), shown, strict=True):
             ax.set_axis_off()
             if plane is not None:
                 low, high = np.percentile(plane, (0.5, 99.5))
-                ax.imshow(plane, cmap="gray", vmin=low, vmax=high, origin="lower")
-        column[0].set_title(name, fontsize=8)
-        small(column[0])
+                of_cell = ax in cells
+                ax.imshow(plane, cmap="gray_r" if of_cell else "gray", vmin=low, vmax=high,
+                          origin="lower")
+        for ax in (cells[0, column], needles[0, column]):
+            ax.set_title(name, fontsize=8)
+    axes.axhline(0.143, color="gray", linewidth=0.8)
+    axes.set(xlabel="frequency [1/Å]", ylabel="shell correlation of halves")
+    axes.legend(fontsize=7)
+    axes.grid(alpha=0.3)
+    small(axes)
+    letter([cells[0, 0], cells[1, 0], axes, needles[0, 0], needles[1, 0]])
     save(figure, FIGURE)
 
 

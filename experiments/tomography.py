@@ -31,7 +31,7 @@ from tem_taichi.estimate.octree_fit import fitted as octree_fitted
 from tem_taichi.estimate.octree_tree import Growth, tree_of, volume_of
 from tem_taichi.estimate.tilt_images import Grid, Series, held_out, series_of
 from tem_taichi.estimate.tomogram import back_projected, iterated
-from tem_taichi.estimate.tomogram_fit import exposures_of, fitted
+from tem_taichi.estimate.tomogram_fit import exposures_of, fitted, model_of
 from tem_taichi.estimate.tomogram_model import Lens, Model
 from tem_taichi.experiment import Experiment, images
 from tem_taichi.instrument.exposure import Exposure
@@ -95,8 +95,9 @@ def sirt(case: Case) -> Found:
     return integrals(case, iterated(case.shown, 100, 0.0, False, EVERY, nothing, Kept()).whole)
 
 
-def sirt_tv(case: Case) -> Found:
-    return integrals(case, iterated(case.shown, 100, None, False, EVERY, nothing, Kept()).whole)
+def sirt_tv(case: Case, iterations: int = 100) -> Found:
+    return integrals(case, iterated(case.shown, iterations, None, False, EVERY, nothing,
+                                    Kept()).whole)
 
 
 def sirt_tv_by_truth(case: Case) -> Found:
@@ -115,28 +116,26 @@ def sirt_tv_by_truth(case: Case) -> Found:
     return integrals(case, volume)
 
 
-def gradient(case: Case) -> Found:
+def gradient(case: Case, passes: int = 50) -> Found:
     """The potential by the microscope's own model."""
     exposures = exposures_of(case.shown, case.shown_tilts, LENS)
-    found = fitted(case.shown, exposures, LENS, 50, None, False, EVERY, nothing, Kept())
+    found = fitted(case.shown, exposures, LENS, passes, None, False, EVERY, nothing, Kept())
     hidden = exposures_of(case.hidden, case.hidden_tilts, LENS)
     seen = Model(case.hidden, hidden, LENS).images(found.whole)
     return Found(found.volume, torch.stack(seen))
 
 
-def octree(case: Case) -> Found:
+def octree(case: Case, steps: int = 50) -> Found:
     """The same above the surroundings' on a tree of small grids, with 0.6 of the finest leaves."""
     exposures = exposures_of(case.shown, case.shown_tilts, LENS)
 
     def imaging(of: Series, which: Sequence[int]) -> Model:
-        wider = of.rays.pixel / case.shown.rays.pixel
-        return Model(of.some(which), [replace(exposures[n], dose=exposures[n].dose * wider)
-                                      for n in which], LENS)
+        return model_of(of, which, exposures, case.shown.rays.pixel, LENS)
 
     grid = case.shown.rays.grid
     growth = Growth(5 if min(grid) < 32 else 9, 2, 8**8, 1, updates=1)
     finest = len(tree_of(case.shown, replace(growth, start=2)).leaves)
-    settings = Settings(replace(growth, leaves=int(0.6 * finest)), 50, every=EVERY, unit=5.0)
+    settings = Settings(replace(growth, leaves=int(0.6 * finest)), steps, every=EVERY, unit=5.0)
     found = octree_fitted(case.shown, imaging, settings, nothing, Kept())
     whole = volume_of(found.field, grid)
     hidden = exposures_of(case.hidden, case.hidden_tilts, LENS)

@@ -11,6 +11,7 @@ from tem_taichi.estimate.tilt_images import Grid, Series, band, series_of
 from tem_taichi.estimate.tomogram import iterated
 from tem_taichi.estimate.tomogram_model import Lens, Model
 from tem_taichi.inverse.tomography import Sirt
+from tem_taichi.recipes.reconstruct import ReconstructRecipe, _octree
 from tem_taichi.specimen.rays import project
 
 ROWS, LONG, WIDE = 12, 40, 24
@@ -123,7 +124,8 @@ def test_a_band_tells_when_to_stop_as_all_do(monkeypatch):
     assert by_part.tv == pytest.approx(by_all.tv, rel=0.2)
 
 
-def test_waves_pass_wide_voxels_and_bands_where_rays_do(monkeypatch):
+@pytest.mark.parametrize("specimen", ["voxels", "octree"])
+def test_waves_pass_wide_voxels_and_bands_where_rays_do(specimen, monkeypatch):
     """Both move the middle of images; slices are placed by the exposures' shifts, not by rays."""
     tilts = pd.DataFrame({"tilt_angle": [-40.0, 0.0, 40.0], "axis_angle": 20.0, "shift_x": 6.0,
                           "shift_y": -5.0, "defocus": 2e4})
@@ -136,9 +138,16 @@ def test_waves_pass_wide_voxels_and_bands_where_rays_do(monkeypatch):
             models.append(self)
 
     monkeypatch.setattr(tomogram_fit, "Model", Seen)
-    tomogram_fit.fitted(whole, tomogram_fit.exposures_of(whole, tilts, lens), lens, 1, None, False,
-                        3, lambda done, of: None, Kept())
-    assert len({model.series.rays.grid for model in models}) == 4
+    if specimen == "voxels":
+        tomogram_fit.fitted(whole, tomogram_fit.exposures_of(whole, tilts, lens), lens, 1, None,
+                            False, 3, lambda done, of: None, Kept())
+    else:
+        recipe = ReconstructRecipe(
+            input="-", method="gradient", specimen="octree", model="multislice", samples=5, depth=2,
+            leaves=256, iterations=1, held_out=3)
+        _octree(recipe, whole, tilts, lambda done, of: None, Kept())
+    assert len({model.series.rays.pixel for model in models}) == 2
+    assert specimen == "octree" or len({model.series.rays.grid for model in models}) == 4
     for model in models:
         shifts = torch.tensor([[one.shift_x, one.shift_y] for one in model.exposures])
         torch.testing.assert_close(shifts, model.series.rays.shifts)

@@ -121,6 +121,25 @@ def _numbers(tilts: pd.DataFrame, name: str) -> np.ndarray | None:
     return None
 
 
+def model_of(series: Series, which: Sequence[int], exposures: Sequence[Exposure], pixel: float,
+             lens: Lens) -> Model:
+    """Of some images of a series that has been made coarser or cut to a band.
+
+    Of pixels as wide, the noise of the narrow ones; of a middle elsewhere, other shifts.
+
+    Args:
+        series: all images as they are now, and the grid.
+        which: numbers of the images.
+        exposures: of all images as they were, of `exposures_of`.
+        pixel: of the images as they were [A].
+        lens: of all images.
+    """
+    finer_by, shifts = series.rays.pixel / pixel, series.rays.shifts.tolist()
+    return Model(series.some(which), [
+        replace(exposures[n], dose=exposures[n].dose * finer_by, shift_x=shifts[n][0],
+                shift_y=shifts[n][1]) for n in which], lens)
+
+
 def fitted(series: Series, exposures: Sequence[Exposure], lens: Lens, passes: int,
            tv: float | None, positive: bool, every: int, step: Step, kept: Kept) -> Tomogram:
     """The potential relative to the surroundings that explains the images best [V].
@@ -149,12 +168,7 @@ def fitted(series: Series, exposures: Sequence[Exposure], lens: Lens, passes: in
     coarse = series.coarser() if wide else series
 
     def model(of: Series, which: Sequence[int]) -> Model:
-        # Of pixels as wide, the noise of the narrow ones; of a middle elsewhere, other shifts.
-        finer_by = of.rays.pixel / series.rays.pixel
-        shifts = of.rays.shifts.tolist()
-        return Model(of.some(which), [
-            replace(exposures[n], dose=exposures[n].dose * finer_by, shift_x=shifts[n][0],
-                    shift_y=shifts[n][1]) for n in which], lens)
+        return model_of(of, which, exposures, series.rays.pixel, lens)
 
     everything = range(len(exposures))
     # What noise does to a voxel's slope, by which strengths are alike for voxels of any width.

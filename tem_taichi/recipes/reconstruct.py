@@ -24,8 +24,8 @@ from tem_taichi.estimate.octree_tree import Growth, most_memory, volume_of
 from tem_taichi.estimate.scans import Scan, scan_of
 from tem_taichi.estimate.tilt_images import Grid, Series, agreement, halves_of, series_of
 from tem_taichi.estimate.tomogram import Tomogram, back_projected, iterated
-from tem_taichi.estimate.tomogram_fit import defoci_of, exposures_of, fitted
-from tem_taichi.estimate.tomogram_model import MODELS, Lens, Model
+from tem_taichi.estimate.tomogram_fit import defoci_of, exposures_of, fitted, model_of
+from tem_taichi.estimate.tomogram_model import MODELS, Lens
 from tem_taichi.estimate.volume_figure import planes_figure, slices
 from tem_taichi.files.io import read_images
 from tem_taichi.files.unfinished import part_key, unfinished_folder
@@ -287,10 +287,7 @@ def _octree(recipe: ReconstructRecipe, series: Series, table: pd.DataFrame, repo
     lens, exposures = _lens(recipe), exposures_of(series, table, _lens(recipe))
 
     def imaging(of: Series, which: Sequence[int]) -> Explained:
-        # Of pixels as wide, the noise of the narrow ones.
-        wider = of.rays.pixel / series.rays.pixel
-        return Model(of.some(which), [replace(exposures[n], dose=exposures[n].dose * wider)
-                                      for n in which], lens)
+        return model_of(of, which, exposures, series.rays.pixel, lens)
 
     found = octree_fitted(series, imaging, Settings(_growth(recipe), recipe.iterations, unit=_UNIT,
                                                     every=recipe.held_out), report, kept)
