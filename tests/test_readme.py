@@ -47,7 +47,8 @@ def test_estimates_run_on_what_the_readme_simulates(tmp_path, monkeypatch, capsy
         assert programs[name](words) == 0, (words, capsys.readouterr().err)
     written = {path.parent.name for path in tmp_path.glob("*/results.json")}
     assert written == {"its_ctf", "its_thickness", "my_twin", "its_noise", "in_the_ice",
-                       "its_picture", "its_tilts", "its_tomogram", "its_look", "its_gold"}
+                       "its_picture", "its_tilts", "its_tomogram", "its_look", "its_gold",
+                       "in_its_style"}
     out = capsys.readouterr().out
     # The example's 20,000 A, along a beam whose axis is the ice's middle.
     u, v = map(float, re.search(r"defocus (\d+) (\d+) A at", out).groups())
