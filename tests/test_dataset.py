@@ -1,10 +1,14 @@
 """Data sets: what varies, samples that are whole or made anew, and projects of them all."""
 
+import base64
+import io
 import json
 import math
 import shutil
+import subprocess
 from dataclasses import replace
 from functools import partial
+from html.parser import HTMLParser
 from pathlib import Path
 
 import dies_once
@@ -14,6 +18,7 @@ import pytest
 import starfile
 import yaml
 from filelock import FileLock
+from PIL import Image
 
 from tem_taichi.cli import dataset as program
 from tem_taichi.cli.sample import Made, Maker, list_of, make
@@ -229,6 +234,64 @@ def test_tables_say_what_varied(made):
     page = (made.folder / "index.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 3 and "http" not in page
     assert all(f'href="samples/{name}/"' in page for name in table["name"])
+
+
+class Page(HTMLParser):
+    """Addresses, names of anchors, pictures and open tags of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.links, self.pictures, self.ids, self.open = [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        named = dict(attributes)
+        self.links += [named[key] for key in ("href", "src") if key in named and tag != "img"]
+        self.pictures += [named] if tag == "img" else []
+        self.ids += [named["id"]] if "id" in named else []
+        self.open += [tag] if tag not in ("meta", "img", "p") else []
+
+    def handle_endtag(self, tag):
+        assert tag == "p" or self.open.pop() == tag
+
+
+def test_the_page_has_all_that_it_shows_and_links_to(made):
+    """As a browser has found it too: no address but folders that are there, no broken picture."""
+    page = Page()
+    page.feed((made.folder / "index.html").read_text(encoding="utf-8"))
+    names = [name_of(made, n) for n in range(3)]
+    assert page.open == [] and page.ids == names
+    assert page.links == [f"samples/{name}/" for name in names]
+    assert all((made.folder / link).is_dir() for link in page.links)
+    assert [picture["alt"] for picture in page.pictures] == names
+    for picture, name in zip(page.pictures, names, strict=True):
+        kind, _, data = picture["src"].partition(",")
+        content = base64.b64decode(data, validate=True)
+        assert kind == "data:image/jpeg;base64"
+        assert content == (made.folder / "gallery" / f"{name}.jpg").read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            assert image.format == "JPEG" and min(image.size) > 50
+
+
+BROWSER = next((found for name in ("chromium-headless-shell", "chromium", "google-chrome")
+                if (found := shutil.which(name))), None)
+LOADED = """<script>onload = async () => {
+for (const one of document.images) { one.loading = "eager"; await one.decode() }
+const wide = [...document.images].filter(one => one.complete && one.naturalWidth > 50)
+document.title = "loaded " + wide.length + " of " + document.images.length }</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no browser")
+def test_a_browser_shows_the_page(made, tmp_path):
+    page = tmp_path / "index.html"
+    page.write_text((made.folder / "index.html").read_text(encoding="utf-8") + LOADED,
+                    encoding="utf-8")
+    shown = subprocess.run([
+        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--dump-dom",
+        page.as_uri()], capture_output=True, text=True, timeout=60)
+    assert "<title>loaded 3 of 3</title>" in shown.stdout
+    assert "CONSOLE" not in shown.stderr  # where the browser writes what a page complains of
 
 
 def test_tomograms_are_in_the_copick_project(made):
