@@ -181,13 +181,14 @@ def rows() -> list[Row]:
                      strength=GIVEN, stretched=True, noise=0.5)
              for g in (6, 8, 10, 12, 14, 17) for name in ("octree", "octree, CNLC")]
     made += [replace(one, method=name, seed=2) for name in COMPARED]
-    made += [replace(one, method=name, size=128, samples=17) for name in (
-        "octree", "voxels", COMPARED[1], "SIRT-TV, stop by the truth")]
+    made += [replace(one, method="octree", size=128, samples=17)]
     made += [replace(one, study="noise", noise=noise, method=name)
              for noise in (0.5, 0.02, 0.1) for name in ("octree", "voxels", COMPARED[0])]
     made += [replace(one, study="published", method=name) for name in (
         "as published", "as published, no CNLC", "as published, no BC")]
     made += [replace(one, method=name, seed=3) for name in COMPARED]
+    made += [replace(one, study="growth", method=name, size=128, samples=17) for name in (
+        "voxels", COMPARED[1], "SIRT-TV, stop by the truth")]
     return made
 
 
