@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
+from tem_taichi.estimate import phase_images
 from tem_taichi.estimate.tilt_images import Grid, Series, finer, series_of
 from tem_taichi.estimate.tomogram_fit import exposures_of
 from tem_taichi.estimate.tomogram_model import Lens, Model
@@ -56,6 +57,26 @@ def test_the_misfit_has_the_gradient_of_differences(double, lens):
     ahead, behind = (model.misfit(volume + sign * step * way) for sign in (1, -1))
     assert float((slope * way).sum()) == pytest.approx((ahead - behind) / (2 * step), rel=1e-6)
     assert value == pytest.approx(model.misfit(volume), rel=1e-12)
+
+
+def test_images_made_together_are_those_of_the_instrument(double, monkeypatch):
+    """Whose defocus changes across them, with what the dose has left; in groups of two."""
+    monkeypatch.setattr(phase_images, "_TOGETHER", 2200)
+    series, tilts = given()
+    model = Model(series, exposures_of(series, tilts, LENS), LENS)
+    assert model.phases is not None and [len(group.of) for group in model.phases] == [4, 3]
+    volume = torch.as_tensor(np.random.default_rng(2).standard_normal(series.rays.grid))
+    together, slope = model.images(volume), model.gradient(volume)[1]
+    model.phases, model.groups = None, [slice(n, n + 1) for n in range(3)]
+    for one, other in zip(together, model.images(volume), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
+    torch.testing.assert_close(slope, model.gradient(volume)[1], rtol=1e-9, atol=1e-12)
+
+
+def test_waves_through_slices_are_made_one_by_one():
+    series, tilts = given()
+    lens = Lens(300.0, 2.7, 0.07, "multislice", 40.0)
+    assert Model(series, exposures_of(series, tilts, lens), lens).phases is None
 
 
 def test_damage_takes_detail_of_images_with_a_dose_before_them(double):

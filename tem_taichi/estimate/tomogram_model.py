@@ -8,6 +8,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from tem_taichi.device import as_tensor, number
+from tem_taichi.estimate.phase_images import seen_as_phases
 from tem_taichi.estimate.tilt_images import Series
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.projection import Projection
@@ -129,16 +130,22 @@ class Model:
                            for wide, n in zip(shape, rays.shape, strict=True))
         self.instrument = replace(lens.instrument(shape, rays.pixel), damage=lens.damage)
         doses = as_tensor([float(one.dose) for one in exposures])
+        self.phases = seen_as_phases(self.instrument, self.exposures)
+        self.groups = [slice(n, n + 1) for n in range(len(exposures))] if self.phases is None else [
+            group.which for group in self.phases]
         self.weights = (series.weights > 0) * doses[:, None, None]
 
     def images(self, volume: Tensor) -> list[Tensor]:
         """What is seen of a volume, each (ny, nx) relative to the beam; without gradients."""
         with torch.no_grad():
-            return [self._seen(part, n) for n, part in enumerate(self._parts(volume))]
+            return [image for n, part in enumerate(self._parts(volume))
+                    for image in self._seen(part, n)]
 
     def misfit(self, volume: Tensor) -> float:
         """Minus the log of the probability of all images, less a constant."""
-        return sum(float(self._misfit(seen, n)) for n, seen in enumerate(self.images(volume)))
+        with torch.no_grad():
+            return sum(float(self._misfit(self._seen(part, n), n))
+                       for n, part in enumerate(self._parts(volume)))
 
     def gradient(self, volume: Tensor) -> tuple[float, Tensor]:
         """The misfit, and its gradient by the volume [1/V].
@@ -150,7 +157,7 @@ class Model:
                 total, slopes = self.explained(project(volume, self.rays))
                 return total, back_project(slopes, self.rays)
         total, whole = 0.0, torch.zeros_like(volume)
-        for n in range(len(self.exposures)):
+        for n in range(len(self.groups)):
             misfit, slope = self._slope(volume, n)
             total, whole = total + misfit, whole.add_(slope)
         return total, whole
@@ -161,11 +168,11 @@ class Model:
         Args:
             parts: projections of a specimen [V A], (n, ny, nx), by `rays`.
         """
-        found = [self._slope(part, n) for n, part in enumerate(parts)]
-        return sum(one for one, _ in found), torch.stack([slope for _, slope in found])
+        found = [self._slope(parts[which], n) for n, which in enumerate(self.groups)]
+        return sum(one for one, _ in found), torch.cat([slope for _, slope in found])
 
     def _slope(self, part: Tensor, n: int) -> tuple[float, Tensor]:
-        """Of an image."""
+        """Of a group of images."""
         with torch.enable_grad():
             free = part.detach().requires_grad_()
             misfit = self._misfit(self._seen(free, n), n)
@@ -173,21 +180,27 @@ class Model:
         return float(misfit.detach()), slope
 
     def _parts(self, volume: Tensor) -> Sequence[Tensor]:
-        """Of each image, what it is made from: a projection [V A], or the volume."""
+        """Of each group, what it is made from: projections [V A], (n, ny, nx), or the volume."""
         if self.lens.model == "projection":
             with torch.no_grad():
-                return list(project(volume, self.rays))
-        return [volume] * len(self.exposures)
+                whole = project(volume, self.rays)
+                return [whole[which] for which in self.groups]
+        return [volume] * len(self.groups)
 
     def _seen(self, part: Tensor, n: int) -> Tensor:
-        specimen: Specimen = Layer(part) if self.lens.model == "projection" else voxels(
+        """Images of a group."""
+        if self.phases is not None:
+            return self.phases[n].images(part)[(slice(None), *self.inner)]
+        specimen: Specimen = Layer(part[0]) if self.lens.model == "projection" else voxels(
             part, self.rays.voxel)
-        return self.instrument.intensity(Damaged(specimen), self.exposures[n])[self.inner]
+        return self.instrument.intensity(Damaged(specimen), self.exposures[n])[self.inner][None]
 
     def _misfit(self, seen: Tensor, n: int) -> Tensor:
-        """Of an image; its brightness is free."""
-        weights = self.weights[n]
-        seen, image = seen * weights, (1 - self.series.images[n]) * weights
+        """Of a group; the brightness of each image is free."""
+        which = self.groups[n]
+        weights = self.weights[which]
+        seen, images = seen * weights, (1 - self.series.images[which]) * weights
         with torch.no_grad():
-            bright = (seen * image).sum() / seen.square().sum()
-        return (image - bright * seen).square().sum() / 2
+            bright = (seen * images).sum((1, 2), keepdim=True) / seen.square().sum(
+                (1, 2), keepdim=True)
+        return (images - bright * seen).square().sum() / 2

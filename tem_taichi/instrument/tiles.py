@@ -168,6 +168,19 @@ def image_in_tiles(
     return torch.cat(rows)
 
 
+def nodes_of(height: torch.Tensor) -> range:
+    """Steps of defocus between whose images pixels at these heights are interpolated."""
+    ends = [float(bound) for bound in torch.aminmax(height.detach())]
+    # Rounding of a height of a whole step asks for no other.
+    first, last = math.floor(ends[0] + 1e-4), math.ceil(ends[1] - 1e-4)
+    return range(first, max(first, last) + 1)
+
+
+def share_of(height: torch.Tensor, n: int) -> torch.Tensor:
+    """Of the image at a step in pixels at these heights, where there are several."""
+    return (1 - (height - n).abs()).clamp(min=0)
+
+
 def _around(wave: torch.Tensor, axis: Axis, first: int, dim: int) -> torch.Tensor:
     """A part of an axis with its margins, periodic."""
     if not axis.margin:
@@ -182,10 +195,8 @@ def _between(
     transfer: Callable[[int], Transfer], known: dict[int, Transfer], steady: bool,
 ) -> torch.Tensor:
     """Part of a tile, each pixel between images at the steps about its height (m, n)."""
-    ends = [float(bound) for bound in torch.aminmax(height.detach())]
-    # Rounding of a height of a whole step asks for no other.
-    first, last = math.floor(ends[0] + 1e-4), math.ceil(ends[1] - 1e-4)
-    nodes = range(first, max(first, last) + 1)
+    nodes = nodes_of(height)
+    first = nodes[0]
 
     def at(n: int) -> Transfer:
         if n not in known:
@@ -199,7 +210,7 @@ def _between(
     image = torch.zeros_like(height) if once is None else once[inner]
     if len(nodes) > 1:
         for n in nodes:
-            image = image + seen(n) * (1 - (height - n).abs()).clamp(min=0)
+            image = image + seen(n) * share_of(height, n)
         return image
     image = image + seen(first)
     if height.requires_grad:  # its slope is the mean of those to both sides
