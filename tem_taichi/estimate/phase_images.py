@@ -92,7 +92,7 @@ def seen_as_phases(instrument: TEM, exposures: Sequence[Exposure]) -> list[Phase
                             for dose in had]) if max(had) > _NO_DAMAGE else None
         found.append(PhaseImages(
             slice(first, first + len(group)), sigma * (1 - absorbed**2).sqrt(), sigma * absorbed,
-            left, *(torch.cat(part) for part in zip(*whole, strict=True)),
+            left, torch.cat([one for one, _ in whole]), torch.cat([share for _, share in whole]),
             torch.arange(len(group), device=sigma.device).repeat_interleave(
                 torch.tensor([len(one[0]) for one in whole], device=sigma.device))))
     return found

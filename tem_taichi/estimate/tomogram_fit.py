@@ -9,8 +9,6 @@ images held out are explained best.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,26 +17,20 @@ from torch import Tensor
 
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.tilt_images import Series, band, finer, held_out
-from tem_taichi.estimate.tomogram import Step, Tomogram, iterate, judged
+from tem_taichi.estimate.tomogram import Step, Tomogram
 from tem_taichi.estimate.tomogram_model import Lens, Model
+from tem_taichi.estimate.tomogram_strength import Fit, Trials, even, least, typical_slope
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics
-from tem_taichi.inverse.accelerated import Accelerated, Metric, metric_of
-from tem_taichi.inverse.priors import total_variation_curvature, total_variation_slope
 
-_CORNER = 0.1
-"""Differences of voxels that cost their square rather than themselves [V]."""
 _COARSE = 32
 """Pixels along a side of images from which wider voxels come first."""
-_LAST, _SMALL = 5, 0.002
-"""Steps that end a fit where they took no more than that part of all that the loss has fallen since
-the first step."""
-_STRENGTHS = (2.0, 1.0, 0.5, 0.25, 0.12)
-"""Of the prior that are tried, one after another while they explain more, in typical gradients of
-the images' probability by a voxel, at the start."""
-_STRONGER = (1.0, 2.0, 4.0)
-"""Than with wide voxels: what is tried with narrow ones, which show more noise beside the same
-specimen, in the same way."""
+_FIRST = 2.0
+"""Strength of the prior that is tried first, in typical slopes of the misfit by a voxel at the
+start."""
+_TRIED = ((2.0, 4), (2**0.5, 2))
+"""Ratio of strengths that are tried with wide voxels, and then with narrow ones, and how many are
+in any case."""
 _RING = (0.3, 0.475)
 """Frequencies at which images are taken for noise [cycles/pixel]."""
 _LEAST = 1e-5
@@ -171,83 +163,30 @@ def fitted(series: Series, exposures: Sequence[Exposure], lens: Lens, passes: in
         return model_of(of, which, exposures, series.rays.pixel, lens)
 
     everything = range(len(exposures))
+    scales = (coarse, series) if wide else (series,)
     # What noise does to a voxel's slope, by which strengths are alike for voxels of any width.
-    typical = [_typical(model(of, everything)) for of in (coarse, series)]
-    found = 0.0 if tv is None else tv / typical[1]
+    typical = [typical_slope(model(of, everything)) for of in scales]
+    found = _FIRST if tv is None else tv / typical[-1]
     curve: tuple[float, ...] = ()
     if every:
         rest, others = held_out(series, every)
-        part = band(series)
-        coarse_part = part.coarser() if wide else part
-        shown = model(coarse_part, rest)
-        found, curve = _chosen(shown, model(coarse_part, others), _even(coarse_part), typical[0],
-                               _STRENGTHS if tv is None else (found,), passes, positive, step, kept)
-        if wide and tv is None:
-            run = _run(shown, found * typical[0], positive, _even(coarse_part))
-            _settled(run, passes, step, kept.state(f"shown {found}"))
-            found, curve = _chosen(
-                model(part, rest), model(part, others), finer(run.volume, part.rays.grid),
-                typical[1], [found * more for more in _STRONGER], passes, positive, step, kept)
-    volume = _even(coarse)
-    for of, unit in zip((coarse, series), typical, strict=True) if wide else [(series, typical[1])]:
-        if volume.shape != of.rays.grid:
-            volume = finer(volume, of.rays.grid)
-        run = _run(model(of, everything), found * unit, positive, volume)
-        losses = _settled(run, passes, step, kept.state(f"all {found} {of.rays.voxel}"))
+        part, begun = band(series), None
+        parts = (part.coarser(), part) if wide else (part,)
+        for of, unit, (ratio, count) in zip(parts, typical, _TRIED, strict=False):
+            trials = Trials(model(of, rest), model(of, others), unit, begun, positive, passes, step,
+                            kept)
+            if tv is None:
+                found = least(trials.left, found if begun is None else ratio * found, ratio,
+                              count)
+            begun, curve = trials.fitted(found)
+            if tv is not None:
+                break
+    volume = even(scales[0])
+    for of, unit in zip(scales, typical, strict=True):
+        volume = finer(volume, of.rays.grid) if volume.shape != of.rays.grid else volume
+        fit = Fit(model(of, everything), positive)
+        run = fit.run(found * unit, volume)
+        curve_of_all = fit.settled(run, lambda volume: 0.0, passes, step,
+                                   kept.state(f"all {found} {of.rays.voxel}"))
         volume = run.volume
-    return Tomogram(series.field(volume), volume, len(losses) - 1, found * typical[1], curve)
-
-
-def _chosen(shown: Model, hidden: Model, start: Tensor, typical: float,
-            strengths: Sequence[float], passes: int, positive: bool, step: Step, kept: Kept
-            ) -> tuple[float, tuple[float, ...]]:
-    """Strength, and the curve of what was held out: its misfit over that of an even specimen."""
-    metric = metric_of(shown.gradient, start)
-    base = hidden.misfit(_even(shown.series))
-    best: tuple[float, tuple[float, ...]] | None = None
-    for strength in strengths:
-        name = f"held out {strength} {shown.series.rays.voxel}"
-        curve = tuple(kept.numbers(name, partial(
-            judged, _run(shown, strength * typical, positive, start, metric),
-            lambda volume: hidden.misfit(volume) / base, passes, step, kept.state(name))))
-        if best is not None and min(curve) >= min(best[1]):
-            break
-        best = strength, curve
-    assert best is not None
-    return best
-
-
-def _typical(model: Model) -> float:
-    """Slope of the misfit by a voxel at the start, of those that are mostly noise [1/V]."""
-    slope = model.gradient(_even(model.series))[1]
-    return max(1.4826 * float(slope[::2, ::2, ::2].abs().median()), 1e-30)
-
-
-def _settled(run: Accelerated, passes: int, step: Step, file: Path | None) -> list[float]:
-    """Steps until they hardly lessen the loss; their losses, after a first 1."""
-    def more(losses: list[float]) -> bool:
-        ends = len(losses) > _LAST + 1 and (
-            losses[-1 - _LAST] - losses[-1] <= _SMALL * (losses[1] - losses[-1]))
-        return len(losses) <= passes and not ends
-
-    return iterate(run, more, lambda volume: run.loss, lambda done: step(done, passes), file)
-
-
-def _run(model: Model, tv: float, positive: bool, start: Tensor, metric: Metric | None = None
-         ) -> Accelerated:
-    """Of a strength of the prior [1/V]."""
-    def gradient(volume: Tensor) -> tuple[float, Tensor]:
-        misfit, slope = model.gradient(volume)
-        cost, by_cost = total_variation_slope(volume, 1 / tv, _CORNER)
-        return misfit + cost, slope.add_(by_cost)
-
-    metric = metric or metric_of(model.gradient, start)
-    metric = metric.plus(total_variation_curvature(start, 1 / tv, _CORNER))
-    return Accelerated(gradient, start, metric, positive)
-
-
-def _even(series: Series) -> Tensor:
-    """A volume of 0, in memory as projections take it."""
-    nz, ny, nx = series.rays.grid
-    return torch.zeros((nz, nx, ny), dtype=series.images.dtype,
-                       device=series.images.device).transpose(1, 2)
+    return Tomogram(series.field(volume), volume, len(curve_of_all) - 1, found * typical[-1], curve)

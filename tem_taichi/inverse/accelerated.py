@@ -35,15 +35,19 @@ class Metric:
     """How curved a loss is at each frequency."""
 
     curvature: Tensor
-    """Of the coefficients of a real transform."""
+    """Of the coefficients of a real transform, of the axes in that order."""
+    order: tuple[int, ...] = (0, 1, 2)
+    """Of the axes as they lie in memory."""
 
     def step(self, slope: Tensor) -> Tensor:
         """Where a gradient leads: Newton's step, were all directions of a shell alike."""
-        return torch.fft.irfftn(torch.fft.rfftn(slope) / self.curvature, s=slope.shape)
+        lines = slope.permute(self.order)
+        waves = torch.fft.rfftn(lines).div_(self.curvature)
+        return _back(torch.fft.irfftn(waves, s=lines.shape), self.order)
 
     def plus(self, curvature: Tensor | float) -> "Metric":
         """Of the sum with another loss, at each coefficient or at most."""
-        return Metric(self.curvature + curvature)
+        return Metric(self.curvature + curvature, self.order)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +80,8 @@ def metric_of(gradient: Gradient, start: Tensor) -> Metric:
             length = _PROBE / float(way.abs().max())
             return gradient(start + length * way)[1].sub_(here).div_(length)
 
-        shell = (frequencies(start).square().sum(0).sqrt() * _SHELLS + 0.5).long()
+        order = in_memory(start)
+        shell = (frequencies(start.permute(order)).square().sum(0).sqrt() * _SHELLS + 0.5).long()
 
         def strengths(waves: Tensor) -> Tensor:
             sums = torch.bincount(shell.flatten(), waves.abs().square().flatten())
@@ -84,18 +89,30 @@ def metric_of(gradient: Gradient, start: Tensor) -> Metric:
 
         noise = as_tensor(Key(0, "trials").generator().standard_normal(tuple(start.shape)))
         way = torch.empty_like(start).copy_(noise)
-        before = strengths(torch.fft.rfftn(way)).clamp(min=1e-30)
+        before = strengths(torch.fft.rfftn(way.permute(order))).clamp(min=1e-30)
         for _ in range(_LOOKS):
-            waves = torch.fft.rfftn(change(way))
+            lines = change(way).permute(order)
+            waves = torch.fft.rfftn(lines)
             after = strengths(waves)
             found = after / before
             if not float(found.max()) > 0:
-                return Metric(torch.ones_like(shell, dtype=start.dtype))
+                return Metric(torch.ones_like(shell, dtype=start.dtype), order)
             # As strong in each shell as the others.
             even = (after.max() / after.clamp(min=1e-6 * float(after.max())))
             waves *= even[shell]
-            way, before = torch.fft.irfftn(waves, s=start.shape), (after * even).clamp(min=1e-30)
-        return Metric(found.clamp(min=_FLAT * float(found.max()))[shell].to(start))
+            way = _back(torch.fft.irfftn(waves, s=lines.shape), order)
+            before = (after * even).clamp(min=1e-30)
+        return Metric(found.clamp(min=_FLAT * float(found.max()))[shell].to(start), order)
+
+
+def in_memory(volume: Tensor) -> tuple[int, ...]:
+    """The axes of a volume, those first along which neighbours are farthest apart in memory."""
+    return tuple(sorted(range(volume.ndim), key=volume.stride, reverse=True))
+
+
+def _back(lines: Tensor, order: tuple[int, ...]) -> Tensor:
+    """From the order in memory to that of the axes."""
+    return lines.permute([order.index(axis) for axis in range(lines.ndim)])
 
 
 class Accelerated:
@@ -107,7 +124,7 @@ class Accelerated:
 
     def __init__(self, gradient: Gradient, start: Tensor, metric: Metric | Diagonal,
                  positive: bool = False) -> None:
-        """The volume is the start, or what of it may be; `loss` is that of the volume.
+        """The volume is the start, or what of it may be; `loss` is the volume's, `losses` all.
 
         Args:
             gradient: of the loss, which is smooth.
@@ -118,9 +135,10 @@ class Accelerated:
         self.gradient, self.metric, self.positive = gradient, metric, positive
         self.volume = start.clamp(min=0) if positive else start.clone()
         self.loss = math.inf
+        self.losses: list[float] = []
         self._scale = 1.0
         self._slope = torch.empty(0)
-        self._pairs: list[tuple[Tensor, Tensor]] = []
+        self._pairs: list[tuple[Tensor, Tensor, float]] = []
 
     def step(self) -> float:
         """One step: one gradient, and more at the first and where a step is cut.
@@ -136,6 +154,7 @@ class Accelerated:
                     break
                 # What earlier steps told leads nowhere.
                 self._pairs = []
+        self.losses.append(self.loss)
         return self.loss
 
     def _ways(self) -> Iterator[Tensor]:
@@ -152,19 +171,19 @@ class Accelerated:
     def _newton(self, slope: Tensor) -> Tensor:
         """A slope over a curvature which is that of the last steps along them."""
         way, parts = slope.clone(), []
-        for moved, change in reversed(self._pairs):
-            parts.append(_dot(moved, way) / _dot(moved, change))
+        for moved, change, bend in reversed(self._pairs):
+            parts.append(_dot(moved, way) / bend)
             way.add_(change, alpha=-parts[-1])
-        way.copy_(self.metric.step(way)).mul_(self._scale)
-        for (moved, change), part in zip(self._pairs, reversed(parts), strict=True):
-            way.add_(moved, alpha=part - _dot(change, way) / _dot(moved, change))
+        way = self.metric.step(way).mul_(self._scale)
+        for (moved, change, bend), part in zip(self._pairs, reversed(parts), strict=True):
+            way.add_(moved, alpha=part - _dot(change, way) / bend)
         return way
 
     def _along(self, way: Tensor) -> bool:
         """Go as far as the loss gets less; whether it does."""
         length = 1.0
         for _ in range(_CUTS):
-            volume = self.volume + length * way
+            volume = torch.add(self.volume, way, alpha=length)
             if self.positive:
                 volume.clamp_(min=0)
             moved = volume - self.volume
@@ -184,14 +203,15 @@ class Accelerated:
         """Of a step and what it changed the slope by."""
         bend = _dot(moved, change)
         if bend > _FLAT * abs(promise):
-            self._pairs = [*self._pairs, (moved, change)][-_MEMORY:]
+            self._pairs = [*self._pairs, (moved, change, bend)][-_MEMORY:]
             self._scale = bend / _dot(change, self.metric.step(change))
 
     def state(self) -> dict[str, Tensor]:
         """What changes, for `resume`."""
         pairs = {f"{name} {n}": value for n, pair in enumerate(self._pairs)
-                 for name, value in zip(("moved", "change"), pair, strict=True)}
+                 for name, value in zip(("moved", "change"), pair[:2], strict=True)}
         return {"volume": self.volume, "slope": self._slope, **pairs,
+                "losses": torch.tensor(self.losses, dtype=torch.float64),
                 "numbers": torch.tensor([self._scale, self.loss], dtype=torch.float64)}
 
     def resume(self, state: dict[str, Tensor]) -> None:
@@ -202,12 +222,14 @@ class Accelerated:
         self._scale, self.loss = state["numbers"].tolist()
         if math.isfinite(self.loss):
             self._slope = taken("slope")
-        self._pairs = [(taken(f"moved {n}"), taken(f"change {n}"))
-                       for n in range(_MEMORY) if f"moved {n}" in state]
+        self.losses = state["losses"].tolist()
+        pairs = [(taken(f"moved {n}"), taken(f"change {n}"))
+                 for n in range(_MEMORY) if f"moved {n}" in state]
+        self._pairs = [(moved, change, _dot(moved, change)) for moved, change in pairs]
         self.volume = taken("volume")
 
 
 def _dot(one: Tensor, other: Tensor) -> float:
     """Sum of the products, in the order in which the first lies in memory."""
-    order = sorted(range(one.ndim), key=one.stride, reverse=True)
+    order = in_memory(one)
     return float(torch.dot(one.permute(order).flatten(), other.permute(order).flatten()))

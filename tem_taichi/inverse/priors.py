@@ -9,6 +9,9 @@ from torch import Tensor
 from tem_taichi.device import as_tensor
 from tem_taichi.physics import Value
 
+_NEAR = 2**17
+"""Numbers of a field that are worked on at once."""
+
 
 def gaussian(values: Tensor, mean: Value, sigma: Value) -> Tensor:
     """Independent normal numbers: sum [(x - mean) / sigma]^2 / 2."""
@@ -106,21 +109,33 @@ def total_variation_slope(field: Tensor, scale: float, corner: float) -> tuple[f
         scale: as there.
         corner: as there.
     """
-    ways, length = [], torch.full_like(field, corner**2)
+    value, slope = 0.0, torch.zeros_like(field)
+    count = field.shape[0]
+    planes = max(1, _NEAR // max(field[0].numel(), 1))
+    for first in range(0, count, planes):
+        value += _add_slope(field, slice(first, min(first + planes, count)), scale, corner, slope)
+    return value / scale, slope
+
+
+def _add_slope(field: Tensor, slab: slice, scale: float, corner: float, slope: Tensor) -> float:
+    """Of some planes, few enough to stay in the nearest memory: their part, not yet scaled."""
+    own, seen = field[slab], field[slab.start:slab.stop + 1]  # and the next plane, if there is one
+    ways, length = [], torch.full_like(own, corner**2)
     for axis in range(field.ndim):
-        way = torch.zeros_like(field)
-        way.narrow(axis, 0, field.shape[axis] - 1).copy_(field.diff(dim=axis))
-        length.addcmul_(way, way)
+        way = (own if axis else seen).diff(dim=axis)
+        length.narrow(axis, 0, way.shape[axis]).addcmul_(way, way)
         ways.append(way)
     length.sqrt_()
-    value = float((length - corner).sum(dtype=torch.float64)) / scale
-    slope = torch.zeros_like(field)
+    value = float((length - corner).sum(dtype=torch.float64))
     length.mul_(scale)
+    here = slope[slab.start:slab.stop + 1]
     for axis, way in enumerate(ways):
-        part = way.div_(length).narrow(axis, 0, field.shape[axis] - 1)
-        slope.narrow(axis, 0, field.shape[axis] - 1).sub_(part)
-        slope.narrow(axis, 1, field.shape[axis] - 1).add_(part)
-    return value, slope
+        n = way.shape[axis]
+        way.div_(length.narrow(axis, 0, n))
+        to = slope[slab] if axis else here
+        to.narrow(axis, 0, n).sub_(way)
+        to.narrow(axis, 1, n).add_(way)
+    return value
 
 
 def total_variation_curvature(field: Tensor, scale: float, corner: float) -> Tensor:
