@@ -1,15 +1,17 @@
 """The alignment of simulated tilt series found again from 20 A and 1 degree beside it.
 
-    python -m experiments.alignment FOLDER [--series cell:1 beads:5] [--by auto] [--starts 1]
-        [--tilts 0] [--plot FILE.png]
+    python -m experiments.alignment FOLDER [--series cell:1 beads:5 beads:11:144] [--by auto]
+        [--starts 1] [--tilts 0] [--plot FILE.png]
 
-Series are those of `experiments.cell_series`, by specimen and seed, made in the folder if they are
-not there. Their shifts get random errors of 20 A, their axis one of 1 degree, their tilts errors of
-so many degrees, which are then looked for as well. The rows that are printed have what is left of
-them, root mean square but for a move of the whole specimen, beside the error bars stated.
+Series are those of `experiments.cell_series`, by specimen, seed and pixels along a side (192), made
+in the folder if they are not there. Their shifts get random errors of 20 A, their axis one of 1
+degree, their tilts errors of so many degrees, which are then looked for as well. The rows that are
+printed have what is left of them, root mean square but for a move of the whole specimen, beside the
+error bars stated. What was found is kept in the folder, and not looked for again while it is there.
 """
 
 import argparse
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +21,7 @@ import pandas as pd
 
 from experiments.cell_series import DEFOCUS, SPECIMENS, THICKNESS, cell_series
 from tem_taichi.device import init
-from tem_taichi.estimate.alignment import Alignment
-from tem_taichi.recipes.alignment import BY, refined
+from tem_taichi.recipes.alignment import BY, SURE, refined
 from tem_taichi.rotations import tilt_rotation
 
 SHIFT, AXIS = 20.0, 1.0
@@ -53,74 +54,106 @@ def apart(found: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
                       ).reshape(-1, 2)
 
 
-def found_again(folder: Path, specimen: str, seed: int, start: int, settings: Settings,
-                tilts: float = 0.0) -> tuple[Alignment, pd.DataFrame, float]:
-    """The alignment found, the true table, and CPU seconds.
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Of one series."""
+
+    found: pd.DataFrame
+    given: pd.DataFrame
+    truth: pd.DataFrame
+    doubts: list[str]
+    seconds: float
+    """Of one core."""
+
+
+def found_again(folder: Path, name: str, start: int, settings: Settings, tilts: float = 0.0
+                ) -> Result:
+    """The alignment found from beside the truth.
 
     Args:
         folder: of the series.
-        specimen: of SPECIMENS.
-        seed: of the series, and with start of the errors that it is given.
+        name: specimen:seed or specimen:seed:size; the seed is, with start, that of the errors.
         start: number of these errors, from 0.
         settings: of the alignment.
         tilts: errors of the tilts [deg].
     """
-    series = cell_series(folder / f"{specimen}{seed}.npz", specimen, seed)
+    specimen, word, *size = name.split(":")
+    seed, stem = int(word), "_".join([f"{specimen}{word}", *size])
+    series = cell_series(folder / f"{stem}.npz", specimen, seed, *map(int, size))
     init("cpu", "float32")
     given = series.tilts.copy()
     generator = np.random.default_rng([seed, start] if start else seed)
     given[["shift_x", "shift_y"]] += generator.normal(0, SHIFT, (len(given), 2))
     given["axis_angle"] += AXIS
     given["tilt_angle"] += generator.normal(0, 1, len(given)) * tilts
-    begun = time.process_time()
-    found = refined(settings, series.images.astype(np.float32), given, series.pixel_size, None,
-                    lambda done, of: None)
-    return found, series.tilts, time.process_time() - begun
+    kept = folder / f"{stem}_{start}_{settings.align_by}_{'_'.join(settings.align)}.json"
+    if not kept.is_file():
+        begun = time.process_time()
+        found = refined(settings, series.images.astype(np.float32), given, series.pixel_size, None,
+                        lambda done, of: None)
+        kept.write_text(json.dumps({
+            "tilts": found.tilts.to_dict("list"), "doubts": found.doubts,
+            "seconds": time.process_time() - begun}), encoding="utf-8")
+    said = json.loads(kept.read_text(encoding="utf-8"))
+    return Result(pd.DataFrame(said["tilts"]), given, series.tilts, said["doubts"],
+                  said["seconds"])
 
 
-def row(name: str, found: Alignment, truth: pd.DataFrame, seconds: float) -> str:
+def row(name: str, result: Result) -> str:
     """Of the table."""
-    left = apart(found.tilts, truth)
-    errors = found.tilts[_ERRORS].to_numpy()
+    table, truth = result.found, result.truth
+    left, errors = apart(table, truth), table[_ERRORS].to_numpy()
     rms, bars = (np.sqrt((one**2).mean(0)) for one in (left, errors))
     ratio = np.sqrt(((left / errors)**2).mean(0))
-    axis = (found.tilts["axis_angle"] - truth["axis_angle"]).iloc[0]
+    axis = (table["axis_angle"] - truth["axis_angle"]).iloc[0]
     tilts = ""
-    if "tilt_angle_error" in found.tilts:
-        by, bar = found.tilts["tilt_angle"] - truth["tilt_angle"], found.tilts["tilt_angle_error"]
+    if "tilt_angle_error" in table:
+        by, bar = table["tilt_angle"] - truth["tilt_angle"], table["tilt_angle_error"]
         by = by - by.mean()
         tilts = (f"{np.sqrt((by**2).mean()):.3f} ({np.sqrt((bar**2).mean()):.3f}; "
                  f"{np.sqrt(((by / bar)**2).mean()):.1f})")
-    beads = f"{found.tilts['beads'].median():.0f}" if "beads" in found.tilts else ""
+    beads = f"{table['beads'].median():.0f}" if "beads" in table else ""
+    # Images that are told of well, and how far they are off.
+    sure = (errors < SURE).all(1)
+    told = f"{sure.sum()}: {np.sqrt((left[sure]**2).mean()):.2f}" if sure.any() else "0"
     return (f"| {name} | {beads} | {rms[0]:.2f} ({bars[0]:.2f}) | {rms[1]:.2f} ({bars[1]:.2f}) | "
-            f"{np.abs(left).max():.1f} | {ratio[0]:.1f}, {ratio[1]:.1f} | {axis:+.3f} "
-            f"({found.tilts['axis_angle_error'].iloc[0]:.3f}) | {tilts} | {len(found.doubts)} | "
-            f"{seconds:.0f} |")
+            f"{np.abs(left).max():.1f} | {told} | {ratio[0]:.1f}, {ratio[1]:.1f} | {axis:+.3f} "
+            f"({table['axis_angle_error'].iloc[0]:.3f}) | {tilts} | {len(result.doubts)} | "
+            f"{result.seconds:.0f} |")
 
 
-def draw(path: Path, series: dict[str, tuple[Alignment, pd.DataFrame]]) -> None:
-    """What is left over the tilt, with the error bars."""
+def draw(path: Path, results: dict[str, Result]) -> None:
+    """What was given over the tilt, and what is left, with the error bars."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3 * len(series), 5), layout="constrained")
-    axes = figure.subplots(2, len(series), sharex=True, sharey=True, squeeze=False)
-    for column, (name, (found, truth)) in zip(axes.T, series.items(), strict=True):
-        left, errors = apart(found.tilts, truth), found.tilts[_ERRORS].to_numpy()
-        for n, (part, way) in enumerate(zip(column, ("across", "along"), strict=True)):
-            part.axhspan(-2, 2, color="0.92")
-            part.errorbar(truth["tilt_angle"], left[:, n], errors[:, n], fmt="o", ms=3, lw=0.8)
-            part.axhline(0, color="black", lw=0.6)
-            part.set_ylabel(f"{way} the axis [Å]" if column is axes.T[0] else "")
+    figure = Figure(figsize=(2 + 1.7 * len(results), 6.5), layout="constrained")
+    axes = figure.subplots(3, len(results), sharex=True, sharey="row", squeeze=False)
+    for column, (name, result) in zip(axes.T, results.items(), strict=True):
+        tilts = result.truth["tilt_angle"]
+        column[0].plot(tilts, apart(result.given, result.truth), "o", ms=3)
         column[0].set_title(name, fontsize=9)
-        column[1].set_xlabel("tilt [deg]")
-    figure.savefig(path, dpi=110)
+        left, errors = apart(result.found, result.truth), result.found[_ERRORS].to_numpy()
+        sure = (errors < SURE).all(1)
+        for n, part in enumerate(column[1:]):
+            part.axhspan(-2, 2, color="0.92")
+            for mine, colour in ((sure, f"C{n}"), (~sure, "0.6")):
+                part.errorbar(tilts[mine], left[mine, n], errors[mine, n], fmt="o", ms=3, lw=0.8,
+                              color=colour)
+            part.set_ylim(-8, 8)
+        for part in column:
+            part.axhline(0, color="black", lw=0.6)
+        column[2].set_xlabel("tilt [deg]")
+    for part, name in zip(axes[:, 0], ("as given", "left across the axis", "left along the axis"),
+                          strict=True):
+        part.set_ylabel(f"{name} [Å]")
+    figure.savefig(path, dpi=100)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--series", nargs="+", default=["cell:1", "filaments:1", "beads:0"],
-                        help=f"specimen:seed, of {', '.join(SPECIMENS)}")
+                        help=f"specimen:seed or specimen:seed:size, of {', '.join(SPECIMENS)}")
     parser.add_argument("--by", choices=BY, default="auto")
     parser.add_argument("--starts", type=int, default=1, help="errors drawn for each series")
     parser.add_argument("--tilts", type=float, default=0.0, help="errors of the tilts [deg]")
@@ -132,17 +165,16 @@ def main() -> None:
     settings = Settings(kinds, given.by, given.finest, given.rounds)
     print(f"{SHIFT:g} A, {AXIS:g} deg, tilts {given.tilts:g} deg off, by {given.by}, "
           f"{DEFOCUS / 1e4:g} um under focus\n| series | beads an image | across A (bar) "
-          "| along A (bar) | worst A | error / bar, across, along | axis deg (bar) "
-          "| tilts deg (bar; error / bar) | doubts | CPU s |\n" + 10 * "| --- " + "|")
-    drawn = {}
+          f"| along A (bar) | worst A | images of bars below {SURE:g} A: rms A "
+          "| error / bar, across, along | axis deg (bar) "
+          "| tilts deg (bar; error / bar) | doubts | CPU s |\n" + 11 * "| --- " + "|")
+    drawn: dict[str, Result] = {}
     for name in given.series:
-        specimen, seed = name.split(":")
         for start in range(given.starts):
-            found, truth, seconds = found_again(given.folder, specimen, int(seed), start, settings,
-                                                given.tilts)
+            result = found_again(given.folder, name, start, settings, given.tilts)
             label = name if given.starts == 1 else f"{name}, start {start}"
-            print(row(label, found, truth, seconds), *found.doubts, sep="\n", flush=True)
-            drawn.setdefault(name, (found, truth))
+            print(row(label, result), *result.doubts, sep="\n", flush=True)
+            drawn.setdefault(name, result)
     if given.plot:
         draw(given.plot, drawn)
 

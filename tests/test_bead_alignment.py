@@ -1,14 +1,18 @@
 """Poses of a tilt series and places of its beads in one least-squares fit."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from tem_taichi.estimate.bead_alignment import Sightings, _Fit, _poses, fitted, rotations_of
+from tem_taichi.estimate import bead_poses
+from tem_taichi.estimate.bead_alignment import _Fit, _poses, fitted
+from tem_taichi.estimate.bead_modes import joined
 from tem_taichi.estimate.bead_poses import Search, poses_by_beads
+from tem_taichi.estimate.bead_sightings import Sightings, rotations_of
 from tem_taichi.estimate.free_poses import KINDS, Free
 from tem_taichi.files.imod_points import points_text
 from tem_taichi.files.mrc import write_mrc
@@ -147,16 +151,75 @@ def test_an_image_with_one_bead_is_not_taken_for_known():
                truth, ("shifts", "axis"), 20.0)
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_images_of_one_bead_do_not_make_errors_small(seed):
+    """What is left over in them is nothing, whatever the finds' errors."""
+    sightings, truth = series(seed, beads=4)
+    keep = (sightings.bead == sightings.image % 4) | (sightings.image % 4 == 0)
+    few = Sightings(sightings.places[keep], sightings.errors[keep], sightings.image[keep],
+                    sightings.bead[keep], CUT)
+    found = fitted(few, off(truth, seed), ("shifts", "axis"), 20.0)
+    assert 0.7 < found.error < 3.0  # of 1.5 A
+    assert abs(found.tilts["axis_angle"][0] - 12) < 3 * found.tilts["axis_angle_error"][0]
+
+
+def finds_of(sightings):
+    """As the finder gives them."""
+    finds = pd.DataFrame({"image": sightings.image, "error": 0.1, "diameter": 100.0,
+                          "contrast": 0.3, "snr": 9.0, "false_finds": 1e-3})
+    finds[["x", "y"]] = sightings.places / PIXEL + 47
+    return finds
+
+
+def test_the_most_probable_start_is_taken(monkeypatch):
+    """Two of three are spoiled: their beads lie where other tilts would put them."""
+    sightings, truth = series(6, count=15, beads=5)
+    followed = bead_poses._followed
+
+    def spoiled(work, tilts, beside):
+        angles = tilts["tilt_angle"] * {-1.0: 0.9, 0.0: 1.15}.get(beside, 1.0)
+        return followed(work, tilts.assign(tilt_angle=angles), beside)
+
+    monkeypatch.setattr(bead_poses, "_followed", spoiled)
+    found = poses_by_beads(finds_of(sightings), off(truth, 6), PIXEL, (94, 94), Search(
+        cut_from=(CUT[0], CUT[1]), depth=1200.0))
+    np.testing.assert_array_equal(found.tilts["tilt_angle"], truth["tilt_angle"])
+    assert found.fit is not None and found.fit.doubts == ()
+    assert abs(found.tilts["axis_angle"][0] - 12) < 3 * found.tilts["axis_angle_error"][0] < 0.5
+
+
+def test_another_way_as_probable_is_in_the_error_bars():
+    sightings, truth = series(7, count=21)
+    one = fitted(sightings, off(truth, 7), ("shifts", "axis"), 20.0)
+    step = np.linspace(-5, 5, 21)
+    other = replace(one, tilts=one.tilts.assign(
+        axis_angle=one.tilts["axis_angle"] + 0.8, shift_x=one.tilts["shift_x"] + step))
+    both = joined([one, other], [500.0, 499.0])
+    pd.testing.assert_frame_equal(both.tilts[["shift_x", "axis_angle"]],
+                                  one.tilts[["shift_x", "axis_angle"]])
+    share = np.exp(-0.1)  # one of ten that say nothing
+    assert both.tilts["axis_angle_error"][0] == pytest.approx(0.8 * share**0.5, rel=0.02)
+    assert "followed in another way" in both.doubts[0] and "axis +0.80 degrees" in both.doubts[0]
+    # What a fit that goes on from here is told is as uncertain.
+    free = Free({name: torch.as_tensor(value) for name, value in _poses(one.tilts).items()},
+                ("shifts", "axis"), 20.0, both.information)
+    bars = free.bars(torch.linalg.inv(free.stated()))[-1]
+    assert float(bars[0]) == pytest.approx(0.8 * share**0.5, rel=0.1)
+    # One that is out of the question changes nothing.
+    alone = joined([other, one], [100.0, 500.0])
+    np.testing.assert_allclose(alone.tilts["axis_angle_error"], one.tilts["axis_angle_error"],
+                               rtol=1e-6)
+    assert alone.doubts == one.doubts == ()
+
+
 def test_an_image_far_off_is_found_and_wrong_finds_are_left():
     """One image 140 A off, another without finds, and as many false finds as beads."""
     sightings, truth = series(4, count=21, beads=6)
     rng = np.random.default_rng(4)
     image = np.repeat(np.arange(21), 4)
     false = rng.uniform(-SIDE / 2, SIDE / 2, (len(image), 2))
-    finds = pd.DataFrame({
-        "image": np.concatenate([sightings.image, image]),
-        "error": 0.1, "diameter": 100.0, "contrast": 0.3, "snr": 9.0, "false_finds": 1e-3})
-    finds[["x", "y"]] = np.concatenate([sightings.places, false]) / PIXEL + 47
+    finds = pd.concat([finds_of(sightings), finds_of(Sightings(
+        false, np.ones(len(image)), image, image, CUT))])
     finds = finds[finds["image"] != 18].reset_index(drop=True)
     truth = truth.assign(magnification=1.0)
     start = off(truth, 4)

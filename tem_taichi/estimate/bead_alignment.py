@@ -15,8 +15,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import block_diag
 from scipy.optimize import least_squares
+from scipy.special import betaln
+from scipy.stats import norm
 from torch import Tensor
 
+from tem_taichi.estimate.bead_sightings import Sightings
 from tem_taichi.estimate.free_poses import DEVIATIONS, NAMES, Free
 
 Array = NDArray[np.float64]
@@ -27,10 +30,10 @@ _FAR = 2.385
 """Deviations beyond which a find counts less: 5 % of what normal errors tell is lost by it."""
 _LEAST = 0.05
 """Size of the errors, at least, relative to what the finder says."""
+_SAID = 5.0
+"""Coordinates that what the finder says counts for, where few finds check each other."""
 _AGREE = 3.0
 """Deviations within which a find agrees with the fit."""
-
-
 _OTHERWISE = {**dict.fromkeys(NAMES, 0.0), "magnification": 1.0}
 """Where a table does not say."""
 
@@ -51,72 +54,11 @@ class BeadAlignment:
     over_stated: float
     """That over what the finder said."""
     doubts: tuple[str, ...]
-
-
-def rotations_of(tilts: Array, axes: Array) -> tuple[Array, Array, Array]:
-    """`rotations.tilt_rotation` of each image, and its slopes.
-
-    Args:
-        tilts: angles [deg], (n,).
-        axes: from +y, counter-clockwise [deg], (n,).
-
-    Returns:
-        Three of (n, 3, 3); slopes by tilt and axis [1/deg].
-    """
-    tilt, axis = np.deg2rad(tilts)[:, None, None], np.deg2rad(axes)
-    zero = np.zeros_like(axis)
-    way = np.stack([-np.sin(axis), np.cos(axis), zero], 1)
-    turn = np.stack([-np.cos(axis), -np.sin(axis), zero], 1)
-    c, s, one = np.cos(tilt), np.sin(tilt), np.eye(3)
-    square, cross = way[:, :, None] * way[:, None], _cross(way)
-    mixed = turn[:, :, None] * way[:, None]
-    radian = np.pi / 180
-    return (c * one + (1 - c) * square + s * cross,
-            radian * (-s * one + s * square + c * cross),
-            radian * ((1 - c) * (mixed + mixed.transpose(0, 2, 1)) + s * _cross(turn)))
-
-
-def _cross(ways: Array) -> Array:
-    """Matrices of the cross products with ways, (n, 3, 3)."""
-    return np.cross(ways[:, None], np.eye(3), axis=-1).transpose(0, 2, 1)
-
-
-@dataclass(frozen=True, eq=False)
-class Sightings:
-    """Finds of beads."""
-
-    places: Array
-    """x and y from the images' middle [A], (m, 2)."""
-    errors: Array
-    """Of each [A], (m,)."""
-    image: NDArray[np.int_]
-    """From 0, (m,)."""
-    bead: NDArray[np.int_]
-    """From 0, (m,)."""
-    cut: Array
-    """See `bead_tracks.views_of`, and 0 [A], (3,)."""
-
-    def seen(self, poses: Mapping[str, Array], points: Array) -> tuple[Array, dict[str, Array]]:
-        """Where beads should be, and how that changes.
-
-        Args:
-            poses: of the images, (n,).
-            points: of the beads [A], (b, 3).
-
-        Returns:
-            (m, 2) [A]; slopes by each of the image's numbers, (m, 2), and by the bead's place,
-            "point", (m, 2, 3).
-        """
-        turns = rotations_of(poses["tilt_angle"], poses["axis_angle"])
-        of, own = self.image, points[self.bead] + self.cut
-        there, by_tilt, by_axis = (np.einsum("mij,mj->mi", turn[of, :2], own) for turn in turns)
-        large = poses["magnification"][of, None]
-        shifted = there + np.stack([poses["shift_x"], poses["shift_y"]], 1)[of]
-        x, y = np.eye(2)
-        return large * shifted - self.cut[:2], {
-            "shift_x": large * x, "shift_y": large * y, "tilt_angle": large * by_tilt,
-            "axis_angle": large * by_axis, "magnification": shifted,
-            "point": large[..., None] * turns[0][of, :2]}
+    finds: int
+    """Those that evidence is of: of images with enough for a wrong one to be noticed."""
+    evidence: float
+    """Logarithm of the probability of these finds [1/A^2 each] times the volume of the poses and
+    places that give it, at the errors found and by Laplace's approximation."""
 
 
 def fitted(sightings: Sightings, tilts: pd.DataFrame, kinds: Sequence[str], within: float,
@@ -147,15 +89,16 @@ def fitted(sightings: Sightings, tilts: pd.DataFrame, kinds: Sequence[str], with
     change = np.concatenate([first[name] - stated[name] for name in free.names])
     own = np.linalg.lstsq(free.spread.numpy(), change, rcond=None)[0]
     numbers = np.concatenate([own, fit.placed(fit.split(own)[0]).ravel()])
+    scale = 1.0
     for turn in range(_ROUNDS):
-        scale = fit.scale(numbers)
+        scale = fit.scale(numbers, scale)
         found = least_squares(fit.left, numbers, fit.slopes, loss=fit.robust, args=(scale,),
                               x_scale="jac", max_nfev=20)
         done = turn > 1 and np.abs(fit.poses_moved(found.x - numbers)).max() < 1e-3
         numbers = found.x
         if done:
             break
-    return _judged(fit, numbers, tilts)
+    return _judged(fit, numbers, tilts, fit.scale(numbers, scale))
 
 
 def _poses(tilts: pd.DataFrame) -> dict[str, Array]:
@@ -202,11 +145,26 @@ class _Fit:
         seen = self.sightings.seen(*self.split(numbers))[0]
         return np.asarray((self.sightings.places - seen) / self.sightings.errors[:, None])
 
-    def scale(self, numbers: Array) -> float:
-        """Of the errors, by the median of what is left."""
-        off = self.off(numbers)
-        free = max(1.0, off.size - len(numbers)) / off.size
-        return max(_LEAST, 1.4826 * float(np.median(np.abs(off))) / free**0.5)
+    def scale(self, numbers: Array, before: float) -> float:
+        """Of the errors, by the median of what is left over their share that is left.
+
+        A find that alone tells where its image lies leaves nothing, and says nothing of errors.
+
+        Args:
+            numbers: of the fit.
+            before: the scale that says how much what was stated counts for.
+        """
+        slopes = self.slopes(numbers, before)
+        mine = slopes[:self.sightings.places.size]
+        inverse = np.linalg.pinv(slopes.T @ slopes, hermitian=True)
+        share = np.clip(1 - np.einsum("ij,jk,ik->i", mine, inverse, mine, optimize=True), 1e-3, 1)
+        off = np.abs(self.off(numbers).ravel()) / share**0.5
+        said = norm.isf(np.arange(0.05, 0.5, 0.1))
+        off, share = np.append(off, said), np.append(share, np.full(len(said), _SAID / len(said)))
+        order = np.argsort(off)
+        total = np.cumsum(share[order])
+        middle = off[order][np.searchsorted(total, total[-1] / 2)]
+        return max(_LEAST, 1.4826 * float(middle))
 
     def left(self, numbers: Array, scale: float) -> Array:
         """Residuals."""
@@ -241,9 +199,9 @@ class _Fit:
         return loss
 
 
-def _judged(fit: _Fit, numbers: Array, tilts: pd.DataFrame) -> BeadAlignment:
+def _judged(fit: _Fit, numbers: Array, tilts: pd.DataFrame, scale: float) -> BeadAlignment:
     """The tables, with errors by what is left over."""
-    free, sightings, scale = fit.free, fit.sightings, fit.scale(numbers)
+    free, sightings = fit.free, fit.sightings
     count, own = sightings.places.size, free.spread.shape[1]
     left, slopes = fit.left(numbers, scale), fit.slopes(numbers, scale)
     _, weight, bend = fit.robust(left**2)
@@ -254,7 +212,8 @@ def _judged(fit: _Fit, numbers: Array, tilts: pd.DataFrame) -> BeadAlignment:
     beads = np.bincount(sightings.image[agree], minlength=len(tilts))
     # Finds that no more of the same image could contradict tell nothing for sure.
     checked = 2 * beads >= sum(name != "axis_angle" for name in free.names) + 2
-    share = weight[:count] / weight[:count].mean() * np.repeat(checked[sightings.image], 2)
+    told = np.repeat(checked[sightings.image], 2)
+    share = weight[:count] / weight[:count].mean() * told
     information = slopes[:count].T @ (share[:, None] * slopes[:count]) / size
     stated = block_diag(free.stated().numpy(), np.zeros((len(numbers) - own,) * 2))
     places = information[own:, own:] + 1e-12 * np.eye(len(numbers) - own)
@@ -274,7 +233,18 @@ def _judged(fit: _Fit, numbers: Array, tilts: pd.DataFrame) -> BeadAlignment:
     stated_error = float(np.sqrt((sightings.errors**2).mean()))
     return BeadAlignment(table, found, free.own_information(torch.as_tensor(alone)),
                          root * scale * stated_error, root * scale,
-                         tuple(_doubts(table, free.names, checked)))
+                         tuple(_doubts(table, free.names, checked)), int(told.sum()) // 2,
+                         _evidence(fit, left[:count], scale, told, covariance))
+
+
+def _evidence(fit: _Fit, left: Array, scale: float, told: NDArray[np.bool_], covariance: Array
+              ) -> float:
+    """See `BeadAlignment`; the loss is that of Student's law, whose integral is known."""
+    own = _FAR * np.exp(betaln(0.5, (_FAR**2 - 1) / 2))
+    width = np.log(own * scale * np.repeat(fit.sightings.errors, 2))
+    loss = _FAR**2 / 2 * np.log1p((left / _FAR)**2)
+    volume = np.linalg.slogdet(2 * np.pi * covariance)[1] / 2
+    return float(volume - (loss + width)[told].sum())
 
 
 def _doubts(table: pd.DataFrame, names: Sequence[str], checked: NDArray[np.bool_]) -> list[str]:

@@ -1,13 +1,20 @@
 """Beads followed through a tilt series while its poses become what the beads say."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from tem_taichi.estimate.bead_alignment import BeadAlignment, Sightings, fitted
-from tem_taichi.estimate.bead_tracks import Tracks, Views, follow, shifted, views_of
+from tem_taichi.estimate.bead_alignment import BeadAlignment, fitted
+from tem_taichi.estimate.bead_modes import joined
+from tem_taichi.estimate.bead_sightings import Sightings
+from tem_taichi.estimate.bead_tracks import Tracks, Views, follow, shifted, translation, views_of
 from tem_taichi.estimate.free_poses import KINDS
+
+Array = NDArray[np.float64]
 
 _PASSES = 3
 """Times that images are moved by what the beads say."""
@@ -15,6 +22,10 @@ _FITS = 5
 """Of all poses and beads at once, at most; after each the beads' finds are looked for anew."""
 _REACH = 6.0
 """Farthest that a find then is from its bead's place, in errors of a find; 2 pixels at least."""
+_STARTS = (-1.0, 0.0, 1.0)
+"""Axes to begin with, from the one given [deg]."""
+_FEW = 2
+"""Beads of an image that agree, below which it is lost."""
 _ANYWHERE = 6.0
 """Farthest that an image is moved, in tolerances of a find."""
 
@@ -68,9 +79,29 @@ def poses_by_beads(finds: pd.DataFrame, tilts: pd.DataFrame, pixel_size: float,
         search: how far they may be off, and what is fitted.
     """
     work = _Work(finds, pixel_size, shape, search)
+    offs = _STARTS if "axis" in search.kinds else (0.0,)
+    ways = [_followed(work, tilts, off) for off in offs]
+    fits = [way.fit for way in ways if way.fit is not None]
+    if not fits:
+        return ways[offs.index(0.0)]
+    # Where beads did not do for all kinds from some start, those that were fitted whole.
+    most = max(len(fit.tilts.columns) for fit in fits)
+    fits = [fit for fit in fits if len(fit.tilts.columns) == most]
+    scores = [work.score(fit, tilts) for fit in fits]
+    best = fits[int(np.argmax(scores))]
+    fit = joined(fits, scores)
+    return replace(next(way for way in ways if way.fit is best), tilts=fit.tilts, fit=fit)
+
+
+def _followed(work: "_Work", tilts: pd.DataFrame, off: float) -> BeadPoses:
+    """From the axis so many degrees beside that given."""
+    search, pixel_size = work.search, work.pixel_size
     tracks = work.followed(tilts, search.tolerance)
     before = float(tracks.beads["residual"].median()) if len(tracks.beads) else None
     table = tilts
+    if off:
+        table = tilts.assign(axis_angle=tilts["axis_angle"] + off)
+        tracks = work.followed(table, search.tolerance)
     for _ in range(_PASSES):
         table = work.moved(table, tracks)
         tracks = work.followed(table, search.tolerance)
@@ -93,6 +124,8 @@ def poses_by_beads(finds: pd.DataFrame, tilts: pd.DataFrame, pixel_size: float,
             table = _restated(table, fit.tilts, moved, reach)
             if tracks.finds["bead"].equals(known):
                 break
+        if fit is not None:
+            fit, tracks, table = work.lost_found(fit, tracks, table, tilts, kinds, reach)
     return BeadPoses(tracks, table if fit is None else fit.tilts, fit, before)
 
 
@@ -113,9 +146,36 @@ class _Work:
     shape: tuple[int, int]
     search: Search
 
-    def followed(self, tilts: pd.DataFrame, tolerance: float) -> Tracks:
+    def followed(self, tilts: pd.DataFrame, tolerance: float | Array) -> Tracks:
         return follow(self.finds, self.views(tilts), self.pixel_size, self.shape,
                       self.search.depth, tolerance, self.search.false_finds)
+
+    def lost_found(self, fit: BeadAlignment, tracks: Tracks, table: pd.DataFrame,
+                   given: pd.DataFrame, kinds: Sequence[str], reach: float
+                   ) -> tuple[BeadAlignment, Tracks, pd.DataFrame]:
+        """Images with too few beads begin again where they were given, and look as far."""
+        names = ["shift_x", "shift_y"]
+        few = fit.tilts["beads"].to_numpy() < _FEW
+        if "shifts" not in kinds or not few.any():
+            return fit, tracks, table
+        was = given[names] if "shift_x" in given else pd.DataFrame(0.0, given.index, names)
+        table, begun = table.copy(), fit.tilts.copy()
+        for one in (table, begun):
+            one.loc[few, names] = was[few]
+        tracks = self.followed(begun, np.where(few, self.search.tolerance, reach))
+        fit = fitted(self.sightings(tracks), table, kinds, self.search.within, begun)
+        return fit, tracks, table
+
+    def score(self, fit: BeadAlignment, given: pd.DataFrame) -> float:
+        """Logarithm of how probable a fit is beside finds that are all stray."""
+        area = self.shape[0] * self.shape[1] * self.pixel_size**2
+        stray = len(self.finds) / len(given) / area
+        anywhere = len(fit.beads) * math.log(2 * self.search.depth * area)
+        steps = self.views(fit.tilts).offsets - self.views(given).offsets
+        steps = steps - translation(self.views(given), steps)
+        # Some images may be lost: Student's law of five degrees of freedom.
+        moved = 3 * np.log1p((steps / self.search.within)**2 / 5).sum()
+        return float(fit.evidence - fit.finds * math.log(stray) - anywhere - moved)
 
     def views(self, tilts: pd.DataFrame) -> Views:
         return views_of(tilts, self.search.cut_from)

@@ -74,7 +74,7 @@ class Tracks:
 
 
 def follow(finds: pd.DataFrame, views: Views, pixel_size: float, shape: tuple[int, int],
-           depth: float, tolerance: float, false_finds: float = 0.01) -> Tracks:
+           depth: float, tolerance: float | Array, false_finds: float = 0.01) -> Tracks:
     """Join finds of all images to beads in the specimen.
 
     Args:
@@ -83,7 +83,8 @@ def follow(finds: pd.DataFrame, views: Views, pixel_size: float, shape: tuple[in
         pixel_size: [A].
         shape: of the images (ny, nx).
         depth: beads are this far from the specimen's middle at most, along the beam [A].
-        tolerance: farthest that a find is from where the bead's place puts it [A].
+        tolerance: farthest that a find is from where the bead's place puts it [A], or of each
+            image, (n,).
         false_finds: an image's finds above this are doubtful, and begin no track; and as many
             tracks of finds that have nothing to do with each other are let in.
 
@@ -92,7 +93,8 @@ def follow(finds: pd.DataFrame, views: Views, pixel_size: float, shape: tuple[in
     """
     there = finds[["x", "y"]].to_numpy() - np.array([shape[1] // 2, shape[0] // 2])
     state = _Finds(there * pixel_size, finds["image"].to_numpy(int),
-                   np.zeros(len(finds), int), views, tolerance,
+                   np.zeros(len(finds), int), views,
+                   np.broadcast_to(tolerance, len(views.offsets)),
                    np.array([shape[1], shape[0]]) / 2 * pixel_size)
     sure = finds["false_finds"].to_numpy() <= false_finds
     guesses, tried = _guesses(state, sure, depth)
@@ -135,7 +137,8 @@ class _Finds:
     image: NDArray[np.int_]
     bead: NDArray[np.int_]
     views: Views
-    tolerance: float
+    tolerance: Array
+    """Of each image [A], (n,)."""
     half: Array
 
     def off(self, point: Array, rows: NDArray[np.int_]) -> Array:
@@ -147,7 +150,8 @@ class _Finds:
         """The find next to a point in each image that has one in reach, of those without bead."""
         free = np.flatnonzero(self.bead == 0)
         far = np.hypot(*self.off(point, free).T)
-        free, far = free[far < self.tolerance], far[far < self.tolerance]
+        near = far < self.tolerance[self.image[free]]
+        free, far = free[near], far[near]
         order = np.argsort(far, kind="stable")
         _, first = np.unique(self.image[free[order]], return_index=True)
         return np.asarray(free[order][first])
@@ -168,7 +172,8 @@ class _Finds:
         for number, seen in enumerate(places):
             mine = self.places[self.image == number]
             if len(mine):
-                far = KDTree(mine).query(seen)[0] / self.tolerance
+                reach = self.tolerance[number]
+                far = KDTree(mine).query(seen, distance_upper_bound=reach)[0] / reach
                 total += np.where(far < 1, 1 - 0.1 * far, 0)
         return total
 
@@ -192,7 +197,7 @@ def _guesses(state: _Finds, sure: NDArray[np.bool_], depth: float) -> tuple[Arra
         return np.zeros((0, 3)), 0
     turns = state.views.rotations[state.image[rows]]
     # Half a reach apart as any image sees them.
-    steps = np.linspace(-depth, depth, 2 * math.ceil(2 * depth / state.tolerance) + 1)
+    steps = np.linspace(-depth, depth, 2 * math.ceil(2 * depth / state.tolerance.min()) + 1)
     sides = state.places[rows] - state.views.offsets[state.image[rows]]
     lean = np.maximum(np.abs(turns[:, 2, 2]), 0.1)
     points = (np.einsum("nij,ni->nj", turns[:, :2], sides)[:, None]
@@ -260,13 +265,20 @@ def shifted(views: Views, tracks: Tracks, pixel_size: float, shape: tuple[int, i
         best = max(alike, key=len)
         if len(best) >= 3:
             offsets[int(number)] += np.median(off[best], axis=0)
-    return Views(views.rotations, offsets - _translation(views, offsets - views.offsets))
+    return Views(views.rotations, offsets - translation(views, offsets - views.offsets))
 
 
-def _translation(views: Views, steps: Array) -> Array:
-    """Of steps of all images, those that a step of the whole specimen makes, (n, 2).
+def translation(views: Views, steps: Array) -> Array:
+    """Of steps of all images, those that a step of the whole specimen makes.
 
     By the least sum of distances, so that a few images that are far off do not drag it.
+
+    Args:
+        views: of the images.
+        steps: of their offsets [A], (n, 2).
+
+    Returns:
+        (n, 2) [A].
     """
     lines, sides = views.rotations[:, :2].reshape(-1, 3), steps.reshape(-1)
     part = np.zeros(len(sides))

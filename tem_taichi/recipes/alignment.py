@@ -26,13 +26,13 @@ _FINEST, _PIXELS = 40.0, 3.0
 """Finest detail [A], at least so many pixels."""
 _BEFORE_ZERO = 1.1
 """Finest detail over that of the first zero of the contrast transfer."""
-
-
 BY = ("auto", "beads", "specimen")
 _VOXELS = 8e6
 """Of the reconstruction that images are compared with, at most: larger ones are coarser."""
-_SURE = 2.0
+SURE = 2.0
 """Error of each shift [A] by beads up to which the specimen is not asked as well."""
+_SURE_AXIS = 0.1
+"""And of the axis [deg]: 2 A at 0.1 um from the middle."""
 
 
 class WithAlign(Protocol):
@@ -118,7 +118,9 @@ def refined(recipe: WithAlign, images: NDArray, table: pd.DataFrame, pixel_size:
         if gold.fit is not None:
             found = by_beads(gold, table)
             errors = found.tilts.filter(regex="^shift_._error$").to_numpy()
-            if recipe.align_by == "beads" or (errors < _SURE).all():
+            axis = found.tilts.get("axis_angle_error", pd.Series(0.0)).max()
+            sure = (errors < SURE).all() and axis < _SURE_AXIS
+            if recipe.align_by == "beads" or sure:
                 return found
             images, mask = masked_gold(images, gold, pixel_size, mask)
             table, known, doubts = found.tilts, gold.fit.information, gold.fit.doubts
@@ -154,7 +156,7 @@ def _by_specimen(recipe: WithAlign, images: NDArray, table: pd.DataFrame, pixel_
                           max(finest, 2 * pixel_size * size), noise, mask, recipe.align_rounds,
                           report)
     if known is not None:  # what beads tell of is better known
-        sure = (table.filter(regex="^shift_._error$") < _SURE).all(axis=1)
+        sure = (table.filter(regex="^shift_._error$") < SURE).all(axis=1)
         moved = moved.where(~sure, found.tilts)
     changed = {name: float(np.sqrt(np.mean((moved[name] - (
         table[name] if name in table else 0.0))**2))) for name in found.changed}
