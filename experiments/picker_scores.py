@@ -179,7 +179,8 @@ def distances(volumes: list[NDArray[np.float32]], others: list[NDArray[np.float3
     spectra, quantiles = [], []
     for one in (volumes, others):
         normal = [volume / volume.std(dtype=np.float64) for volume in one]
-        spectra.append(np.mean([np.log10(radial_power(v, min(v.shape) // 2)[1:]) for v in normal], axis=0))
+        spectra.append(np.mean([np.log10(radial_power(v, min(v.shape) // 2)[1:])
+                                for v in normal], axis=0))
         quantiles.append(np.mean([np.quantile(v, (np.arange(200) + 0.5) / 200) for v in normal],
                                  axis=0))
     return {"spectrum": float(np.sqrt(np.mean((spectra[0] - spectra[1]) ** 2))),
