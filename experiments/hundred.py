@@ -147,7 +147,7 @@ def write_table(rows: list[dict[str, Any]], made: Path, count: int) -> None:
     lines = ["| step | samples made | clock min | CPU s | CPU s a sample | memory MB | failed | |",
              "| --- | --- | --- | --- | --- | --- | --- | --- |"]
     for row in rows:
-        if "cpu_s" not in row:
+        if "cpu_s" not in row or (row["step"] == "alone" and not row["made"]):
             continue
         end = "killed" if row["status"] < 0 else f"{row['there']} there"
         if "differ" in row:

@@ -39,12 +39,14 @@ from tem_taichi.export.gallery import colour
 from tem_taichi.files.io import write_json
 
 FIGURE = Path(__file__).parent / "figures" / "picker.png"
-DEGREES, ALIKE = 18.0, 0.75
+DEGREES, ALIKE = 18.0, 0.85
 """Between rotations, and the correlation from which one template stands for another."""
 FINE, COARSE = 96, 64
 """Voxels along a side where templates are matched: small particles and large ones [voxel]."""
 LARGE = 9.0
 """Radius from which a particle is a large one [voxel]."""
+TAUGHT = 2
+"""Samples from which thresholds of template matching are learned."""
 FLOOR = 0.2
 """Lowest score of a peak."""
 _EVERY = 0.02
@@ -131,7 +133,7 @@ def main() -> None:
                           *samples(options.other, "validation")][:options.test]
     rows = []
     if "match" in options.only:
-        rows += judged_matching(training[:min(options.train)], tests, kept)
+        rows += judged_matching(training[:TAUGHT], tests, kept)
     if "unet" in options.only:
         for count_ in options.train:
             rows += judged_unet(training[:count_], tests, options.steps, kept)

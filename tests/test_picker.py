@@ -7,6 +7,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from experiments import matching
+from experiments.consistency import _peak
+from experiments.labels import telling
 from experiments.picker_scores import (
     Counted,
     Picks,
@@ -137,6 +139,19 @@ def test_a_point_is_alike_on_both_sides_and_its_wedge_is_missing():
     power = torch.fft.fftn(spread).abs().numpy()
     # Along x at 30 degrees of the wedge's edge inside; along z, 90 degrees, nothing was seen.
     assert power[8, 0, 0] < 0.2 * power[0, 0, 8]
+
+
+def test_a_peak_is_found_to_parts_of_a_voxel():
+    z, y, x = np.meshgrid(*[np.arange(-4.0, 5)] * 3, indexing="ij")
+    scores = np.exp(-((z - 1.2) ** 2 + (y + 0.3) ** 2 + (x - 0.4) ** 2) / 50)
+    # A parabola through three values of so wide a Gaussian is right to a thousandth.
+    assert np.allclose(_peak(torch.as_tensor(scores)), (0.4, -0.3, 1.2), atol=2e-3)
+
+
+def test_planes_are_chosen_that_show_every_kind():
+    classes = np.zeros((9, 8, 8), int)
+    classes[1, :4], classes[6, :2], classes[6, 5:] = 1, 2, 3
+    assert telling(classes, 3) == [1, 6]
 
 
 def test_a_reference_on_coarser_voxels_keeps_its_middle():
