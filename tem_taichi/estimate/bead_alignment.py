@@ -231,10 +231,11 @@ def _judged(fit: _Fit, numbers: Array, tilts: pd.DataFrame, scale: float) -> Bea
                          columns=["bead", *"xyz", "error_x", "error_y", "error_z"])
     root = float(np.sqrt(size))
     stated_error = float(np.sqrt((sightings.errors**2).mean()))
-    return BeadAlignment(table, found, free.own_information(torch.as_tensor(alone)),
-                         root * scale * stated_error, root * scale,
-                         tuple(_doubts(table, free.names, checked)), int(told.sum()) // 2,
-                         _evidence(fit, left[:count], scale, told, covariance))
+    return BeadAlignment(
+        tilts=table, beads=found, information=free.own_information(torch.as_tensor(alone)),
+        error=root * scale * stated_error, over_stated=root * scale,
+        doubts=tuple(_doubts(table, free.names, checked)), finds=int(told.sum()) // 2,
+        evidence=_evidence(fit, left[:count], scale, told, covariance))
 
 
 def _evidence(fit: _Fit, left: Array, scale: float, told: NDArray[np.bool_], covariance: Array
