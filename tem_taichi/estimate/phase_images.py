@@ -4,7 +4,7 @@ What decides an image but for the object is computed once. `Projection.intensity
 images, with gradients in all else as well.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,19 +46,41 @@ class PhaseImages:
     of: Tensor
     """Which image that is, (m,)."""
 
-    def images(self, projected: Tensor) -> Tensor:
-        """Electrons relative to the beam, (n, ny, nx); differentiable.
+    def seen(self, projected: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Electrons relative to the beam, (n, ny, nx); and what slopes by them are by the object.
+
+        By hand, which takes half of the time of a graph's passes.
 
         Args:
-            projected: potential [V A], (n, ny, nx).
+            projected: potential [V A], (n, ny, nx), without gradients.
+
+        Returns:
+            Images, and a function from a gradient by them to that by what was projected.
         """
-        if self.damping is not None:
-            projected = torch.fft.irfft2(torch.fft.rfft2(projected) * self.damping,
-                                         s=projected.shape[1:])
-        wave = torch.polar(torch.exp(-self.decay * projected), self.phase * projected)
-        seen = torch.fft.ifft2(torch.fft.fft2(wave)[self.of] * self.transfers)
-        parts = torch.addcmul(seen.real**2, seen.imag, seen.imag) * self.shares
-        return torch.zeros_like(projected).index_add(0, self.of, parts)
+        left = self._left(projected)
+        wave = torch.polar(torch.exp(-self.decay * left), self.phase * left)
+        fields = torch.fft.ifft2(torch.fft.fft2(wave)[self.of].mul_(self.transfers))
+        parts = torch.addcmul(fields.real.square(), fields.imag, fields.imag).mul_(self.shares)
+        images = torch.zeros_like(left).index_add_(0, self.of, parts)
+
+        def back(slopes: Tensor) -> Tensor:
+            shares = self.shares * slopes[self.of]
+            waves = torch.fft.fft2(torch.view_as_complex(
+                torch.view_as_real(fields) * shares[..., None]))
+            spectrum = torch.zeros_like(wave).index_add_(
+                0, self.of, waves.mul_(self.transfers.conj()))
+            turned = torch.fft.ifft2(spectrum).conj() * wave
+            return self._left(torch.add(turned.real * self.decay, turned.imag * self.phase)
+                              .mul_(-2))
+
+        return images, back
+
+    def _left(self, projected: Tensor) -> Tensor:
+        """By the dose; its own adjoint."""
+        if self.damping is None:
+            return projected
+        waves = torch.fft.rfft2(projected).mul_(self.damping)
+        return torch.fft.irfft2(waves, s=projected.shape[1:])
 
 
 def seen_as_phases(instrument: TEM, exposures: Sequence[Exposure]) -> list[PhaseImages] | None:

@@ -189,11 +189,12 @@ class Model:
 
     def _slope(self, part: Tensor, n: int) -> tuple[float, Tensor]:
         """Of a group of images."""
+        phases = None if self.phases is None else self.phases[n].seen(part)
         with torch.enable_grad():
-            free = part.detach().requires_grad_()
-            misfit = self._misfit(self._seen(free, n), n)
+            free = (part if phases is None else phases[0]).detach().requires_grad_()
+            misfit = self._misfit(self._seen(free, n) if phases is None else self._within(free), n)
         slope, = torch.autograd.grad(misfit, free)
-        return float(misfit.detach()), slope
+        return float(misfit.detach()), slope if phases is None else phases[1](slope)
 
     def _parts(self, volume: Tensor) -> Sequence[Tensor]:
         """Of each group, what it is made from: projections [V A], (n, ny, nx), or the volume."""
@@ -206,10 +207,14 @@ class Model:
     def _seen(self, part: Tensor, n: int) -> Tensor:
         """Images of a group."""
         if self.phases is not None:
-            return self.phases[n].images(part)[(slice(None), *self.inner)]
+            return self._within(self.phases[n].seen(part)[0])
         specimen: Specimen = Layer(part[0]) if self.lens.model == "projection" else voxels(
             part, self.rays.voxel)
         return self.instrument.intensity(Damaged(specimen), self.exposures[n])[self.inner][None]
+
+    def _within(self, seen: Tensor) -> Tensor:
+        """Images without what is beside them."""
+        return seen[(slice(None), *self.inner)]
 
     def _misfit(self, seen: Tensor, n: int) -> Tensor:
         """Of a group; the brightness of each image is free."""
