@@ -28,7 +28,7 @@ from tem_taichi.device import as_tensor
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.octree_fit import Settings
 from tem_taichi.estimate.octree_fit import fitted as octree_fitted
-from tem_taichi.estimate.octree_tree import Growth, tree_of, volume_of
+from tem_taichi.estimate.octree_tree import Growth, on_tree, tree_of, volume_of
 from tem_taichi.estimate.tilt_images import Grid, Series, held_out, series_of
 from tem_taichi.estimate.tomogram import back_projected, iterated
 from tem_taichi.estimate.tomogram_fit import exposures_of, fitted, model_of
@@ -137,10 +137,12 @@ def octree(case: Case, steps: int = 50) -> Found:
     finest = len(tree_of(case.shown, replace(growth, start=2)).leaves)
     settings = Settings(replace(growth, leaves=int(0.6 * finest)), steps, every=EVERY, unit=5.0)
     found = octree_fitted(case.shown, imaging, settings, nothing, Kept())
-    whole = volume_of(found.field, grid)
+    # Images see the whole tree, which reaches beyond the grid and its margin.
+    tree = found.field.tree
     hidden = exposures_of(case.hidden, case.hidden_tilts, LENS)
-    seen = Model(case.hidden, hidden, LENS).images(whole)
-    return Found(case.hidden.field(whole), torch.stack(seen))
+    seen = Model(on_tree(case.hidden, tree), hidden, LENS).images(
+        volume_of(found.field, tree.shape))
+    return Found(case.hidden.field(volume_of(found.field, grid)), torch.stack(seen))
 
 
 METHODS: dict[str, Callable[[Case], Found]] = {
