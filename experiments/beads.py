@@ -1,7 +1,7 @@
 """Gold beads found in simulated series, with their truth, and in a real one.
 
     python -m experiments.beads [--diameters 60,100,150] [--doses 1,3] [--seeds 7,8]
-        [--plot FILE.png] [--streaks FILE.png]
+        [--starts 6] [--plot FILE.png] [--streaks FILE.png]
 
 Scenes have 8 beads at random places in granular ice among 150 globules of protein; the noise of
 each dose is drawn on the scene's noise-free images. A find is right within a radius of a bead's
@@ -118,12 +118,16 @@ def recorded_series() -> tuple[np.ndarray, pd.DataFrame]:
     return images, table.assign(shift_x=table["axis_offset_x"], shift_y=table["axis_offset_y"])
 
 
-def real() -> None:
-    """EMPIAR-10499: its beads, and its alignment by them from what is given and from beside it."""
+def real(starts: int) -> None:
+    """EMPIAR-10499: its beads, and its alignment by them from what is given and from beside it.
+
+    Args:
+        starts: draws of what it begins beside.
+    """
     images, table = recorded_series()
     search = Search(100.0, cut_from=CUT)
     finds, _ = beads_of_series(images, 10.0, Beads(100.0), recorded(images))
-    for start in range(7):
+    for start in range(starts + 1):
         rng, given = np.random.default_rng(start), table.copy()
         if start:
             given[["shift_x", "shift_y"]] += rng.normal(0, 20, (len(table), 2))
@@ -200,6 +204,7 @@ def main() -> None:
     parser.add_argument("--diameters", default="60,100,150")
     parser.add_argument("--doses", default="1,3")
     parser.add_argument("--seeds", default="7,8")
+    parser.add_argument("--starts", type=int, default=6, help="draws beside the real alignment")
     parser.add_argument("--plot")
     parser.add_argument("--streaks")
     given = parser.parse_args()
@@ -211,7 +216,7 @@ def main() -> None:
         if given.plot:
             draw(rows, given.plot)
     if DATA.is_dir():
-        real()
+        real(given.starts)
         if given.streaks:
             streaks(given.streaks)
 

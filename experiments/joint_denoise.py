@@ -170,7 +170,7 @@ def figure(folder: Path, rows: list[dict[str, Any]]) -> Figure:
                        color=line.get_color(), label="alone")
     axes["k"].set(xlabel="tilt [deg]", ylabel="correlation with the truth")
     axes["k"].grid(alpha=0.3)
-    axes["k"].legend(fontsize=6, ncols=4)
+    axes["k"].legend(fontsize=6, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     letter([axes[name] for name in "afk"])
     return made
 
