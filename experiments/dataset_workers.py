@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -97,11 +97,12 @@ def kill_one(run: subprocess.Popen, mark: str) -> float:
     """Kill a worker that has computed for some seconds; seconds since the run began."""
     begun = time.monotonic()
     while run.poll() is None:
-        for process in psutil.process_iter(["cmdline", "cpu_times"]):
-            words, spent = " ".join(process.info["cmdline"] or []), process.info["cpu_times"]
-            if mark in words and "tracker" not in words and spent and spent.user > 5:
-                process.kill()
-                return time.monotonic() - begun
+        for process in psutil.Process().children(recursive=True):  # no one else's
+            with suppress(psutil.NoSuchProcess):
+                words = " ".join(process.cmdline())
+                if mark in words and "tracker" not in words and process.cpu_times().user > 5:
+                    process.kill()
+                    return time.monotonic() - begun
         time.sleep(0.2)
     raise RuntimeError("no worker was there to be killed")
 

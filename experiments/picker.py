@@ -1,7 +1,7 @@
 """Two judges of a data set: template matching, and a small U-Net that is trained on it.
 
     python -m tem_taichi.dataset experiments/picker_set.yaml
-    python -m experiments.picker picker_set [--other OTHER_SET] [--train 4 8] [--steps 500]
+    python -m experiments.picker picker_set [--other OTHER_SET] [--train 4x400 8x400 8x1000]
 
 Both learn from samples for training and are tested on others, of the same set and of another one;
 finding and naming are counted as in SHREC 2021. Picks and networks are kept in SET/judges, so that
@@ -49,6 +49,8 @@ TAUGHT = 2
 """Samples from which thresholds of template matching are learned."""
 FLOOR = 0.2
 """Lowest score of a peak."""
+LEAST = 0.1
+"""Lowest probability of a peak."""
 _EVERY = 0.02
 """Between thresholds that are tried."""
 
@@ -111,22 +113,23 @@ def better(value: Callable[[float], list[Picks]], truths: Sequence[Truth]) -> fl
                              zip(value(least), truths, strict=True)], len(truths[0].radius) - 1)
         return measured["f1"] + measured["macro"]
 
-    return max((float(least) for least in np.arange(0.1, 0.95, 0.05)), key=f1)
+    return max((float(least) for least in np.arange(LEAST, 0.95, 0.05)), key=f1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--other", type=Path)
-    parser.add_argument("--train", type=int, nargs="+", default=[4, 8])
+    parser.add_argument("--train", nargs="+", default=["4x400", "8x400", "8x1000"])
     parser.add_argument("--test", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--more", type=int, default=12, help="on which U-Nets are tested too")
     parser.add_argument("--only", default="match,unet")
     options = parser.parse_args()
     torch.set_num_threads(1)
     kept = options.folder / "judges"
     kept.mkdir(exist_ok=True)
-    training = samples(options.folder, "train")[:max(options.train)]
+    nets = [tuple(map(int, one.split("x"))) for one in options.train]
+    training = samples(options.folder, "train")[:max(number for number, _ in nets)]
     tests = {"same": samples(options.folder, "validation")[:options.test]}
     if options.other is not None:
         tests["other"] = [*samples(options.other, "train"),
@@ -135,9 +138,11 @@ def main() -> None:
     if "match" in options.only:
         rows += judged_matching(training[:TAUGHT], tests, kept)
     if "unet" in options.only:
-        for count_ in options.train:
-            rows += judged_unet(training[:count_], tests, options.steps, kept)
-    write_table(rows, training, tests)
+        more = samples(options.folder, "validation")[:options.more]
+        all_tests = tests | ({"more": more} if len(more) > options.test else {})
+        for number, steps in nets:
+            rows += judged_unet(training[:number], all_tests, steps, kept)
+    write_table(rows, training, all_tests if "unet" in options.only else tests)
     draw(tests["same"][0], {row["judge"]: row["picks"][0] for row in rows
                             if row["tested"] == "same"})
 
@@ -154,8 +159,8 @@ def judged_matching(training: list[Sample], tests: dict[str, list[Sample]],
                  for one, sample in zip(peaks, tested, strict=True)]
         rows.append(row_of("template matching", len(training), name, tested, picks) | {
             "cpu": float(np.mean([one["cpu"] for one in peaks])), "teach": float(
-                sum(one["cpu"] for one in found)), "rotations": peaks[0]["rotations"],
-            "thresholds": thresholds[1:].round(2).tolist()})
+                sum(one["cpu"] for one in found))})
+    print(f"rotations {peaks[0]['rotations']}, thresholds {thresholds[1:].round(2)}")
     return rows
 
 
@@ -189,24 +194,26 @@ def judged_unet(training: list[Sample], tests: dict[str, list[Sample]], steps: i
     model.load_state_dict(saved["model"])
     model.eval()
 
-    def picked(chances: list[NDArray], radius: NDArray, least: float) -> list[Picks]:
-        found = [unet.peaks(chance, least) for chance in chances]
-        kept = [suppressed(one.places, one.kinds, one.scores, radius) for one in found]
-        return [Picks(one.places[n], one.kinds[n], one.scores[n])
-                for one, n in zip(found, kept, strict=True)]
+    def found(tested: Sequence[Sample]) -> list[Picks]:
+        return [unet.peaks(unet.probabilities(model, one.volume), LEAST) for one in tested]
 
-    radius = training[0].radius
-    known = [unet.probabilities(model, one.volume) for one in training[:4]]
-    least = better(lambda value: picked(known, radius, value), truths[:4])
+    known, radius = found(training[:4]), training[0].radius
+    least = better(lambda value: [surer(one, value, radius) for one in known], truths[:4])
     rows = []
     for name, tested in tests.items():
         begun = time.process_time()
-        chances = [unet.probabilities(model, one.volume) for one in tested]
-        picks = picked(chances, radius, least)
-        rows.append(row_of("U-Net", len(training), name, tested, picks) | {
-            "cpu": (time.process_time() - begun) / len(tested), "teach": saved["cpu"],
-            "thresholds": [round(least, 2)], "steps": steps})
+        picks = [surer(one, least, radius) for one in found(tested)]
+        rows.append(row_of(f"U-Net, {steps} steps", len(training), name, tested, picks) | {
+            "cpu": (time.process_time() - begun) / len(tested), "teach": saved["cpu"]})
     return rows
+
+
+def surer(picks: Picks, least: float, radius: NDArray) -> Picks:
+    """Those of a probability of at least so much that no surer one is near."""
+    above = picks.scores >= least
+    one = Picks(picks.places[above], picks.kinds[above], picks.scores[above])
+    kept = suppressed(one.places, one.kinds, one.scores, radius)
+    return Picks(one.places[kept], one.kinds[kept], one.scores[kept])
 
 
 def row_of(judge: str, trained: int, name: str, tested: list[Sample],
