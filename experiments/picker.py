@@ -124,6 +124,8 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=2)
     parser.add_argument("--more", type=int, default=12, help="on which U-Nets are tested too")
     parser.add_argument("--only", default="match,unet")
+    parser.add_argument("--matched", nargs="+", default=["same", "other"],
+                        help="in which templates are matched")
     options = parser.parse_args()
     torch.set_num_threads(1)
     kept = options.folder / "judges"
@@ -136,7 +138,8 @@ def main() -> None:
                           *samples(options.other, "validation")][:options.test]
     rows = []
     if "match" in options.only:
-        rows += judged_matching(training[:TAUGHT], tests, kept)
+        matched = {name: tests[name] for name in options.matched if name in tests}
+        rows += judged_matching(training[:TAUGHT], matched, kept)
     if "unet" in options.only:
         more = samples(options.folder, "validation")[:options.more]
         all_tests = tests | ({"more": more} if len(more) > options.test else {})
@@ -264,10 +267,12 @@ def write_table(rows: list[dict[str, Any]], training: list[Sample],
 
 def draw(sample: Sample, picks: dict[str, Picks]) -> None:
     """Picks of each judge over a slab of a tomogram, beside the truth."""
-    middle, half = len(sample.volume) // 2, 5
+    half, truth = 6, sample.truth
+    near_plane = [(np.abs(truth.places[:, 0] - z) <= half).sum() for z in
+                  range(len(sample.volume))]
+    middle = int(np.clip(np.argmax(near_plane), 2, len(sample.volume) - 3))
     plane = gaussian_filter(sample.volume, 1.0)[middle - 2:middle + 3].mean(axis=0)
     low, high = np.percentile(plane, (1, 99))
-    truth = sample.truth
     shown = {"tomogram": None, "truth": (truth.places, truth.kinds),
              **{name: (one.places, one.kinds) for name, one in picks.items()}}
     figure = Figure(figsize=(3.2 * len(shown), 3.6), layout="constrained")
