@@ -76,7 +76,7 @@ def test_a_file_more_in_the_package_is_a_recipe(here, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tem_taichi.recipes.mean_dose", None)
     del sys.modules["tem_taichi.recipes.mean_dose"]
     assert list(recipe_names()) == ["beads", "ctf", "denoise", "detector", "look",
-                                    "mean_dose", "reconstruct", "thickness", "twin"]
+                                    "mean_dose", "reconstruct", "style", "thickness", "twin"]
     assert main(["--help"]) == 0
     assert "  mean_dose   Mean dose of images." in capsys.readouterr().out
     assert main(["recipe=mean_dose", "--show"]) == 0
@@ -109,9 +109,9 @@ def test_a_recipe_may_have_the_settings_of_another(here):
     ("recipe=none.py", "recipe=none.py: no such file"),
     ("recipe=plain.py", "recipe=plain.py: must have RECIPE = (settings, run)"),
     ("recipe=mine.yaml", "recipe=mean_dose.py: must be one of beads, ctf, denoise, detector, look, "
-                         "reconstruct, thickness, twin, in mine.yaml"),
+                         "reconstruct, style, thickness, twin, in mine.yaml"),
     ("recipe=result", "recipe=result: must be one of beads, ctf, denoise, detector, look, "
-                      "reconstruct, thickness, twin, a YAML file"),
+                      "reconstruct, style, thickness, twin, a YAML file"),
 ])
 def test_what_is_no_recipe_is_refused(here, capsys, words, said):
     """A file of settings is data: it makes no program run."""

@@ -5,13 +5,16 @@ import numpy as np
 import pytest
 import torch
 
+from tem_taichi.dataset import main as dataset
 from tem_taichi.device import as_tensor
-from tem_taichi.estimate.styled import Looks, spectral_distance, spectrum
+from tem_taichi.estimate.styled import spectral_distance, spectrum
 from tem_taichi.files.mrc import write_mrc
 from tem_taichi.fit import main
+from tem_taichi.noise.looks import Looks
 from tem_taichi.noise.pyramid import Pyramid
 from tem_taichi.noise.style import Style, distance, transfer
 from tem_taichi.noise.vgg import NAME, read_vgg
+from tem_taichi.simulate import main as simulate
 from tem_taichi.streams import Key
 
 
@@ -203,3 +206,29 @@ def test_weights_are_torchvisions_or_a_line_says_so(tmp_path, monkeypatch, weigh
         read_vgg(other)
     content, products = read_vgg(weights)(noise((64, 64)))
     assert content.shape == (1, 6, 32, 32) and [len(one) for one in products] == [4, 6, 8, 8, 8]
+
+
+def test_scenes_and_data_sets_take_a_style(tmp_path, capsys):
+    """In the place of a camera, at each tilt; a sample is made again from its number."""
+    series(tmp_path, "real", [-20, 0, 20], 20, 64)
+    (tmp_path / "scene.yaml").write_text(
+        "defaults: [simulate, override specimen: empty, _self_]\nshape: [48, 56]\npixel_size: 10\n"
+        "specimen: {ice: {thickness: 100}, particles: {ball: {globule: 200, count: 2}}}\n"
+        "tilts: {scheme: linear, minimum: -20, maximum: 20, step: 20}\nnoise: {style: real.mrc}\n")
+    words = [f"scene={tmp_path}/scene.yaml", "samples=2", "formats=[]", "workers=1"]
+    for name, more in (("set", []), ("alone", ["only=[1]"])):
+        assert dataset([*words, f"output={tmp_path}/{name}", "name=s", *more]) == 0
+    parts = [tmp_path / name / "samples" / "s_0001" for name in ("set", "alone")]
+    one, other = ((part / "s_0001.mrc").read_bytes() for part in parts)
+    assert one == other
+    images, clean = (mrcfile.read(parts[0] / f"s_0001{end}.mrc") for end in ("", "_noise_free"))
+    noise_left = images - clean
+    assert np.allclose(clean.mean((1, 2)), 30, atol=0.2)  # the style's, not 300 electrons
+    assert np.all(noise_left.std((1, 2)) < 4.5) and np.all(noise_left.std((1, 2)) > 1)
+    capsys.readouterr()
+    for wrong, says in (("movie.frames=2", "movie.frames"), ("detector.halves=true",
+                        "detector.halves"), ("noise.rate=0", "noise.rate"), ("pixel_size=9",
+                        "noise.style=real.mrc: has pixels of 10 A")):
+        assert simulate([f"{tmp_path}/scene.yaml", wrong, f"output={tmp_path}/x"]) == 2
+        error = capsys.readouterr().err
+        assert says in error and error.count("\n") == 1, error

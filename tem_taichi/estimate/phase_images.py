@@ -113,9 +113,10 @@ def seen_as_phases(instrument: TEM, exposures: Sequence[Exposure]) -> list[Phase
         left = torch.stack([damping(shape, instrument.wave_pixel, dose, instrument.voltage)
                             for dose in had]) if max(had) > _NO_DAMAGE else None
         found.append(PhaseImages(
-            slice(first, first + len(group)), sigma * (1 - absorbed**2).sqrt(), sigma * absorbed,
-            left, torch.cat([one for one, _ in whole]), torch.cat([share for _, share in whole]),
-            torch.arange(len(group), device=sigma.device).repeat_interleave(
+            which=slice(first, first + len(group)), phase=sigma * (1 - absorbed**2).sqrt(),
+            decay=sigma * absorbed, damping=left, transfers=torch.cat([one for one, _ in whole]),
+            shares=torch.cat([share for _, share in whole]),
+            of=torch.arange(len(group), device=sigma.device).repeat_interleave(
                 torch.tensor([len(one[0]) for one in whole], device=sigma.device))))
     return found
 

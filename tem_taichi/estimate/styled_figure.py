@@ -5,7 +5,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from tem_taichi.device import as_tensor
-from tem_taichi.estimate.styled import Looks, spectrum
+from tem_taichi.estimate.styled import spectrum
+from tem_taichi.noise.looks import Looks
 
 
 def styled_figure(clean: NDArray, made: NDArray, looks: Looks, tilt_angles: NDArray) -> Figure:

@@ -12,8 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.tilt_images import Series, band, finer, held_out
@@ -22,6 +20,7 @@ from tem_taichi.estimate.tomogram_model import Lens, Model
 from tem_taichi.estimate.tomogram_strength import Fit, Trials, even, least, typical_slope
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics
+from tem_taichi.noise.looks import noise_of as noise_of
 
 _COARSE = 32
 """Pixels along a side of images from which wider voxels come first."""
@@ -31,27 +30,8 @@ start."""
 _TRIED = ((2.0, 4), (2**0.5, 2))
 """Ratio of strengths that are tried with wide voxels, and then with narrow ones, and how many are
 in any case."""
-_RING = (0.3, 0.475)
-"""Frequencies at which images are taken for noise [cycles/pixel]."""
 _LEAST = 1e-5
 """Noise relative to the mean, of 1e10 electrons a pixel."""
-
-
-def noise_of(images: Tensor) -> Tensor:
-    """Standard deviation of each image's noise, by its power where it hardly has another part.
-
-    Args:
-        images: (n, ny, nx).
-
-    Returns:
-        (n,).
-    """
-    _, ny, nx = images.shape
-    ky = torch.fft.fftfreq(ny, device=images.device)[:, None]
-    k = (ky**2 + torch.fft.rfftfreq(nx, device=images.device)**2).sqrt()
-    ring = (k > _RING[0]) & (k < _RING[1])
-    power = torch.fft.rfft2(images).abs().square()[:, ring].mean(1) / (ny * nx)
-    return power.sqrt()
 
 
 def exposures_of(series: Series, tilts: pd.DataFrame, lens: Lens) -> list[Exposure]:
@@ -173,8 +153,8 @@ def fitted(series: Series, exposures: Sequence[Exposure], lens: Lens, passes: in
         part, begun = band(series), None
         parts = (part.coarser(), part) if wide else (part,)
         for of, unit, (ratio, count) in zip(parts, typical, _TRIED, strict=False):
-            trials = Trials(model(of, rest), model(of, others), unit, begun, positive, passes, step,
-                            kept)
+            trials = Trials(shown=model(of, rest), hidden=model(of, others), unit=unit, start=begun,
+                            positive=positive, passes=passes, step=step, kept=kept)
             if tv is None:
                 found = least(trials.left, found if begun is None else ratio * found, ratio,
                               count)

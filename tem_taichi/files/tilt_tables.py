@@ -39,6 +39,49 @@ def read_tilts(path: Path) -> pd.DataFrame:
     return _in_our_units(table)
 
 
+def angles_beside(stack: Path) -> list[Path]:
+    """Files of tilt angles that belong to a stack by name."""
+    return [one for one in (Path(f"{stack}.mdoc"), *(
+        stack.with_suffix(end) for end in (".mdoc", ".rawtlt", ".tlt"))) if one.is_file()]
+
+
+def tables_beside(stack: Path) -> list[Path]:
+    """Files of tilt angles and tables that belong to a stack by name."""
+    return angles_beside(stack) + [one for one in (stack.with_suffix(".tsv"),
+                                                   stack.with_suffix(".csv")) if one.is_file()]
+
+
+def tilts_of(stack: Path, file: str | None, count: int, key: str = "angles") -> pd.DataFrame:
+    """Angles, and what else is known, of the images of a stack, in its order.
+
+    Args:
+        stack: file of the images.
+        file: of the angles; None = beside the stack, by name.
+        count: of images.
+        key: that names the file, for errors.
+
+    Raises:
+        ValueError: if no file of angles is found or it has another number of images.
+    """
+    path = Path(file) if file else next(iter(tables_beside(stack)), None)
+    if path is None:
+        raise ValueError(f"{key}=null: there is no .mdoc, .rawtlt, .tlt, .tsv or .csv beside "
+                         f"{stack.name}: must be given")
+    try:
+        table = read_tilts(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{key}: {error}") from error
+    if "tilt_angle" in table and not (table["tilt_angle"].abs() <= 90).all():
+        row = (table["tilt_angle"].abs() <= 90).to_numpy().argmin()
+        raise ValueError(f"{key}={path}: row {row + 1}, tilt_angle="
+                         f"{table['tilt_angle'].iloc[row]}: must be within 90 of 0 [deg]")
+    if "tilt_angle" not in table or len(table) != count:
+        raise ValueError(f"{key}={path}: has {len(table)} rows"
+                         f"{'' if 'tilt_angle' in table else ' and no column tilt_angle'}: must "
+                         f"have one tilt angle for each of the {count} images of {stack.name}")
+    return table
+
+
 def _in_our_units(table: pd.DataFrame) -> pd.DataFrame:
     """Columns without the unit in their name: defocus_um becomes defocus [A]."""
     columns = {}

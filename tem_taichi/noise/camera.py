@@ -24,28 +24,36 @@ class Camera:
 
     def expected(self, intensity: Tensor, dose: Value) -> Tensor:
         """Mean counts, see `detector.expected_counts`."""
-        return self._kept(expected_counts(intensity, pixel_size=self.pixel_size, dose=dose,
-                                          detector=self.detector))
+        return kept(expected_counts(intensity, pixel_size=self.pixel_size, dose=dose,
+                                    detector=self.detector), self.shape)
 
     def sample(self, intensity: Tensor, dose: Value, key: Key) -> Tensor:
         """Recorded counts, see `detector.detect`."""
-        return self._kept(detect(
+        return kept(detect(
             intensity, pixel_size=self.pixel_size, dose=dose, detector=self.detector,
-            seed=key.seed, stream=key.number, halves=self.halves))
+            seed=key.seed, stream=key.number, halves=self.halves), self.shape)
 
     def log_prob(self, counts: Tensor, intensity: Tensor, dose: Value) -> Tensor:
         """Log of the probability density of counts, see `likelihood.log_prob`."""
         electrons = expected_counts(intensity, pixel_size=self.pixel_size, dose=dose)
-        return log_density(counts, self.expected(intensity, dose), self._kept(electrons),
+        return log_density(counts, self.expected(intensity, dose), kept(electrons, self.shape),
                            self.detector)
 
-    def _kept(self, field: Tensor) -> Tensor:
-        """The middle of a field."""
-        if self.shape is None:
-            return field
-        if any(n > full for n, full in zip(self.shape, field.shape[-2:], strict=True)):
-            raise ValueError(f"shape={self.shape}: must be at most the field's, "
-                             f"{tuple(field.shape[-2:])}")
-        for axis, n in zip((-2, -1), self.shape, strict=True):
-            field = field.narrow(axis, field.shape[axis] // 2 - n // 2, n)
+
+def kept(field: Tensor, shape: tuple[int, int] | None) -> Tensor:
+    """The middle of a field.
+
+    Args:
+        field: (..., ny, nx).
+        shape: of the middle; None = all.
+
+    Raises:
+        ValueError: if the field is smaller.
+    """
+    if shape is None:
         return field
+    if any(n > full for n, full in zip(shape, field.shape[-2:], strict=True)):
+        raise ValueError(f"shape={shape}: must be at most the field's, {tuple(field.shape[-2:])}")
+    for axis, n in zip((-2, -1), shape, strict=True):
+        field = field.narrow(axis, field.shape[axis] // 2 - n // 2, n)
+    return field

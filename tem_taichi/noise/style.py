@@ -16,6 +16,7 @@ from torch import Tensor
 from tem_taichi import checks
 from tem_taichi.arguments import check_number, check_positive_number
 from tem_taichi.device import as_tensor
+from tem_taichi.noise.camera import kept
 from tem_taichi.noise.pyramid import Pyramid
 from tem_taichi.physics import Value
 from tem_taichi.streams import Key
@@ -78,10 +79,11 @@ def transfer(start: Tensor, content: Tensor, style: Sequence[Tensor], features: 
     adam = torch.optim.Adam([image], lr=rate / _HALF if steps == 1 else rate)
     for _ in range(steps):
         adam.zero_grad()
-        shown, statistics = features(image)
-        loss = (keep * (shown - wanted).square().mean() / scale
-                + distance(statistics, style, features.weights))
-        loss.backward()
+        with torch.enable_grad():  # images are made where nothing else needs a gradient
+            shown, statistics = features(image)
+            loss = (keep * (shown - wanted).square().mean() / scale
+                    + distance(statistics, style, features.weights))
+            loss.backward()
         if report:
             report(float(loss.detach()))
         adam.step()
@@ -111,8 +113,10 @@ class Style:
     """Weight of the content."""
     content_noise: float = 0.25
     """Part of the noise that the content has [1]."""
-    tile: int = 2048
+    tile: int = 1024
     """Pixels a side that are made at a time."""
+    shape: tuple[int, int] | None = None
+    """(ny, nx) of the pixels that are kept, those in the middle; None = all."""
 
     def __post_init__(self) -> None:
         check_number("mean", self.mean, "counts")
@@ -134,6 +138,7 @@ class Style:
             intensity: (ny, nx), of any brightness.
             dose: has no part in it: images are as bright as the style.
         """
+        intensity = kept(intensity, self.shape)
         centred = intensity - intensity.mean()
         if self.scaled:
             own = centred.square().mean().sqrt()

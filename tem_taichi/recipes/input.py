@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from tem_taichi import checks
 from tem_taichi.files.io import read_images
-from tem_taichi.files.tilt_tables import read_tilts
+from tem_taichi.files.tilt_tables import angles_beside as angles_beside
+from tem_taichi.files.tilt_tables import tables_beside as tables_beside
+from tem_taichi.files.tilt_tables import tilts_of
 from tem_taichi.recipes.settings import Recipe
 from tem_taichi.scene.typed import to_plain
 
@@ -76,12 +78,6 @@ def images_of(recipe: Recipe, need_pixel_size: bool = True,
         yield name, images, pixel_size or 1.0
 
 
-def angles_beside(stack: Path) -> list[Path]:
-    """Files of tilt angles that belong to a stack by name."""
-    return [one for one in (Path(f"{stack}.mdoc"), *(
-        stack.with_suffix(end) for end in (".mdoc", ".rawtlt", ".tlt"))) if one.is_file()]
-
-
 def series_table(recipe: WithAngles, stack: str, count: int) -> pd.DataFrame:
     """Angles, and what else is known, of the images of a stack, in its order.
 
@@ -95,23 +91,7 @@ def series_table(recipe: WithAngles, stack: str, count: int) -> pd.DataFrame:
     Raises:
         ValueError: if no file of angles is found or it has another number of images.
     """
-    path, file = Path(stack), _angles_file(recipe, stack)
-    if file is None:
-        raise ValueError(f"angles=null: there is no .mdoc, .rawtlt, .tlt, .tsv or .csv beside "
-                         f"{path.name}: must be given")
-    try:
-        table = read_tilts(file)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"angles: {error}") from error
-    if "tilt_angle" in table and not (table["tilt_angle"].abs() <= 90).all():
-        row = (table["tilt_angle"].abs() <= 90).to_numpy().argmin()
-        raise ValueError(f"angles={file}: row {row + 1}, tilt_angle="
-                         f"{table['tilt_angle'].iloc[row]}: must be within 90 of 0 [deg]")
-    if "tilt_angle" not in table or len(table) != count:
-        raise ValueError(f"angles={file}: has {len(table)} rows"
-                         f"{'' if 'tilt_angle' in table else ' and no column tilt_angle'}: must "
-                         f"have one tilt angle for each of the {count} images of {path.name}")
-    return table
+    return tilts_of(Path(stack), recipe.angles, count)
 
 
 def tilted(recipe: WithAxis, stack: str, count: int) -> pd.DataFrame:
@@ -189,12 +169,6 @@ def aligned_table(recipe: WithAlignment, stack: str, count: int) -> pd.DataFrame
 def _angles_file(recipe: WithAngles, stack: str) -> Path | None:
     """The file of a tilt series' angles: the recipe's, or else one beside the stack."""
     return Path(recipe.angles) if recipe.angles else next(iter(tables_beside(Path(stack))), None)
-
-
-def tables_beside(stack: Path) -> list[Path]:
-    """Files of tilt angles and tables that belong to a stack by name."""
-    return angles_beside(stack) + [one for one in (stack.with_suffix(".tsv"),
-                                                   stack.with_suffix(".csv")) if one.is_file()]
 
 
 def files_of(recipe: Recipe, words: Sequence[str] = ()) -> list[str]:

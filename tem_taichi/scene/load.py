@@ -236,10 +236,12 @@ def _with_absolute_files(scene: Scene, folder: Path) -> Scene:
 
     particles = {name: particle.with_files(found)
                  for name, particle in scene.specimen.particles.items()}
-    camera = scene.detector
+    camera, noise = scene.detector, scene.noise
     return replace(scene, specimen=replace(scene.specimen, particles=particles),
                    detector=replace(camera, mtf_file=found(camera.mtf_file),
-                                    dqe_file=found(camera.dqe_file)))
+                                    dqe_file=found(camera.dqe_file)),
+                   noise=replace(noise, style=found(noise.style), weights=found(noise.weights),
+                                 style_angles=found(noise.style_angles)))
 
 
 def explain(error: BaseException) -> str:

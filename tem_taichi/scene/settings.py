@@ -22,6 +22,7 @@ from tem_taichi.scene.specimen import NAME, NAME_SAYS
 from tem_taichi.scene.specimen import IceSettings as IceSettings
 from tem_taichi.scene.specimen import SpecimenSettings as SpecimenSettings
 from tem_taichi.scene.stack import StackSettings as StackSettings
+from tem_taichi.scene.style import StyleSettings
 from tem_taichi.scene.typed import keep_tuples
 
 _VOLTAGES_ALIKE = 0.05
@@ -217,6 +218,7 @@ class Scene:
     movie: MovieSettings = field(default_factory=MovieSettings)
     interaction: InteractionSettings = field(default_factory=InteractionSettings)
     stem: StemSettings = field(default_factory=StemSettings)
+    noise: StyleSettings = field(default_factory=StyleSettings)
     stack: StackSettings = field(default_factory=StackSettings)
     compute: ComputeSettings = field(default_factory=ComputeSettings)
 
@@ -248,6 +250,11 @@ class Scene:
                      self.stack.box, f"at most the image's least side, {min(self.shape)} [pixel]")
         if self.stack.kind is not None:
             checks.one_of("stack.kind", self.stack.kind, list(self.specimen.particles))
+        if self.noise.style is not None:
+            checks.check(not self.detector.halves, "detector.halves", self.detector.halves,
+                         "false with noise.style, which knows no electrons")
+            checks.check(self.movie.frames == 1, "movie.frames", self.movie.frames,
+                         "1 with noise.style, which is of whole images")
         checks.within("pixel_size", self.pixel_size, 0.01, 1000, "A")
         checks.positive("dose", self.dose, "e-/A^2")
         slices = self.interaction.slice_thickness

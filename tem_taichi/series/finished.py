@@ -64,7 +64,8 @@ def mean_counts(stack: torch.Tensor) -> float:
 
 def files_read(scene: Scene) -> list[str]:
     """Names of the files that a scene reads, whether they are there or not."""
-    names = [scene.detector.mtf_file, scene.detector.dqe_file]
+    names = [scene.detector.mtf_file, scene.detector.dqe_file, scene.noise.style,
+             scene.noise.style_angles, scene.noise.weights]
     for particle in scene.specimen.particles.values():
         names += particle.files
     return [name for name in names if name]

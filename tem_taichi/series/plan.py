@@ -8,7 +8,7 @@ import pandas as pd
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-from tem_taichi.experiment import Experiment, Specimen
+from tem_taichi.experiment import Experiment, NoiseLaw, Specimen
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics
 from tem_taichi.instrument.projection import Projection
@@ -21,6 +21,7 @@ from tem_taichi.scene.settings import Scene
 from tem_taichi.series.build import ice_of
 from tem_taichi.series.camera import detector_from_config
 from tem_taichi.series.cost import check_memory, check_time, least_time
+from tem_taichi.series.styles import Styles, styles_of
 from tem_taichi.series.tilts import tilt_table
 from tem_taichi.specimen.depth import highest_frequency, thickest
 from tem_taichi.timing import Stages
@@ -57,9 +58,16 @@ class Plan:
     """See `tilts.tilt_table`; one row an exposure."""
     memory: float
     """That a run takes, within about a third; on a CPU [bytes]."""
+    styles: Styles | None = None
+    """Whose looks images take in the place of the camera's noise."""
+
+    def law(self, exposure: Exposure) -> NoiseLaw:
+        """Of an image's noise."""
+        return self.camera if self.styles is None else self.styles.law(
+            float(exposure.tilt_angle))
 
     def experiment(self, specimen: Specimen, stages: Stages = nullcontext) -> Experiment:
-        """With a specimen; `stages` times the instrument."""
+        """With a specimen, and the camera; `stages` times the instrument."""
         return Experiment(specimen, replace(self.instrument, stages=stages), self.camera,
                           self.exposures)
 
@@ -84,7 +92,9 @@ def plan(scene: Scene) -> Plan:
     angles = tilts["tilt_angle"].to_numpy()
     memory = check_memory(scene, instrument, angles)
     check_time(scene, least_time(scene, instrument, angles), len(angles))
-    return Plan(instrument, camera, _exposures(scene, tilts), tilts, memory)
+    styles = None if scene.noise.style is None else styles_of(
+        scene.noise, scene.pixel_size, (scene.shape[0], scene.shape[1]))
+    return Plan(instrument, camera, _exposures(scene, tilts), tilts, memory, styles)
 
 
 def _margin(scene: Scene, tilts: pd.DataFrame) -> float:

@@ -78,7 +78,8 @@ def simulate(
             progress(len(about), total)
         for number in (number for number in range(total) if number not in about):
             share()
-            frames = movie_images(scene, specimen, experiment.instrument, experiment.noise,
+            frames = movie_images(scene, specimen, experiment.instrument,
+                                  planned.law(planned.exposures[number]),
                                   planned.exposures[number], stages)
             about[number] = _record(records, number, scene, frames, stages)
             if progress:

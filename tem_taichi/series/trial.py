@@ -62,7 +62,7 @@ def foreseen_time(scene: Scene, planned: Plan, specimen: ParticlesInIce,
         lens, more = _once_and_again(image_of)
         key = Key(scene.seed, "noise", exposure.stream)
         counts, yet_more = _once_and_again(
-            partial(planned.camera.sample, image_of(), exposure.dose, key))
+            partial(planned.law(exposure).sample, image_of(), exposure.dose, key))
         beginning += more + yet_more
         once = seen + max(spent, 0.0) * n_slices / max(slices, 1) + lens
         return once * intensities(scene, specimen.ice) + 2 * counts * scene.movie.frames
