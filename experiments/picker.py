@@ -1,7 +1,7 @@
 """Two judges of a data set: template matching, and a small U-Net that is trained on it.
 
     python -m tem_taichi.dataset experiments/picker_set.yaml
-    python -m experiments.picker picker_set [--other OTHER_SET] [--train 4x400 8x400 8x1000]
+    python -m experiments.picker picker_set [--other OTHER_SET] [--train 4x400 8x400 8x800]
 
 Both learn from samples for training and are tested on others, of the same set and of another one;
 finding and naming are counted as in SHREC 2021. Picks and networks are kept in SET/judges, so that
@@ -120,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--other", type=Path)
-    parser.add_argument("--train", nargs="+", default=["4x400", "8x400", "8x1000"])
+    parser.add_argument("--train", nargs="+", default=["4x400", "8x400", "8x800"])
     parser.add_argument("--test", type=int, default=2)
     parser.add_argument("--more", type=int, default=12, help="on which U-Nets are tested too")
     parser.add_argument("--only", default="match,unet")
