@@ -78,7 +78,7 @@ class Fit:
 class Trials:
     """Fits of some images at several strengths, by what they leave of others."""
 
-    def __init__(self, shown: Model, hidden: Model, unit: float, start: Tensor | None,
+    def __init__(self, shown: Model, hidden: Model, *, unit: float, start: Tensor | None,
                  positive: bool, passes: int, step: Step, kept: Kept) -> None:
         """None yet.
 
