@@ -3,8 +3,8 @@
     TEM_TAICHI_CACHE=../shared/data/atoms python -m experiments.style FOLDER [--size 1024] [--real]
 
 Simulates the crowd of picker_scene.yaml in a field as wide as SHREC 2021's, 61 tilts, and gives its
-clean images the looks of others by recipe=style: of EMPIAR-10499 with --real, which is drawn, or
-else of its own noisy ones. CPU seconds, clock and peak memory of both are in FOLDER/rows.jsonl.
+clean images the looks of others by recipe=style: of EMPIAR-10499 with --real, or else of its own
+noisy ones. CPU seconds, clock and peak memory of both are in FOLDER/rows.jsonl.
 """
 
 import argparse
@@ -44,16 +44,15 @@ def main() -> None:
     style, angles = series / "tilt_series.mrc", series / "tilt_series.rawtlt"
     if chosen.real:
         style, angles = REAL, REAL.with_name("empiar10499_00254.tsv")
+    end = "_real" if chosen.real else ""
     styled = ["tem_taichi.fit", "recipe=style", f"input={series}/tilt_series_noise_free.mrc",
               f"angles={series}/tilt_series.rawtlt", f"style={style}", f"style_angles={angles}"]
     commands = {
         "simulation": ["tem_taichi.simulate", f"{folder}/scene.yaml", f"output={series}"],
-        "white": [*styled, "steps=0", f"output={folder}/white"],
-        "style": [*styled, f"output={folder}/style_real" if chosen.real else
-                  f"output={folder}/style"]}
+        f"white{end}": [*styled, "steps=0", f"output={folder}/white{end}"],
+        f"style{end}": [*styled, f"output={folder}/style{end}"]}
     done = {row["step"] for row in rows_of(folder / "rows.jsonl")}
-    for name, words in commands.items():
-        step = f"{name}, real" if chosen.real and name != "simulation" else name
+    for step, words in commands.items():
         if step not in done:
             add_row(folder / "rows.jsonl", {"step": step, "size": chosen.size, **machine(),
                                             **measured(words)})

@@ -60,7 +60,6 @@ class Looks:
         self._fits = [np.polynomial.Polynomial.fit(self.tilt_angles, values, degree)
                       if degree else np.polynomial.Polynomial([values.mean()])
                       for values in self.measured]
-        self.fitted = self._at(self.tilt_angles)
 
     def _at(self, tilt_angles: NDArray) -> NDArray:
         """Mean, deviation and noise (3, n), within the tilts that there are."""

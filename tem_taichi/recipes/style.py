@@ -5,7 +5,7 @@ writes it. What comes out looks like the style; its noise is not that of electro
 of the style, such as its large shades, are laid over those of the input.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -60,8 +60,7 @@ def run(recipe: StyleRecipe, report: Report) -> Result:
         image, law, key = as_tensor(clean[n]), styles.law(tilt), Key(recipe.seed, "noise", n)
         picture = kept.picture(f"image {n}", image, lambda: law.sample(image, 1.0, key))  # noqa: B023
         made[n] = picture.cpu().numpy()
-        white = law.expected(image) + law.noise * as_tensor(
-            key.generator().standard_normal(tuple(image.shape)))
+        white = replace(law, steps=0).sample(image, 1.0, key)
         rows.append({"tilt_angle": tilt, "style_image": looks.nearest(tilt) + 1, "mean": law.mean,
                      "deviation": law.deviation, "noise": law.noise,
                      "distance": spectral_distance(picture, law.image),
