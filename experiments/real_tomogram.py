@@ -40,7 +40,8 @@ COMMANDS = {
     "wbp of halves": f"{SERIES} method=wbp bin=2 halves=true",
     "sirt": f"{SERIES} method=sirt bin=4 margin=1630",
     "sirt_tv": f"{SERIES} method=sirt_tv bin=5 iterations=20 tv=5e-7",
-    "gradient": f"{SERIES} method=gradient bin=4 margin=1630 iterations=20",
+    "gradient": f"{SERIES} method=gradient bin=4 margin=1630",
+    "gradient of halves": f"{SERIES} method=gradient bin=4 margin=1630 halves=true",
     "denoise": f"recipe=denoise input={STACK} image=21",
     "look": "recipe=look input={folder}/sirt_tv/tomogram.mrc beside={folder}/wbp/tomogram.mrc "
             "background=1000 size=800 frames=36"}
@@ -124,10 +125,12 @@ def images(axes: Axes, title: str, image: NDArray, pixel: float, colours: str = 
 
 
 def shells(axes: Axes, folder: Path) -> None:
-    """Halves of the back-projection, and their control."""
-    found = pd.read_csv(folder_of(folder, "wbp of halves") / "fsc.csv")
-    for column, label in (("fsc_corrected", "halves"), ("control", "random phases")):
-        axes.plot(found["frequency_per_A"], found[column], label=label)
+    """Halves of two methods, and their controls."""
+    for name, colour in (("wbp", "C0"), ("gradient", "C1")):
+        found = pd.read_csv(folder_of(folder, f"{name} of halves") / "fsc.csv")
+        for column, label, line in (("fsc_corrected", f"{name}, halves", "-"),
+                                    ("control", f"{name}, random phases", ":")):
+            axes.plot(found["frequency_per_A"], found[column], line, color=colour, label=label)
     axes.axhline(0.143, color="gray", lw=0.8)
     axes.set(xlabel="frequency [1/Å]", ylabel="shell correlation")
     axes.legend(fontsize=7)

@@ -1,6 +1,5 @@
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 # Several tests run at once, and results are compared to the last bit, which the number of threads
@@ -22,20 +21,30 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="module", autouse=True)
+def single_precision_first() -> None:
+    """What a module's tests share is made in float32, unless it says otherwise."""
+    init("cpu", "float32")
+
+
 @pytest.fixture(autouse=True)
-def single_precision(request: pytest.FixtureRequest) -> Iterator[None]:
+def single_precision(request: pytest.FixtureRequest) -> None:
     """Every test starts in float32 on the CPU; `double` asks for float64."""
     if "double" not in request.fixturenames:
         init("cpu", "float32")
-    yield
 
 
 @pytest.fixture
-def double() -> Iterator[None]:
+def double() -> None:
     """Compute in float64."""
     init("cpu", "float64")
-    yield
-    init("cpu", "float32")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In each module tests in float64 come last: a change of precision starts Taichi again and
+    loads all kernels anew, which 770 tests would else do twice each."""
+    modules = {item.path: number for number, item in reversed(list(enumerate(items)))}
+    items.sort(key=lambda item: (modules[item.path], "double" in getattr(item, "fixturenames", ())))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -204,7 +204,7 @@ def test_detector_tables(double, start):
     assert ERRORS["DQE table (in the noise spectrum)"] < TOLERANCE
 
 
-def test_table_of_the_documentation_is_this_one():
+def test_table_of_the_documentation_is_this_one(double):
     """TEM_TAICHI_WRITE_DOCS=1 writes it; otherwise it must list what was tested here."""
     if len(ERRORS) != len(VALUES) + len(REALISM) + 3:
         pytest.skip("the other tests of this file did not all run")
