@@ -14,6 +14,7 @@ those of `experiments.cell_series`, binned by 2: "cell" is what methods were dev
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,12 @@ from experiments.cell_series import THICKNESS, cell_series
 from experiments.panels import WIDTH, letter, save, small
 from tem_taichi.device import as_tensor
 from tem_taichi.estimate.kept import Kept
+from tem_taichi.estimate.micrographs import Micrographs
 from tem_taichi.estimate.octree_fit import Settings
 from tem_taichi.estimate.octree_fit import fitted as octree_fitted
 from tem_taichi.estimate.octree_tree import Growth, on_tree, tree_of, volume_of
+from tem_taichi.estimate.stem_fit import Plan
+from tem_taichi.estimate.stem_fit import fitted as learned
 from tem_taichi.estimate.tilt_images import Grid, Series, held_out, series_of
 from tem_taichi.estimate.tomogram import back_projected, iterated
 from tem_taichi.estimate.tomogram_fit import exposures_of, fitted, model_of
@@ -145,9 +149,24 @@ def octree(case: Case, steps: int = 50) -> Found:
     return Found(case.hidden.field(volume_of(found.field, grid)), torch.stack(seen))
 
 
+def joint(case: Case, plan: Plan) -> Found:
+    """The potential above the surroundings', beside a law of noise that is learned with it."""
+    def images(of: Series, tilts: pd.DataFrame) -> Micrographs:
+        return Micrographs(of, exposures_of(of, tilts, LENS), LENS)
+
+    shown = images(case.shown, case.shown_tilts)
+    whole = learned(shown, replace(plan, unit=5.0), EVERY, nothing, Kept()).volume
+    with torch.no_grad():
+        seen = images(case.hidden, case.hidden_tilts).expected(whole)
+    return Found(case.hidden.field(whole), seen)
+
+
 METHODS: dict[str, Callable[[Case], Found]] = {
     "wbp": wbp, "sirt": sirt, "sirt_tv": sirt_tv, "sirt_tv, stopped by the truth": sirt_tv_by_truth,
-    "gradient": gradient, "octree": octree}
+    "gradient": gradient, "octree": octree,
+    "network": partial(joint, plan=Plan("implicit", "l2", tv=None)),
+    "positive voxels": partial(joint, plan=Plan("voxels", "l2", tv=None)),
+    "positive voxels, flow": partial(joint, plan=Plan("voxels", "flow", tv=None))}
 
 
 def phantom(size: int) -> Tensor:

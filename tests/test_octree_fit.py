@@ -10,7 +10,7 @@ from tem_taichi.device import as_tensor
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.octree_figure import edges, tree_figure
 from tem_taichi.estimate.octree_fit import Settings, fitted
-from tem_taichi.estimate.octree_model import Absorbed, Integrals, gradient, metric_of
+from tem_taichi.estimate.octree_model import Integrals, gradient, metric_of
 from tem_taichi.estimate.octree_prior import LeafPrior, Priors, Ratios
 from tem_taichi.estimate.octree_published import Schedule, log_normalised, published
 from tem_taichi.estimate.octree_tree import (
@@ -22,11 +22,14 @@ from tem_taichi.estimate.octree_tree import (
     tree_of,
     volume_of,
 )
+from tem_taichi.estimate.scans import Absorbed
+from tem_taichi.estimate.stem_fit import Images
 from tem_taichi.estimate.tilt_images import Series
 from tem_taichi.estimate.tomogram_model import Lens, Model
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics
 from tem_taichi.instrument.projection import Projection
+from tem_taichi.instrument.stem import STEM
 from tem_taichi.inverse.measures import correlation
 from tem_taichi.inverse.tomography import contrast, weighted_back_projection
 from tem_taichi.rotations import tilt_rotation
@@ -58,6 +61,13 @@ def exposures(dose=1.0, defocus=0.0):
 
 def nothing(done, of):
     """No progress."""
+
+
+def scanned(counts, seen, convergence=0.0):
+    """Of a beam of one count a pixel, bright field."""
+    taken = [replace(one, shift_x=x, shift_y=y) for one, (x, y) in zip(
+        exposures(1 / seen.pixel**2), seen.shifts.tolist(), strict=True)]
+    return Images(counts, seen, taken, STEM(seen.shape, seen.pixel, convergence=convergence))
 
 
 def noisy(images, sigma):
@@ -123,7 +133,7 @@ def test_published_fit_finds_the_shell():
 
 @pytest.mark.parametrize("lens", [False, True])
 def test_the_likelihood_is_that_of_absorption_or_of_a_lens(lens):
-    """Brightness is free, the unit the specimen's."""
+    """Of a lens, brightness is free; the unit is the specimen's."""
     unit = 10.0 if lens else 0.01
     shape = (SIZE, SIZE)
     specimen = truth() * unit
@@ -133,7 +143,7 @@ def test_the_likelihood_is_that_of_absorption_or_of_a_lens(lens):
                               for one in exposures(defocus=3000.0)])
                  if lens else torch.exp(-project(specimen, rays())))
     sigma = 0.1 * float(clean.std())
-    images = contrast(noisy(clean, sigma))
+    images = contrast(noisy(clean, sigma)) if lens else noisy(clean, sigma)
     series = Series(images, rays(), torch.ones_like(images))
 
     def imaging(of, which):
@@ -142,7 +152,7 @@ def test_the_likelihood_is_that_of_absorption_or_of_a_lens(lens):
             taken = exposures(wider / sigma, 3000.0)
             return Model(of.some(which), [taken[n] for n in which], Lens())
         weights = of.weights * (wider / sigma)**2
-        return Absorbed(1 - of.images[which], weights[which], of.rays.some(list(which)))
+        return Absorbed(scanned(of.images, of.rays).some(which), weights[which])
 
     found = fitted(series, imaging, Settings(GROWTH, 8, strength=0.3, unit=unit), nothing, Kept())
     volume = volume_of(found.field, (SIZE,) * 3)
@@ -169,7 +179,7 @@ def test_gradients_are_those_of_differences(double):
     prior = LeafPrior(field.tree, 0.7, 0.1, 2.0, Ratios(0.5, 0.3))
     losses = [lambda v, one=one: gradient(one, field.tree, v) for one in (
         Integrals(images, weights, seen), Integrals(images, weights, seen, levels=True),
-        Absorbed(images, weights, seen))]
+        Absorbed(scanned(images, seen, convergence=80.0), weights))]
     for loss in (*losses, prior.slope):
         slope = float((loss(field.values)[1] * way).sum())
         high, low = (loss(field.values + step * way)[0] for step in (1e-6, -1e-6))

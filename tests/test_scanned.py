@@ -69,7 +69,11 @@ def checked(volume, beam_known):
                                            "iterations=20"]),
     ("bright", ["method=gradient", "tv=0.1", "beam=1000", "iterations=20", "held_out=6"]),
     ("dark", ["method=gradient", "specimen=implicit", "noise=flow", "beam=1000", "iterations=12",
-              "warm=25", "width=16", "held_out=6", "law_layers=4"])])
+              "warm=25", "width=16", "held_out=6", "law_layers=4", "tv=0", "rate=0.01"]),
+    ("bright", ["method=gradient", "specimen=octree", "samples=4", "depth=2", "leaves=100",
+                "beam=1000", "held_out=6", "iterations=20"]),
+    ("dark", ["method=gradient", "specimen=octree", "samples=4", "depth=2", "leaves=100",
+              "beam=1000", "held_out=6", "iterations=3", "convergence=5"])])
 def test_density_is_where_it_is(stacks, tmp_path, signal, words):
     volume, results = made(stacks, tmp_path / "out", signal, *words)
     assert results["unit"] == "1/A"
@@ -86,8 +90,11 @@ def test_the_cone_is_told(stacks, tmp_path):
 @pytest.mark.parametrize(("words", "said"), [
     (["instrument=xray"], "must be one of tem, stem"),
     (["signal=dark"], 'instrument="tem": must be stem with signal'),
-    (["instrument=stem", "specimen=octree"], "must be one of voxels, implicit"),
-    (["specimen=implicit", "method=gradient"], "must be one of voxels, octree"),
+    (["instrument=stem", "specimen=octree"], "must be voxels with method=wbp"),
+    (["specimen=network", "method=gradient"], "must be one of voxels, octree, implicit"),
+    (["instrument=stem", "method=gradient", "specimen=octree", "convergence=5",
+      "find_convergence=true"], "false with specimen=octree"),
+    (["instrument=stem", "method=gradient", "specimen=octree", "noise=flow"], "gauss with spec"),
     (["instrument=stem", "align=[shifts]"], "left out with instrument=stem"),
     (["instrument=stem", "noise=poisson"], "noise"), (["instrument=stem", "beam=0"], "beam=0"),
     (["instrument=stem", "law_layers=3"], "law_layers=3"),

@@ -54,7 +54,8 @@ def test_images_are_the_instruments():
 def test_a_fit_finds_the_density(specimen, loss):
     """Nearer than nothing by half, and what it leaves of the images knows little of the truth."""
     images, clean, density = series()
-    plan = Plan(specimen, loss, NET, tv=0.1, passes=20, warm=20, batch=4, law_steps=60)
+    rate = 0.01 if specimen == "implicit" else None
+    plan = Plan(specimen, loss, NET, tv=0.1, passes=20, warm=20, batch=4, law_steps=60, rate=rate)
     found = fitted(images, plan, 7, quiet, Kept())
     wrong = (found.volume - density).norm() / density.norm()
     assert wrong < 0.6
@@ -74,7 +75,7 @@ def test_turns_and_images_held_out_choose_the_variation():
     images, _, density = series()
     plan = Plan("voxels", "flow", tv=None, passes=4, warm=10, batch=8, turns=2, law_steps=20)
     found = fitted(images, plan, 7, quiet, Kept())
-    assert found.tv in (1.0, 0.3, 0.1)
+    assert 0.01 <= found.tv <= 100
     assert (found.volume - density).norm() < 0.8 * density.norm()
     with pytest.raises(ValueError, match="held_out"):
         fitted(images, plan, 0, quiet, Kept())

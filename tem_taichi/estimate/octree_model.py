@@ -28,7 +28,9 @@ _UNSEEN = 0.01
 class Explained(Protocol):
     """Images, and what line integrals explain of them."""
 
-    rays: Rays
+    @property
+    def rays(self) -> Rays:
+        """How images see the finest grid."""
 
     def explained(self, parts: Tensor) -> tuple[float, Tensor]:
         """Minus the log of the images' probability, and its slopes by line integrals.
@@ -58,27 +60,6 @@ class Integrals:
                 (1, 2), keepdim=True).clamp(min=1e-30)
         slopes = left * self.weights
         return float((slopes * left).sum(dtype=torch.float64)) / 2, slopes
-
-
-@dataclass(frozen=True, eq=False)
-class Absorbed:
-    """Images of what passes an absorber, exp(-L) of free brightness; `Explained`."""
-
-    images: Tensor
-    """(n, ny, nx), relative to the beam or not."""
-    weights: Tensor
-    """As of `Integrals`."""
-    rays: Rays
-
-    def explained(self, parts: Tensor) -> tuple[float, Tensor]:
-        """See `Explained`."""
-        seen = torch.exp(-parts)
-        bright = ((self.weights * seen * self.images).sum((1, 2), keepdim=True)
-                  / (self.weights * seen.square()).sum((1, 2), keepdim=True).clamp(min=1e-30))
-        seen *= bright
-        left = seen - self.images
-        slopes = -left * self.weights * seen
-        return float((self.weights * left.square()).sum(dtype=torch.float64)) / 2, slopes
 
 
 def _thick(images: Explained) -> bool:

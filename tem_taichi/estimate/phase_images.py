@@ -52,7 +52,7 @@ class PhaseImages:
         By hand, which takes half of the time of a graph's passes.
 
         Args:
-            projected: potential [V A], (n, ny, nx), without gradients.
+            projected: potential [V A], (n, ny, nx).
 
         Returns:
             Images, and a function from a gradient by them to that by what was projected.

@@ -1,6 +1,7 @@
 """A density that explains scanned images, by voxels or by a network, beside a law of noise.
 
-Images are those of `instrument.stem` and of the density's line integrals; what is minimised is the
+Images are those of `instrument.stem` and of the density's line integrals, or other ones that tell
+what they expect of a grid of voxels (`micrographs`); what is minimised is the
 mean squared or absolute difference in units of the noise, or minus the log of the probability by a
 flow that is learned at the same time (Kniesel et al. 2022). The density is positive; its prior is
 total variation, or what a network can say. Images held out tell when to stop.
@@ -12,8 +13,9 @@ turns.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -38,15 +40,39 @@ _CONE = 0.03
 LOSSES = ("l2", "l1", "flow")
 _CORNER = 0.01
 """Differences of voxels, in units, that cost their square rather than themselves."""
-_STRENGTHS = (1.0, 0.3, 0.1)
-"""Of the total variation that are tried, one after another while they explain more."""
-_RATES = {"voxels": 0.2, "implicit": 0.01}
-"""Length of a first step of what is learned."""
+_RATIO, _MOST = 3.0, 100.0
+"""Of strengths of the total variation that are tried one after another, from 1 on, and the largest;
+one over it is the least."""
+_RATES = {"voxels": 0.2, "implicit": 0.003}
+"""Length of a first step of what is learned. With 0.01 networks end where they explain less of the
+images held out, and in other places for other first weights."""
+
+
+class Recorded(Protocol):
+    """Images, and what is expected of them."""
+
+    @property
+    def counts(self) -> Tensor:
+        """(n, ny, nx); not finite = left out."""
+
+    @property
+    def rays(self) -> Rays:
+        """How they see the grid of voxels."""
+
+    @property
+    def exposures(self) -> Sequence[Exposure]:
+        """Whose tilts are their order."""
+
+    def some(self, which: Sequence[int]) -> Self:
+        """Some of them."""
+
+    def expected(self, volume: Tensor) -> Tensor:
+        """Mean counts of what a grid holds, (n, ny, nx); differentiable."""
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Recorded images, and how they were taken."""
+    """Recorded images, and how they were taken; `Recorded`."""
 
     counts: Tensor
     """(n, ny, nx); not finite = left out."""
@@ -64,8 +90,12 @@ class Images:
 
     def expected(self, volume: Tensor, instrument: STEM | None = None) -> Tensor:
         """Mean counts of a density [1/A] on the grid, (n, ny, nx); differentiable."""
+        return self.seen(project(volume, self.rays), instrument)
+
+    def seen(self, parts: Tensor, instrument: STEM | None = None) -> Tensor:
+        """Mean counts of line integrals, (n, ny, nx); differentiable."""
         stem = instrument or self.instrument
-        passed = torch.exp(-project(volume, self.rays))
+        passed = torch.exp(-parts)
         area = self.rays.pixel**2
         return torch.stack([stem.recorded(one, exposure) * (as_tensor(exposure.dose) * area)
                             for one, exposure in zip(passed, self.exposures, strict=True)])
@@ -89,7 +119,7 @@ class Plan:
     batch: int = 8
     """Images a step."""
     rate: float | None = None
-    """Of Adam, which falls to 0 by a cosine; None = 0.01 of a network, 0.2 of voxels."""
+    """Of Adam, which falls to 0 by a cosine; None = 0.003 of a network, 0.2 of voxels."""
     warm: int = 20
     """Passes of least squares before a law of noise is learned too."""
     law: tuple[int, int, int] = (4, 4, 16)
@@ -103,7 +133,8 @@ class Plan:
     bounded: bool = False
     """Of implicit: sigmoids from 0 to `unit` rather than softpluses."""
     unit: float | None = None
-    """Of the density [1/A]; None = what takes the darkest ray's part along half of the grid."""
+    """Of the density [1/A], which other images than scanned ones need; None = what takes the
+    darkest ray's part along half of the grid."""
     free_cone: bool = False
     """Whether the beam's convergence is found too, from the instrument's on."""
     patience: int = 8
@@ -167,9 +198,12 @@ def unit_of(images: Images) -> float:
 class _Task:
     """Images, and what explains them by named numbers."""
 
-    def __init__(self, images: Images, plan: Plan) -> None:
+    def __init__(self, images: Recorded, plan: Plan) -> None:
         self.images, self.plan = images, plan
-        self.unit = plan.unit or unit_of(images)
+        scanned = images if isinstance(images, Images) else None
+        if plan.unit is None and scanned is None:
+            raise ValueError("unit=None: must be given of images that are not scanned")
+        self.unit = plan.unit or (1.0 if scanned is None else unit_of(scanned))
         rays, counts = images.rays, images.counts
         self.network: Implicit | None = None
         if plan.specimen == "implicit":
@@ -181,9 +215,9 @@ class _Task:
             # Softplus of -3 is 0.05: next to nothing, and it still moves.
             self.start = {"voxels": as_tensor(torch.full(rays.grid, -3.0))}
         if plan.free_cone:
-            check(number(images.instrument.convergence) > 0, "convergence",
-                  images.instrument.convergence, "above 0 [mrad], where it is to be found")
-            self.start["cone"] = as_tensor(math.log(number(images.instrument.convergence)))
+            cone = 0.0 if scanned is None else number(scanned.instrument.convergence)
+            check(cone > 0, "convergence", cone, "above 0 [mrad], where it is to be found")
+            self.start["cone"] = as_tensor(math.log(cone))
         filled = torch.where(counts.isfinite(), counts, torch.nanmedian(counts))
         self.sigma = max(float(noise_of(filled).median()), 1e-6 * float(filled.abs().max()), 1e-30)
         some = filled.flatten()[:: max(1, filled.numel() // 100_000)]
@@ -198,16 +232,19 @@ class _Task:
                                                          self.images.rays.voxel)
         return self.unit * torch.nn.functional.softplus(values["voxels"])
 
-    def stem(self, values: Values) -> STEM:
-        """The instrument, with what is found of it."""
+    def told(self, values: Values) -> Recorded:
+        """The images, with what is found of their instrument."""
+        images = self.images
         if "cone" not in values:
-            return self.images.instrument
-        return replace(self.images.instrument, convergence=values["cone"].exp())
+            return images
+        assert isinstance(images, Images)
+        return replace(images, instrument=replace(images.instrument,
+                                                  convergence=values["cone"].exp()))
 
     def misfit(self, loss: str, values: Values, which: Sequence[int], volume: Tensor) -> Tensor:
         """Of some images, summed over pixels."""
-        images = self.images.some(which)
-        clean = images.expected(volume, self.stem(values))
+        images = self.told(values).some(which)
+        clean = images.expected(volume)
         if loss == "flow":
             return -self.law(values).log_density(images.counts, clean).sum()
         left = torch.where(images.counts.isfinite(), images.counts - clean, 0.0) / self.sigma
@@ -247,7 +284,7 @@ class _Task:
                               state_file=kept.state(f"stem {name}"))
 
 
-def fitted(images: Images, plan: Plan, every: int, step: Step, kept: Kept) -> Found:
+def fitted(images: Recorded, plan: Plan, every: int, step: Step, kept: Kept) -> Found:
     """The density that explains images best.
 
     Args:
@@ -265,15 +302,8 @@ def fitted(images: Images, plan: Plan, every: int, step: Step, kept: Kept) -> Fo
     if plan.tv is None:
         if not held:
             raise ValueError("tv=null: needs held_out, by which the strength is chosen")
-        best: Found | None = None
-        for strength in _STRENGTHS:
-            tried = fitted(images, replace(plan, tv=strength), every, step, Kept(
-                kept.folder, f"{kept.about} tv {strength}"))
-            if best is not None and min(tried.held_out) >= min(best.held_out):
-                break
-            best = tried
-        assert best is not None
-        return best
+        return _by_strength(lambda tv: fitted(images, replace(plan, tv=tv), every, step, Kept(
+            kept.folder, f"{kept.about} tv {tv}")))
     task = _Task(images, plan)
     flow = plan.loss == "flow"
     passes = plan.warm if flow else plan.passes
@@ -293,22 +323,40 @@ def fitted(images: Images, plan: Plan, every: int, step: Step, kept: Kept) -> Fo
             values, steps, curve = found.values, steps + found.steps, found.held_out
     with torch.no_grad():
         volume = task.volume(values)
-        cone = number(task.stem(values).convergence)
+        told = task.told(values)
+        cone = number(told.instrument.convergence) if isinstance(told, Images) else 0.0
     network = None if task.network is None else task.network.with_values(values)
     return Found(volume=volume, flow=task.law(values) if flow else None, network=network,
                  steps=steps, held_out=curve, tv=plan.tv, cone=cone)
 
 
+def _by_strength(fit: Callable[[float], Found]) -> Found:
+    """That of the strength of the total variation which explains images held out best.
+
+    Stronger ones are tried while they explain more, or else weaker ones.
+    """
+    best = fit(1.0)
+    for ratio in (_RATIO, 1 / _RATIO):
+        while 1 / _MOST < best.tv * ratio < _MOST:
+            other = fit(best.tv * ratio)
+            if min(other.held_out) >= min(best.held_out):
+                break
+            best = other
+        if best.tv > 1:
+            break
+    return best
+
+
 def _taught(task: _Task, values: Values, shown: Sequence[int]) -> Flow:
     """The law of what a density leaves of the images shown; its mean stays the clean image."""
     with torch.no_grad():
-        images = task.images.some(shown)
-        clean = images.expected(task.volume(values), task.stem(values))
+        images = task.told(values).some(shown)
+        clean = images.expected(task.volume(values))
     return learn(clean, images.counts, made=task.flow.layers, steps=task.plan.law_steps,
                  seed=task.plan.seed)
 
 
-def split(images: Images, every: int) -> tuple[list[int], list[int]]:
+def split(images: Recorded, every: int) -> tuple[list[int], list[int]]:
     """Numbers of the images that are shown and of those held out.
 
     Raises:

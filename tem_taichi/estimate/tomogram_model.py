@@ -141,6 +141,14 @@ class Model:
             return [image for n, part in enumerate(self._parts(volume))
                     for image in self._seen(part, n)]
 
+    def of_projections(self, parts: Tensor) -> Tensor:
+        """Images (n, ny, nx) relative to the beam; differentiable.
+
+        Args:
+            parts: projections of a thin specimen [V A], (n, ny, nx), by `rays`.
+        """
+        return torch.cat([self._seen(parts[which], n) for n, which in enumerate(self.groups)])
+
     def misfit(self, volume: Tensor) -> float:
         """Minus the log of the probability of all images, less a constant."""
         with torch.no_grad():

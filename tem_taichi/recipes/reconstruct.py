@@ -16,12 +16,14 @@ from matplotlib.figure import Figure
 from tem_taichi import checks
 from tem_taichi.estimate.bead_poses import Search
 from tem_taichi.estimate.kept import Kept
+from tem_taichi.estimate.micrographs import Micrographs
 from tem_taichi.estimate.octree_figure import tree_figure
-from tem_taichi.estimate.octree_fit import Grown, Settings
+from tem_taichi.estimate.octree_fit import Grown, Imaging, Settings
 from tem_taichi.estimate.octree_fit import fitted as octree_fitted
 from tem_taichi.estimate.octree_model import Explained
 from tem_taichi.estimate.octree_tree import Growth, most_memory, volume_of
-from tem_taichi.estimate.scans import Scan, scan_of
+from tem_taichi.estimate.scans import Scan, imaging_of, scan_of
+from tem_taichi.estimate.stem_fit import unit_of
 from tem_taichi.estimate.tilt_images import Grid, Series, agreement, halves_of, series_of
 from tem_taichi.estimate.tomogram import Tomogram, back_projected, iterated
 from tem_taichi.estimate.tomogram_fit import defoci_of, exposures_of, fitted, model_of
@@ -40,12 +42,18 @@ from tem_taichi.recipes.beads import without_gold
 from tem_taichi.recipes.ctf_tables import LENS
 from tem_taichi.recipes.input import aligned_table, check_alignment, images_of
 from tem_taichi.recipes.result import Report, Result
-from tem_taichi.recipes.scanned import ScannedRecipe, tomogram_of
+from tem_taichi.recipes.scanned import (
+    UNIT,
+    ScannedRecipe,
+    check_learned,
+    is_learned,
+    noise_taken,
+    potential_of,
+    tomogram_of,
+)
 from tem_taichi.recipes.scanned import taken as scan_taken
 
 _METHODS = ("wbp", "sirt", "sirt_tv", "gradient")
-_UNIT = 5.0
-"""Of potentials in an octree: a fiftieth of it is a small difference [V]."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +125,9 @@ class ReconstructRecipe(ScannedRecipe):
     slice_thickness: float | None = None
     """of model=multislice [A]; null = the thickest that leaves 1 % of the contrast in error"""
     specimen: str = "voxels"
-    """of gradient: voxels, a potential of any sign; or octree, one above the surroundings' on small
-    grids that are split where the images ask for it (experimental); with instrument=stem voxels, or
-    implicit, a network that knows the density at every point"""
+    """of gradient: voxels, a potential of any sign; octree, one above the surroundings' on small
+    grids that are split where the images ask for it (experimental); or implicit, one above the
+    surroundings' that a network knows at every point. With instrument=stem none is below"""
     leaves: int = 320
     """of specimen=octree: small grids, at most"""
     samples: int = 12
@@ -146,8 +154,8 @@ class ReconstructRecipe(ScannedRecipe):
         checks.not_negative("resolution", self.resolution, "A")
         checks.whole("iterations", self.iterations, 1, 10000)
         checks.not_negative("tv", self.tv, "1/A or 1/V")
-        checks.check(self.tv != 0 or self.method != "gradient" or self.instrument == "stem", "tv",
-                     self.tv, "above 0 [1/V]")
+        checks.check(self.tv != 0 or self.method != "gradient" or self.instrument == "stem"
+                     or is_learned(self, vars(self)), "tv", self.tv, "above 0 [1/V]")
         checks.not_negative("margin", self.margin, "A")
         checks.within("voltage", self.voltage, 10, 3000, "kV")
         checks.within("spherical_aberration", self.spherical_aberration, -100, 100, "mm")
@@ -163,7 +171,8 @@ class ReconstructRecipe(ScannedRecipe):
         checks.check(self.slice_thickness is None or self.model == "multislice",
                      "slice_thickness", self.slice_thickness, "left out with model=projection")
         stem = self.instrument == "stem"
-        checks.one_of("specimen", self.specimen, ("voxels", "implicit" if stem else "octree"))
+        checks.one_of("specimen", self.specimen, ("voxels", "octree", "implicit"))
+        check_learned(self, vars(self))
         for key in ("align", "beads") if stem else ():
             checks.check(not getattr(self, key), key, getattr(self, key),
                          "left out with instrument=stem")
@@ -256,9 +265,13 @@ def _reconstructed(recipe: ReconstructRecipe, series: Series, scan: Scan | None,
                    table: pd.DataFrame, report: Report, key: str, more: dict[str, float]
                    ) -> tuple[Tomogram, Grown | None]:
     """And of specimen=octree the tree; what else was found is put into `more`."""
+    kept = Kept(unfinished_folder(recipe.output), key)
     if scan is not None:
-        found, cone = tomogram_of(recipe, vars(recipe), series, scan, table, report,
-                                  Kept(unfinished_folder(recipe.output), key))
+        if recipe.specimen == "octree":
+            counts, imaging = imaging_of(series, scan, table, recipe.convergence)
+            unit = unit_of(scan.images(series, table, recipe.convergence))
+            return _octree(recipe, counts, imaging, unit, report, kept)
+        found, cone = tomogram_of(recipe, vars(recipe), series, scan, table, report, kept)
         if recipe.find_convergence:
             more["convergence_mrad"] = cone
         return found, None
@@ -267,29 +280,29 @@ def _reconstructed(recipe: ReconstructRecipe, series: Series, scan: Scan | None,
         found = back_projected(series, recipe.resolution)
         report(1, 1)
         return found, None
-    kept = Kept(unfinished_folder(recipe.output), key)
     if recipe.method == "gradient":
-        lens = _lens(recipe)
+        lens, exposures = _lens(recipe), exposures_of(series, table, _lens(recipe))
+        if is_learned(recipe, vars(recipe)):
+            return potential_of(recipe, vars(recipe), Micrographs(series, exposures, lens), report,
+                                kept), None
         if recipe.specimen == "octree":
-            return _octree(recipe, series, table, report, kept)
-        return fitted(series, exposures_of(series, table, lens), lens, recipe.iterations, recipe.tv,
-                      recipe.positive, recipe.held_out, report, kept), None
+            def imaging(of: Series, which: Sequence[int]) -> Explained:
+                return model_of(of, which, exposures, series.rays.pixel, lens)
+
+            return _octree(recipe, series, imaging, UNIT, report, kept)
+        return fitted(series, exposures, lens, recipe.iterations, recipe.tv, recipe.positive,
+                      recipe.held_out, report, kept), None
     tv = recipe.tv if recipe.method == "sirt_tv" else 0.0
     return iterated(series, recipe.iterations, tv, recipe.positive, recipe.held_out, report,
                     kept), None
 
 
-def _octree(recipe: ReconstructRecipe, series: Series, table: pd.DataFrame, report: Report,
-            kept: Kept) -> tuple[Tomogram, Grown]:
+def _octree(recipe: ReconstructRecipe, series: Series, imaging: Imaging, unit: float,
+            report: Report, kept: Kept) -> tuple[Tomogram, Grown]:
     """The fit of gradient on a tree."""
     check_memory(f"leaves={recipe.leaves}", most_memory(series, _growth(recipe)),
                  "take fewer leaves or samples, or a larger bin")
-    lens, exposures = _lens(recipe), exposures_of(series, table, _lens(recipe))
-
-    def imaging(of: Series, which: Sequence[int]) -> Explained:
-        return model_of(of, which, exposures, series.rays.pixel, lens)
-
-    found = octree_fitted(series, imaging, Settings(_growth(recipe), recipe.iterations, unit=_UNIT,
+    found = octree_fitted(series, imaging, Settings(_growth(recipe), recipe.iterations, unit=unit,
                                                     every=recipe.held_out), report, kept)
     volume = volume_of(found.field, series.rays.grid)
     return Tomogram(series.field(volume), volume, found.steps, found.strength,
@@ -359,7 +372,8 @@ def _taken(recipe: ReconstructRecipe, table: pd.DataFrame, voxel: float, scan: S
         taken = scan_taken(recipe, scan, recipe.method)
     elif recipe.method == "gradient":
         u, v, columns = defoci_of(table)
-        taken = ["The noise is white: in each image as strong as its high frequencies say.",
+        taken = [*(noise_taken(recipe) if is_learned(recipe, vars(recipe)) else [
+                     "The noise is white: in each image as strong as its high frequencies say."]),
                  f"The defoci are those of {columns}, {min(u.min(), v.min()):.0f} to "
                  f"{max(u.max(), v.max()):.0f} A.",
                  "The specimen is thin: a wave takes the phase of its projection."

@@ -1,4 +1,7 @@
-"""Tomograms of scanned images, `recipe=reconstruct instrument=stem`: settings, and what is made."""
+"""Tomograms of scanned images, and by networks and learned laws of noise of any images.
+
+Settings of `recipe=reconstruct`, and what is made.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,18 +10,21 @@ import pandas as pd
 
 from tem_taichi import checks
 from tem_taichi.estimate.kept import Kept
+from tem_taichi.estimate.micrographs import Micrographs
 from tem_taichi.estimate.scans import FAR, SIGNALS, Scan
-from tem_taichi.estimate.stem_fit import Plan, fitted, network_of
+from tem_taichi.estimate.stem_fit import Found, Plan, Recorded, fitted, network_of
 from tem_taichi.estimate.tilt_images import Series
 from tem_taichi.estimate.tomogram import Step, Tomogram, back_projected, iterated
 from tem_taichi.recipes.settings import SeriesRecipe
 
 NOISES = {"gauss": "l2", "laplace": "l1", "flow": "flow"}
+UNIT = 5.0
+"""Of potentials [V]: a fiftieth of it is a small difference."""
 
 
 @dataclass(frozen=True)
 class ScannedRecipe(SeriesRecipe):
-    """What `instrument=stem` asks for."""
+    """What `instrument=stem`, networks and laws of noise ask for."""
 
     instrument: str = "tem"
     """tem, or stem: images of what passes a scanned beam, by Beer and Lambert's law"""
@@ -35,8 +41,9 @@ class ScannedRecipe(SeriesRecipe):
     find_convergence: bool = False
     """of stem with gradient: whether the convergence is found too, from the one that is given on"""
     noise: str = "gauss"
-    """of stem with gradient: gauss, noise of one strength, by squared differences; laplace, by
-    absolute ones; or flow, a law of noise that is learned from the same images"""
+    """of gradient: gauss, noise of one strength, by squared differences; laplace, by absolute ones;
+    or flow, a law of noise that is learned from the same images. With laplace and flow nothing is
+    below the surroundings"""
     warm: int = 20
     """of noise=flow: passes by squared differences before the law is learned"""
     law_rate: float = 0.5
@@ -51,6 +58,9 @@ class ScannedRecipe(SeriesRecipe):
     octaves, 9 layers of 256 and a sigmoid, for a GPU"""
     width: int = 64
     """of network=small: features of a layer"""
+    rate: float | None = None
+    """of specimen=implicit, noise=laplace or flow, and voxels of stem: length of a first step, of
+    Adam; null = 0.003 of a network, 0.2 of voxels"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,15 +79,43 @@ class ScannedRecipe(SeriesRecipe):
                      self.law_layers, "an even number from 2 to 64")
         checks.one_of("network", self.network, ("small", "published"))
         checks.whole("width", self.width, 1, 4096)
-        plain = replace_defaults(self)
-        checks.check(self.instrument == "stem" or not plain, "instrument", self.instrument,
-                     f"stem with {plain[0]}" if plain else "stem")
+        checks.positive("rate", self.rate, "1")
+        given = [name for name in ("signal", "beam", "dark_counts", "convergence",
+                                   "find_convergence")
+                 if getattr(self, name) != getattr(ScannedRecipe, name)]
+        checks.check(self.instrument == "stem" or not given, "instrument", self.instrument,
+                     f"stem with {given[0]}" if given else "stem")
 
 
-def replace_defaults(recipe: ScannedRecipe) -> list[str]:
-    """Keys of `ScannedRecipe` that are not as they are by default."""
-    return [name for name in ScannedRecipe.__annotations__
-            if name != "instrument" and getattr(recipe, name) != getattr(ScannedRecipe, name)]
+def is_learned(recipe: ScannedRecipe, settings: dict[str, Any]) -> bool:
+    """Whether a transmission microscope's images are explained as scanned ones are.
+
+    Args:
+        recipe: its noise.
+        settings: specimen of the recipe.
+    """
+    return settings["specimen"] == "implicit" or recipe.noise != "gauss"
+
+
+def check_learned(recipe: ScannedRecipe, settings: dict[str, Any]) -> None:
+    """Whether a network or a law of noise can be had with the method.
+
+    Args:
+        recipe: its noise.
+        settings: method, specimen and model of the recipe.
+
+    Raises:
+        ValueError: if not.
+    """
+    for key, least in (("method", "gradient"), ("model", "projection")):
+        checks.check(recipe.noise == "gauss" or settings[key] == least, "noise", recipe.noise,
+                     f"gauss with {key}={settings[key]}")
+    checks.check(recipe.noise == "gauss" or settings["specimen"] != "octree", "noise",
+                 recipe.noise, "gauss with specimen=octree")
+    checks.check(settings["specimen"] != "implicit" or settings["model"] == "projection", "model",
+                 settings["model"], "projection with specimen=implicit")
+    checks.check(settings["specimen"] != "octree" or not recipe.find_convergence,
+                 "find_convergence", recipe.find_convergence, "false with specimen=octree")
 
 
 def tomogram_of(recipe: ScannedRecipe, settings: dict[str, Any], series: Series, scan: Scan,
@@ -102,17 +140,45 @@ def tomogram_of(recipe: ScannedRecipe, settings: dict[str, Any], series: Series,
     if method != "gradient":
         return iterated(scan.of(series), settings["iterations"], tv if method == "sirt_tv" else 0.0,
                         settings["positive"], every, step, kept), 0.0
+    made = _learned(recipe, settings, scan.images(series, table, recipe.convergence), None, tv,
+                    step, kept)
+    return _tomogram(series, made, made.tv), made.cone
+
+
+def potential_of(recipe: ScannedRecipe, settings: dict[str, Any], images: Micrographs, step: Step,
+                 kept: Kept) -> Tomogram:
+    """The potential above the surroundings' [V] of a network or beside a law of noise.
+
+    Args:
+        recipe: network and noise.
+        settings: as `tomogram_of` takes them; tv [1/V].
+        images: of a transmission microscope.
+        step: called after each step.
+        kept: from where an interrupted run goes on.
+    """
+    tv = settings["tv"]
+    made = _learned(recipe, settings, images, UNIT, None if tv is None else UNIT * tv, step, kept)
+    return _tomogram(images.series, made, made.tv / UNIT)
+
+
+def _learned(recipe: ScannedRecipe, settings: dict[str, Any], images: Recorded,
+             unit: float | None, tv: float | None, step: Step, kept: Kept) -> Found:
+    """By what is learned by its gradient."""
     network, half = settings["specimen"] == "implicit", recipe.law_layers // 2
     plan = Plan(
         specimen="implicit" if network else "voxels", loss=NOISES[recipe.noise],
-        network=network_of(recipe.network, series.rays.grid, recipe.width),
-        tv=0.0 if network and tv is None else tv, passes=settings["iterations"], warm=recipe.warm,
-        batch=max(1, min(8, len(table) // 6)),  # so that a pass of few images is some steps too
-        law=(half, half, 16), law_rate=recipe.law_rate, turns=recipe.turns,
+        network=network_of(recipe.network, images.rays.grid, recipe.width),
+        tv=0.0 if tv is None and not settings["held_out"] else tv,
+        passes=settings["iterations"], rate=recipe.rate, warm=recipe.warm,
+        # So that a pass of few images is some steps too.
+        batch=max(1, min(8, len(images.exposures) // 6)),
+        law=(half, half, 16), law_rate=recipe.law_rate, turns=recipe.turns, unit=unit,
         bounded=recipe.network == "published", free_cone=recipe.find_convergence)
-    made = fitted(scan.images(series, table, recipe.convergence), plan, every, step, kept)
-    return Tomogram(series.field(made.volume), made.volume, made.steps, made.tv or 0.0,
-                    made.held_out), made.cone
+    return fitted(images, plan, settings["held_out"], step, kept)
+
+
+def _tomogram(series: Series, made: Found, tv: float) -> Tomogram:
+    return Tomogram(series.field(made.volume), made.volume, made.steps, tv, made.held_out)
 
 
 def taken(recipe: ScannedRecipe, scan: Scan, method: str) -> list[str]:
@@ -123,10 +189,15 @@ def taken(recipe: ScannedRecipe, scan: Scan, method: str) -> list[str]:
         f", {FAR:g} times the brightest pixel: counts are taken to be proportional to matter."),
         f"A pixel without electrons has {recipe.dark_counts:g} counts."]
     if method == "gradient":
-        said.append({
-            "gauss": "Noise is of one strength in all pixels.",
-            "laplace": "Noise is of one strength in all pixels, with long tails.",
-            "flow": "The mean of the noise is 0 for each clean value; its law is that which the "
-                    "images say, of each pixel by itself."}[recipe.noise])
-        said.append("Nothing is less dense than the surroundings.")
+        said += noise_taken(recipe)
     return said
+
+
+def noise_taken(recipe: ScannedRecipe) -> list[str]:
+    """What is assumed of noise and density of gradient."""
+    return [{
+        "gauss": "Noise is of one strength in all pixels.",
+        "laplace": "Noise is of one strength in all pixels, with long tails.",
+        "flow": "The mean of the noise is 0 for each clean value; its law is that which the "
+                "images say, of each pixel by itself."}[recipe.noise],
+        "Nothing is less dense than the surroundings."]
