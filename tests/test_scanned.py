@@ -70,10 +70,12 @@ def checked(volume, beam_known):
     ("bright", ["method=gradient", "tv=0.1", "beam=1000", "iterations=20", "held_out=6"]),
     ("dark", ["method=gradient", "specimen=implicit", "noise=flow", "beam=1000", "iterations=12",
               "warm=25", "width=16", "held_out=6", "law_layers=4", "tv=0", "rate=0.01"]),
+    ("bright", ["method=gradient", "specimen=implicit", "rays=256", "points=[16,16]", "beam=1000",
+                "iterations=6", "width=16", "held_out=6", "rate=0.01"]),
     ("bright", ["method=gradient", "specimen=octree", "samples=4", "depth=2", "leaves=100",
                 "beam=1000", "held_out=6", "iterations=20"]),
     ("dark", ["method=gradient", "specimen=octree", "samples=4", "depth=2", "leaves=100",
-              "beam=1000", "held_out=6", "iterations=3", "convergence=5"])])
+              "beam=1000", "held_out=6", "iterations=3"])])
 def test_density_is_where_it_is(stacks, tmp_path, signal, words):
     volume, results = made(stacks, tmp_path / "out", signal, *words)
     assert results["unit"] == "1/A"
@@ -98,6 +100,10 @@ def test_the_cone_is_told(stacks, tmp_path):
     (["instrument=stem", "align=[shifts]"], "left out with instrument=stem"),
     (["instrument=stem", "noise=poisson"], "noise"), (["instrument=stem", "beam=0"], "beam=0"),
     (["instrument=stem", "law_layers=3"], "law_layers=3"),
+    (["method=gradient", "specimen=implicit", "rays=64"], "0 with instrument=tem"),
+    (["instrument=stem", "method=gradient", "rays=64"], "0 with specimen=voxels"),
+    (["instrument=stem", "method=gradient", "specimen=implicit", "rays=64", "convergence=9"],
+     "0 with convergence"),
     (["instrument=stem", "find_convergence=true"], "convergence=0.0: must be above 0"),
     (["instrument=stem", "signal=bright", "dark_counts=1e6"], "dark_counts"),
     (["instrument=stem", "method=gradient", "held_out=50"], "held_out=50: must leave")])

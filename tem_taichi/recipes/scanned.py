@@ -12,7 +12,7 @@ from tem_taichi import checks
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.micrographs import Micrographs
 from tem_taichi.estimate.scans import FAR, SIGNALS, Scan
-from tem_taichi.estimate.stem_fit import Found, Plan, Recorded, fitted, network_of
+from tem_taichi.estimate.stem_fit import Along, Found, Plan, Recorded, fitted, network_of
 from tem_taichi.estimate.tilt_images import Series
 from tem_taichi.estimate.tomogram import Step, Tomogram, back_projected, iterated
 from tem_taichi.recipes.settings import SeriesRecipe
@@ -58,6 +58,11 @@ class ScannedRecipe(SeriesRecipe):
     octaves, 9 layers of 256 and a sigmoid, for a GPU"""
     width: int = 64
     """of network=small: features of a layer"""
+    rays: int = 0
+    """of specimen=implicit with stem: pixels a step, each seen along points of its own ray, so that
+    no step makes a grid; 0 = whole images of all voxels. Without tv and convergence"""
+    points: tuple[int, int] = (64, 128)
+    """of rays: points of each that a coarse network is asked for, and more where it is dense"""
     rate: float | None = None
     """of specimen=implicit, noise=laplace or flow, and voxels of stem: length of a first step, of
     Adam; null = 0.003 of a network, 0.2 of voxels"""
@@ -80,6 +85,13 @@ class ScannedRecipe(SeriesRecipe):
         checks.one_of("network", self.network, ("small", "published"))
         checks.whole("width", self.width, 1, 4096)
         checks.positive("rate", self.rate, "1")
+        checks.whole("rays", self.rays, 0, 1 << 24)
+        for number, least in zip(self.points, (2, 0), strict=True):
+            checks.whole("points", number, least, 1 << 16)
+        for key, plain in (("instrument", self.instrument == "stem"),
+                           ("convergence", self.convergence == 0)):
+            checks.check(plain or not self.rays, "rays", self.rays,
+                         f"0 with {key}={getattr(self, key)}")
         given = [name for name in ("signal", "beam", "dark_counts", "convergence",
                                    "find_convergence")
                  if getattr(self, name) != getattr(ScannedRecipe, name)]
@@ -102,7 +114,7 @@ def check_learned(recipe: ScannedRecipe, settings: dict[str, Any]) -> None:
 
     Args:
         recipe: its noise.
-        settings: method, specimen and model of the recipe.
+        settings: method, specimen, model and tv of the recipe.
 
     Raises:
         ValueError: if not.
@@ -114,6 +126,9 @@ def check_learned(recipe: ScannedRecipe, settings: dict[str, Any]) -> None:
                  recipe.noise, "gauss with specimen=octree")
     checks.check(settings["specimen"] != "implicit" or settings["model"] == "projection", "model",
                  settings["model"], "projection with specimen=implicit")
+    for key, plain in (("specimen", settings["specimen"] == "implicit"),
+                       ("tv", not settings["tv"])):
+        checks.check(plain or not recipe.rays, "rays", recipe.rays, f"0 with {key}={settings[key]}")
     checks.check(settings["specimen"] != "octree" or not recipe.find_convergence,
                  "find_convergence", recipe.find_convergence, "false with specimen=octree")
 
@@ -168,7 +183,8 @@ def _learned(recipe: ScannedRecipe, settings: dict[str, Any], images: Recorded,
     plan = Plan(
         specimen="implicit" if network else "voxels", loss=NOISES[recipe.noise],
         network=network_of(recipe.network, images.rays.grid, recipe.width),
-        tv=0.0 if tv is None and not settings["held_out"] else tv,
+        tv=0.0 if tv is None and (recipe.rays or not settings["held_out"]) else tv,
+        along=Along(recipe.rays, *recipe.points) if recipe.rays else None,
         passes=settings["iterations"], rate=recipe.rate, warm=recipe.warm,
         # So that a pass of few images is some steps too.
         batch=max(1, min(8, len(images.exposures) // 6)),
