@@ -10,6 +10,24 @@ ROUND = ("sphere", "ball")
 """Placements about a middle."""
 
 
+def check_knots(key: str, knots: Any, least: float) -> None:
+    """ValueError unless numbers at knots are a table of two rows and columns or more, or null.
+
+    Args:
+        key: for the message.
+        knots: rows of numbers.
+        least: of a number.
+    """
+    if knots is None:
+        return
+    checks.check(len(knots) >= 2 and len(knots[0]) >= 2
+                 and all(len(row) == len(knots[0]) for row in knots), key, knots,
+                 "two rows of numbers or more, all as long, of two or more")
+    for n, row in enumerate(knots):
+        for m, value in enumerate(row):
+            checks.within(f"{key}[{n}][{m}]", value, least, 1000.0, "1")
+
+
 @dataclass(frozen=True)
 class PlacingSettings:
     """Where the copies are, and how they are turned."""
@@ -21,6 +39,11 @@ class PlacingSettings:
     """of random copies, of random filaments, or of copies on each sphere or in each ball"""
     gap: float = 0.0
     """least distance between the bounding spheres of random copies [A]"""
+    density: tuple[tuple[float, ...], ...] | None = None
+    """where random copies rather are: relative numbers at knots about the specimen's centre, rows
+    along y from the least, each along x, linear between knots; null = everywhere alike"""
+    density_spacing: float = 500.0
+    """between knots of the density, along x and y [A]"""
     spacing: tuple[float, ...] | None = None
     """of the lattice in x, y, z [A]; null = 1.1 diameters"""
     copies: tuple[int, ...] = (1, 1, 1)
@@ -43,6 +66,13 @@ class PlacingSettings:
         check_placement(self.placement, key)
         checks.whole(f"{key}.count", self.count, 0, 10_000_000)
         checks.not_negative(f"{key}.gap", self.gap, "A")
+        check_knots(f"{key}.density", self.density, 0.0)
+        checks.positive(f"{key}.density_spacing", self.density_spacing, "A")
+        if self.density is not None:
+            checks.check(self.placement == "random", f"{key}.density", self.density,
+                         f"null for placement: {self.placement} (use placement: random)")
+            checks.check(any(map(any, self.density)), f"{key}.density", self.density,
+                         "above 0 somewhere")
         checks.positives(f"{key}.spacing", self.spacing, 3, "A")
         checks.check(len(self.copies) == 3 and all(1 <= n <= 1000 for n in self.copies),
                      f"{key}.copies", self.copies, "three whole numbers from 1 to 1000")

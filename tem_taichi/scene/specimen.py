@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from tem_taichi import checks
 from tem_taichi.scene.particle import ParticleSettings as ParticleSettings
+from tem_taichi.scene.placing import check_knots
 from tem_taichi.scene.typed import keep_tuples
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
@@ -42,6 +43,12 @@ class IceSettings:
     carbon_thickness: float = 0.0
     """of the carbon film around the hole [A]; 0 = none"""
 
+    relief: tuple[tuple[float, ...], ...] | None = None
+    """factors on the thickness at knots about the specimen's centre, rows along y from the least,
+    each along x: linear between knots, beyond them as at the nearest; null = 1"""
+    relief_spacing: float = 500.0
+    """between knots of the relief, along x and y [A]"""
+
     def __post_init__(self) -> None:
         keep_tuples(self)
         protein = self.protein_mean_free_path
@@ -53,6 +60,8 @@ class IceSettings:
         checks.within("specimen.ice.granularity", self.granularity, 0, 10, "1")
         checks.positive("specimen.ice.edge_thickness", self.edge_thickness, "A")
         checks.positive("specimen.ice.hole_radius", self.hole_radius, "A")
+        check_knots("specimen.ice.relief", self.relief, 0.001)
+        checks.positive("specimen.ice.relief_spacing", self.relief_spacing, "A")
         for key in ("hole_centre", "slope"):
             checks.check(len(getattr(self, key)) == 2, f"specimen.ice.{key}", getattr(self, key),
                          "two numbers, x and y")

@@ -23,6 +23,7 @@ from tem_taichi.scene.particle import (
     VesicleSettings,
 )
 from tem_taichi.scene.settings import Scene
+from tem_taichi.scene.specimen import IceSettings
 from tem_taichi.series.placement import place
 from tem_taichi.series.tilts import acquisition_angles
 from tem_taichi.specimen.absorption import (
@@ -136,7 +137,7 @@ def build_specimen(scene: Scene) -> ParticlesInIce:
                           images=images) for name in names)
     poses = place(scene, {kind.name: kind.radius for kind in kinds})
     for kind, pose in zip(kinds, poses, strict=True):
-        _check_inside(kind, pose, scene.specimen.ice.thickness)
+        _check_inside(kind, pose, scene.specimen.ice)
     if scene.instrument == "stem":
         stem = scene.stem
         seen = (scene.microscope.voltage, stem.signal, (stem.inner_angle, stem.outer_angle))
@@ -158,11 +159,13 @@ def ice_of(scene: Scene) -> Ice:
             stronger = by_composition / ice.protein_mean_free_path
         loss = _loss(scene, float(path), stronger)
     shape = None
-    if ice.hole_radius is not None or any(ice.slope):
+    if ice.hole_radius is not None or any(ice.slope) or ice.relief is not None:
         (x, y), (along_x, along_y) = ice.hole_centre, ice.slope
         shape = IceShape(thickness=ice.thickness, edge_thickness=ice.edge_thickness,
                          hole_radius=ice.hole_radius or math.inf, centre_x=x, centre_y=y,
-                         slope_x=along_x, slope_y=along_y, carbon_thickness=ice.carbon_thickness)
+                         slope_x=along_x, slope_y=along_y, carbon_thickness=ice.carbon_thickness,
+                         relief=None if ice.relief is None else as_tensor(ice.relief),
+                         relief_spacing=ice.relief_spacing)
     # Particles in vacuum have no ice around them.
     granularity = ice.granularity if ice.potential else 0.0
     made = Ice(thickness=ice.thickness, potential=ice.potential, mean_free_path=path,
@@ -186,9 +189,14 @@ def _loss(scene: Scene, inelastic: float, stronger: float) -> Loss | None:
         ice.granularity if ice.potential else 0.0, stronger)
 
 
-def _check_inside(kind: Kind, pose: Poses, thickness: float) -> None:
+def _check_inside(kind: Kind, pose: Poses, ice: IceSettings) -> None:
     """ValueError if a copy sticks out of the ice."""
+    thickness = ice.thickness
     low, high = depths(kind, pose, torch.eye(3, dtype=current().dtype))
+    if ice.relief is not None:  # its thickest part, about the mid-plane there
+        thickness *= max(map(max, ice.relief))
+        middle = as_tensor(pose.positions)[:, :2] @ as_tensor(ice.slope)
+        low, high = low - middle, high - middle
     out = torch.nonzero(torch.maximum(-low, high) > thickness / 2).flatten()
     if len(out):
         n = int(out[0])

@@ -15,6 +15,7 @@ from tem_taichi.scene.particle import ParticleSettings
 from tem_taichi.scene.placing import HelixSettings, PlacingSettings
 from tem_taichi.scene.settings import Scene
 from tem_taichi.series.filaments import along_filaments, helix, random_filaments
+from tem_taichi.series.proposals import proposals
 from tem_taichi.series.spheres import adsorbed, in_ball, on_sphere, too_close
 from tem_taichi.specimen.poses import Poses
 from tem_taichi.streams import Key
@@ -289,10 +290,9 @@ def _random(
             "count or enlarge specimen.size or specimen.ice.thickness")
     check_memory(f"specimen.particles.{name}.count={placing.count}",
                  _PER_COPY * placing.count, "lower it")
-    half = np.array([size[0] / 2, size[1] / 2, thickness / 2 - radius])
-    rng = Key.of(scene.seed, "placement", name).generator()
     accepted = adsorbed(
-        placing.count, 2 * radius + placing.gap, lambda n: rng.uniform(-half, half, (n, 3)),
+        placing.count, 2 * radius + placing.gap,
+        proposals(scene, placing, radius, Key.of(scene.seed, "placement", name).generator()),
         [(centres, radius + other + placing.gap) for centres, other in taken])
     if len(accepted) < placing.count:
         raise ValueError(

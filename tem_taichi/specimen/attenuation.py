@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from tem_taichi.device import as_tensor, present
+from tem_taichi.device import as_tensor, number, present
 from tem_taichi.physics import Value
 from tem_taichi.specimen.absorption import Ratios, absorption_ratios
 from tem_taichi.specimen.ice import mean_potential
-from tem_taichi.specimen.ice_shape import IceShape, path_length
+from tem_taichi.specimen.ice_shape import IceShape, is_slab, path_length
 from tem_taichi.specimen.view import View
 
 
@@ -25,9 +25,12 @@ def transmitted(
     Returns:
         exp(-path / mean free path) of each pixel's ray, (ny, nx).
     """
-    # Rays on a coarse grid, about 8 pixels apart, since a film's edge costs many steps for each.
-    slab = layer.hole_radius == np.inf and not present(layer.carbon_thickness)
-    coarse = [n if slab else -(-n // 8) + 1 for n in view.shape]
+    # Rays on a coarse grid, about 8 pixels apart, or half a relief's knots, since each costs many
+    # steps.
+    slab = is_slab(layer) and not present(layer.carbon_thickness)
+    apart = 8 if layer.relief is None else max(1, min(8, int(
+        number(layer.relief_spacing) / 2 / view.pixel_size)))
+    coarse = [n if slab or apart == 1 else -(-n // apart) + 1 for n in view.shape]
     y, x = (as_tensor(np.linspace(-(n // 2), n - 1 - n // 2, few)) * view.pixel_size - by
             for n, few, by in zip(view.shape, coarse, view.shift.flip(0), strict=True))
     rays = (layer, view.rotation, x[None, :], y[:, None])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import taichi as ti
 import torch
@@ -12,36 +13,50 @@ from tem_taichi.checks import check, one_of
 from tem_taichi.device import as_tensor, current, number
 from tem_taichi.grid import check_pixel_size
 from tem_taichi.kernels import fill as kernels
-from tem_taichi.specimen.ice_shape import IceShape, has_film, is_lens, part_inside, steps_of
+from tem_taichi.specimen.ice_shape import (
+    IceShape,
+    has_film,
+    is_lens,
+    is_slab,
+    part_inside,
+    relief_range,
+    steps_of,
+)
 
 _ROWS = 1 << 18
 """Rays whose gradient is taken at once: bounds its memory."""
 
 
 @ti.ad.grad_replaced
-def _fill(numbers, shape, material, pixel_size, entrances, depth, out):  # type: ignore[no-untyped-def]
-    if not is_lens(shape):  # nor a film
+def _fill(numbers, relief, spacing, shape, material, pixel_size, entrances, depth, out):  # type: ignore[no-untyped-def]
+    if is_slab(shape):  # nor a film
         launch(kernels.fill_slab, numbers, as_tensor(entrances), depth, pixel_size, out)
         return
-    launch(kernels.fill, numbers, as_tensor(entrances), depth, steps_of(shape, depth), pixel_size,
+    launch(kernels.fill, numbers, relief, float(spacing), int(shape.relief is not None),
+           as_tensor(entrances), depth, steps_of(shape, depth), pixel_size,
            int(has_film(shape)), int(material == "carbon"), out)
 
 
 @ti.ad.grad_for(_fill)
-def _fill_adjoint(numbers, shape, material, pixel_size, entrances, depth, out):  # type: ignore[no-untyped-def]
+def _fill_adjoint(numbers, relief, spacing, shape, material, pixel_size, entrances, depth, out):  # type: ignore[no-untyped-def]
     """By torch, some rows at a time: fits of the ice are rare, and its numbers few."""
     ny, nx = out.shape[1:]
     with torch.enable_grad():
-        known = numbers.detach().requires_grad_()
+        known, knots, apart = (one.detach().requires_grad_() for one in (numbers, relief, spacing))
         here, rotation = _of_numbers(known, is_lens(shape))
+        if shape.relief is not None:
+            here = replace(here, relief=knots, relief_spacing=apart)
         x, y = (axis - by for axis, by in zip(_axes(ny, nx, pixel_size), known[18:], strict=True))
         for rows in torch.arange(ny, device=out.device).split(max(1, _ROWS // nx)):
             for n, z0 in enumerate(entrances):
                 part = part_inside(here, material, rotation, x[None, :], y[rows, None],
                                    as_tensor(z0), depth)
                 if part.requires_grad:
-                    numbers.grad += torch.autograd.grad(part, known, out.grad[n, rows],
-                                                        retain_graph=True)[0]
+                    found = torch.autograd.grad(part, (known, knots, apart), out.grad[n, rows],
+                                                retain_graph=True, allow_unused=True)
+                    for own, more in zip((numbers, relief, spacing), found, strict=True):
+                        if own.grad is not None and more is not None:
+                            own.grad += more
 
 
 def _axes(ny: int, nx: int, pixel_size: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,6 +75,12 @@ def _numbers(shape: IceShape, rotation: torch.Tensor, shift: torch.Tensor) -> to
               shape.slope_y, shape.carbon_thickness, shape.carbon_edge)
     return torch.cat([torch.stack([as_tensor(value) for value in values]),
                       as_tensor(rotation).reshape(9), shift])
+
+
+def _relief(shape: IceShape) -> torch.Tensor:
+    """Its knots; of none a plane's."""
+    knots = shape.knots
+    return (as_tensor(torch.ones(2, 2)) if knots is None else knots).contiguous()
 
 
 def _of_numbers(numbers: torch.Tensor, lens: bool) -> tuple[IceShape, torch.Tensor]:
@@ -88,7 +109,8 @@ def _known(
     rise, origin, reach = heights
     middle = rise * (z0 + depth / 2) + origin
     edge = shape.thickness if shape.edge_thickness is None else shape.edge_thickness
-    thick = [number(shape.thickness)] + ([number(edge)] if is_lens(shape) else [])
+    ends = [number(shape.thickness)] + ([number(edge)] if is_lens(shape) else [])
+    thick = [end * factor for end in ends for factor in relief_range(shape)]
     if material == "carbon":
         thick = [0.0, number(shape.carbon_thickness)]
     slack = 1e-5 * (abs(middle) + reach)  # rounding in single precision
@@ -143,7 +165,8 @@ def fills(
     device = current()
     parts = differentiable(
         _fill, torch.empty((len(cut), ny, nx), dtype=device.dtype, device=device.torch_device),
-        _numbers(shape, rotation, shift), shape, material, pixel_size,
+        _numbers(shape, rotation, shift), _relief(shape), as_tensor(shape.relief_spacing), shape,
+        material, pixel_size,
         [entrances[n] for n in cut], depth)
     found = iter(parts.unbind())
     return [next(found) if part is None else part for part in out]

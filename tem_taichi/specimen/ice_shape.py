@@ -4,8 +4,9 @@ import math
 from dataclasses import dataclass
 
 import torch
+from numpy.typing import ArrayLike
 
-from tem_taichi.arguments import check_number, check_positive_number, to_field
+from tem_taichi.arguments import check_array, check_number, check_positive_number, to_field
 from tem_taichi.checks import one_of
 from tem_taichi.device import many_threads, number, present
 from tem_taichi.physics import Value
@@ -13,6 +14,8 @@ from tem_taichi.physics import Value
 _LENS_STEP = 0.02
 """Of the radius, over which a surface is straight along a ray: off by 1e-4 tan(tilt)^2 of what
 the ice grows from centre to edge."""
+_RELIEF_STEPS = 4
+"""Along a ray, in the way from one knot of a relief to the next."""
 _LEAST_STEP = 0.2
 """[A], for what is called a hole and is smaller than an atom."""
 
@@ -43,6 +46,11 @@ class IceShape:
     """Of the film [A]; 0 = no film."""
     carbon_edge: Value = 20.0
     """Distance over which the film gets thinner at the rim [A]."""
+    relief: ArrayLike | torch.Tensor | None = None
+    """Factor on the thickness [1] at knots about the specimen's centre, rows along y, (my, mx):
+    linear between knots, beyond them as at the nearest; None = 1 everywhere."""
+    relief_spacing: Value = 1.0
+    """Between knots [A]."""
 
     def __post_init__(self) -> None:
         for name in ("thickness", "edge_thickness", "carbon_thickness"):
@@ -54,6 +62,19 @@ class IceShape:
             check_number(name, getattr(self, name), "1", -100.0, 100.0)
         check_number("hole_radius", self.hole_radius, "A", above=0.0, high=math.inf)
         check_positive_number("carbon_edge", self.carbon_edge, "A")
+        check_positive_number("relief_spacing", self.relief_spacing, "A")
+        if self.relief is not None:
+            knots = to_field("relief", self.relief)
+            check_array("relief", knots, ("my", "mx"), "1")
+            if min(knots.shape) < 2:
+                raise ValueError(f"relief of shape {tuple(knots.shape)}: must be at least 2 x 2")
+            if not number(knots.detach().min()) > 0:
+                raise ValueError("relief: must be positive everywhere [1]")
+
+    @property
+    def knots(self) -> torch.Tensor | None:
+        """The relief as a tensor of the device in use."""
+        return None if self.relief is None else to_field("relief", self.relief)
 
 
 def _relative_radius(shape: IceShape, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -74,7 +95,34 @@ def thickness_at(shape: IceShape, x: torch.Tensor, y: torch.Tensor) -> torch.Ten
     """
     edge = shape.thickness if shape.edge_thickness is None else shape.edge_thickness
     part = _relative_radius(shape, x, y).clamp(max=1)
-    return shape.thickness + (edge - shape.thickness) * part
+    lens = shape.thickness + (edge - shape.thickness) * part
+    knots = shape.knots
+    return lens if knots is None else lens * at_knots(knots, shape.relief_spacing, x, y)
+
+
+def at_knots(knots: torch.Tensor, spacing: Value, x: torch.Tensor, y: torch.Tensor
+             ) -> torch.Tensor:
+    """Linear between numbers at knots about the origin, and beyond them as at the nearest.
+
+    Args:
+        knots: (my, mx).
+        spacing: between them [A].
+        x: of points [A], any shape.
+        y: the same.
+    """
+    low, part = zip(*(_between_knots(value, n, spacing) for value, n in zip(
+        torch.broadcast_tensors(y, x), knots.shape, strict=True)), strict=True)
+    (row, column), (down, right) = low, part
+    return ((knots[row, column] * (1 - right) + knots[row, column + 1] * right) * (1 - down)
+            + (knots[row + 1, column] * (1 - right) + knots[row + 1, column + 1] * right) * down)
+
+
+def _between_knots(value: torch.Tensor, n: int, spacing: Value
+                   ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Knot before a place [A] along an axis of n, and how far it is on the way to the next."""
+    place = (value / spacing + (n - 1) / 2).clamp(0, n - 1)
+    before = place.detach().floor().clamp(max=n - 2)
+    return before.long(), place - before
 
 
 def carbon_at(shape: IceShape, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -116,6 +164,11 @@ def is_lens(shape: IceShape) -> bool:
     return math.isfinite(number(shape.hole_radius))
 
 
+def is_slab(shape: IceShape) -> bool:
+    """Whether its surfaces are planes without end."""
+    return shape.relief is None and not is_lens(shape)
+
+
 def _slope(shape: IceShape, rotation: torch.Tensor) -> torch.Tensor:
     """Growth of the height above the mid-plane along the image's x, y and z, shape (3,)."""
     return rotation[:, 2] - shape.slope_x * rotation[:, 0] - shape.slope_y * rotation[:, 1]
@@ -145,9 +198,11 @@ def _between(
 def steps_of(shape: IceShape, depth: float) -> int:
     """How many steps of a ray through a lens are straight enough over a depth [A]."""
     step = max(_LENS_STEP * number(shape.hole_radius), _LEAST_STEP)
+    if shape.relief is not None:
+        step = min(step, max(number(shape.relief_spacing) / _RELIEF_STEPS, _LEAST_STEP))
     if has_film(shape):
         step = min(step, max(number(shape.carbon_edge) / 2, _LEAST_STEP))
-    return math.ceil(depth / step)
+    return max(1, math.ceil(depth / step))
 
 
 def part_inside(
@@ -170,9 +225,9 @@ def part_inside(
     """
     one_of("material", material, ("ice", "carbon"))
     slope = _slope(shape, rotation)
-    if not is_lens(shape):
-        if material == "carbon":  # which is around a hole
-            return torch.zeros(torch.broadcast_shapes(x.shape, y.shape)).to(slope)
+    if material == "carbon" and not is_lens(shape):  # which is around a hole
+        return torch.zeros(torch.broadcast_shapes(x.shape, y.shape)).to(slope)
+    if is_slab(shape):
         middle = -(x * slope[0] + y * slope[1]) / slope[2]
         reach = shape.thickness / (2 * slope[2].abs())
         inside = torch.minimum(middle + reach, z0 + depth) - torch.maximum(middle - reach, z0)
@@ -239,6 +294,16 @@ def depth_range(
 
 
 def thickest(shape: IceShape) -> float:
-    """Most of ice or film anywhere [A]."""
-    given = shape.thickness, shape.edge_thickness, shape.carbon_thickness
-    return max(number(value) for value in given if value is not None)
+    """Most of ice or film anywhere [A]; where there is a relief, no less than that."""
+    given = [number(value) for value in (shape.thickness, shape.edge_thickness)
+             if value is not None]
+    return max(max(given) * relief_range(shape)[1], number(shape.carbon_thickness))
+
+
+def relief_range(shape: IceShape) -> tuple[float, float]:
+    """Least and largest factor of the relief [1]."""
+    knots = shape.knots
+    if knots is None:
+        return 1.0, 1.0
+    low, high = torch.aminmax(knots.detach())
+    return number(low), number(high)
