@@ -72,3 +72,44 @@ def _rings(image: np.ndarray, size: int, count: int
         return (rings.w[inside], rings.power[inside] / rings.mean, rings.weight[inside],
                 rings.mean, tiles / rings.mean)
     return None
+
+
+def tile_spectra(images: np.ndarray, shade: np.ndarray, size: int = 64
+                 ) -> tuple[BackgroundSpectra, np.ndarray]:
+    """Spectra of all that an image shows beside its shade, tile by tile.
+
+    Tiles whose variance is far from the others' have no part in the mean.
+
+    Args:
+        images: (n, ny, nx) [counts].
+        shade: what is expected without content, of that shape [counts].
+        size: side of a tile [pixel]; they lie side by side, in the middle.
+
+    Returns:
+        Spectra, each tile's over its own mean, and row and column of the tiles' first pixels.
+
+    Raises:
+        ValueError: if the images are smaller than a tile.
+    """
+    ny, nx = images.shape[1:]
+    if min(ny, nx) < size:
+        raise ValueError(f"images: {ny} x {nx} pixels: must be at least a tile, {size}")
+    starts = [np.arange(side % size // 2, side - size + 1, size) for side in (ny, nx)]
+    corners = np.stack(np.meshgrid(*starts, indexing="ij"), axis=-1).reshape(-1, 2)
+    rows = []
+    for image, expected in zip(images, shade, strict=True):
+        cut = [(slice(y, y + size), slice(x, x + size)) for y, x in corners]
+        means = np.array([expected[one].mean() for one in cut])
+        tiles = np.stack([image[one] - expected[one] for one in cut]) + means[:, None, None]
+        found = [ring_spectrum(tile[None]) for tile in tiles]
+        inside = found[0].w <= 0.5
+        each = np.stack([one.power[inside] for one in found]) / means[:, None]
+        spread = np.log(np.median(each, axis=1))
+        away = np.abs(spread - np.median(spread))
+        good = away <= 6 * np.median(away) + 1e-9
+        rings = ring_spectrum(tiles[good], shared=False)
+        rows.append((found[0].w[inside], each[good].mean(axis=0), rings.weight[inside],
+                     means[good].mean(), each))
+    w, ratio, weight, levels, tiles = zip(*rows, strict=True)
+    return BackgroundSpectra(w[0], np.array(ratio), np.array(weight), np.array(levels),
+                             tiles), corners

@@ -1,8 +1,9 @@
 """A scene that simulates a labelled twin of a real tilt series, from its images and metadata.
 
-Means against tilt give the thickness and the gain, spectra of the background the noise and a
-crowd of globules that scatters as much as what is there. Real counts are scaled and resampled:
-what the twin takes them for is said in its assumptions.
+Means against tilt give the thickness and the gain, and parts of the field how these differ; spectra
+of what is left give the noise and a crowd of globules that scatters as much as what is there; gold
+beads are found. Real counts are scaled and resampled: what the twin takes them for is said in its
+assumptions.
 """
 
 from collections.abc import Sequence
@@ -13,38 +14,50 @@ import pandas as pd
 import torch
 
 from tem_taichi.checks import positive
-from tem_taichi.estimate.background import BackgroundSpectra, background_spectra
+from tem_taichi.estimate.background import BackgroundSpectra, tile_spectra
+from tem_taichi.estimate.bead_masks import filled
+from tem_taichi.estimate.bead_poses import Search
+from tem_taichi.estimate.bead_series import gold_of
+from tem_taichi.estimate.bead_tracks import views_of
 from tem_taichi.estimate.crops import plain
-from tem_taichi.estimate.crowd_fit import CrowdFit, Lens, Sight, fit_crowd
+from tem_taichi.estimate.crowd_fit import CrowdFit, Lens, Sight
+from tem_taichi.estimate.relief_fit import fit_density, fit_relief
+from tem_taichi.estimate.resampling import fit_resampled
 from tem_taichi.estimate.thickness_field import fit_images_thickness
 from tem_taichi.estimate.thickness_fit import ThicknessFit
+from tem_taichi.estimate.twin_scene import (
+    Array,
+    Contents,
+    camera_of,
+    said_of,
+    short,
+    sights_of,
+    slab,
+    specimen_of,
+    tilts_of,
+    within_ice,
+)
 from tem_taichi.estimate.twin_table import complete_table
-from tem_taichi.rotations import tilt_rotation
-from tem_taichi.scene.particle import GlobuleSettings, ParticleSettings
-from tem_taichi.scene.placing import PlacingSettings
+from tem_taichi.scene.particle import ParticleSettings
 from tem_taichi.scene.settings import (
-    DetectorSettings,
     InteractionSettings,
     MicroscopeSettings,
     OpticsSettings,
     Scene,
-    TiltSettings,
 )
 from tem_taichi.scene.show import to_yaml
-from tem_taichi.scene.specimen import IceSettings, SpecimenSettings
+from tem_taichi.scene.specimen import IceSettings
 from tem_taichi.series.build import build_specimen
 from tem_taichi.series.plan import plan
 from tem_taichi.series.trial import foreseen_time
-from tem_taichi.specimen.absorption import mean_free_path, protein_potentials
+from tem_taichi.specimen.absorption import mean_free_path
 
-_WHITE = 1.2
-"""Largest over least noise up to which it is taken as white."""
 _BEAM = 0.1
 """Relative deviation from the curve up to which the beam is taken to vary."""
 
-NOT_MODELLED = ("The twin is a slab of ice that is the same everywhere: it has no gold, membranes, "
-                "cell borders, wrinkles or carbon, and its crowd stands for the background's power "
-                "spectrum, not for the cell's composition.")
+NOT_MODELLED = ("The twin has no membranes, wrinkles or carbon; a part that is denser is one that "
+                "is thicker; its crowd stands for the power spectrum of what is there, not for its "
+                "composition.")
 
 
 @dataclass(frozen=True)
@@ -61,9 +74,14 @@ class TwinSettings:
     """of the globules that may crowd the ice [kDa]; [] = ice alone"""
     particles: dict[str, ParticleSettings] = field(default_factory=dict)
     """further particles of interest by name, as in a scene's specimen; they are not fitted"""
+    beads: str | None = "auto"
+    """auto = gold is found, and put where it is; null = there is none"""
+    cut_from: tuple[float, float] = (0.0, 0.0)
+    """where the middle of the images lies in the frames that they were cut from, x and y from their
+    middle [A], through which the tilt axis runs"""
     tile: int = 64
-    """side of a tile of background [pixel]"""
-    slice_thickness: float = 100.0
+    """side of a tile whose spectrum is taken [pixel]"""
+    slice_thickness: float = 400.0
     """of the twin's slices [A]"""
     seed: int = 0
     """of the twin's noise and places"""
@@ -76,8 +94,8 @@ class Twin:
     Attributes:
         scene: for `series.simulate` or `twin_text`.
         thickness: fit of the means.
-        spectra: of the real background.
-        crowd: fit of the spectra; its masses are () where the scene has ice alone.
+        spectra: of the real images beside shade and gold.
+        found: what there is in the ice.
         sights: how each image sees the crowd.
         lens: what they have in common.
         nominal_dose: mean exposure of an image by the table [e-/A^2].
@@ -90,7 +108,7 @@ class Twin:
     scene: Scene
     thickness: ThicknessFit
     spectra: BackgroundSpectra = field(repr=False)
-    crowd: CrowdFit
+    found: Contents
     sights: list[Sight] = field(repr=False)
     lens: Lens
     nominal_dose: float
@@ -98,10 +116,15 @@ class Twin:
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
 
+    @property
+    def crowd(self) -> CrowdFit:
+        """Fit of the spectra; its masses are () where the scene has ice alone."""
+        return self.found.crowd
+
 
 def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size: float,
               voltage: float, settings: TwinSettings | None = None) -> Twin:
-    """Fit thickness, noise and crowd, and make the scene of a matched series.
+    """Fit thickness, noise, crowd and gold, and make the scene of a matched series.
 
     Args:
         images: (n, ny, nx), proportional to counts (0 where no electron comes), not aligned.
@@ -126,6 +149,7 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
                          f"the {len(tilts)} rows of tilts")
     table, notes = complete_table(tilts, stack, pixel_size, voltage,
                                   settings.spherical_aberration)
+    stack, table, beads = _gold(stack, table, pixel_size, settings)
     nominal = float(table["dose"].mean())
     fit = fit_images_thickness(stack, table["tilt_angle"], table["dose"] / nominal)
     if fit.ratio <= 0:
@@ -133,12 +157,20 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
                          f"field, whose t / L here is at most {fit.interval()[1]:.3g} (95 %)")
     lens = Lens(pixel_size, voltage, settings.spherical_aberration,
                 float(mean_free_path(settings.mean_free_path, voltage)), IceSettings().potential)
-    spectra = background_spectra(stack, settings.tile)
-    sights = _sights(table, fit, lens, stack.shape[2])
-    crowd = fit_crowd(spectra, sights, lens, settings.masses,
-                      fit.intensity / (nominal * pixel_size**2))
-    camera, dose, more = _camera(fit, crowd, nominal, pixel_size)
-    change = fit.means / fit.expected(fit.tilt_angles)
+    thickness, slope = slab(fit, lens.mean_free_path, _axis(table))
+    geometry = (pixel_size, slope, thickness)
+    relief = fit_relief(stack, table, *geometry, thickness / lens.mean_free_path,
+                        fit.intensity * table["dose"].to_numpy() / nominal)
+    spectra, corners = tile_spectra(stack, relief.shade, settings.tile)
+    sights = sights_of(table, fit, lens, stack.shape[2])
+    crowd, factor = fit_resampled(spectra, sights, lens, settings.masses,
+                                  fit.intensity / (nominal * pixel_size**2))
+    density = fit_density(spectra, crowd, corners, settings.tile, stack.shape[1:], table, *geometry)
+    camera, dose, more = camera_of(fit, crowd, factor, spectra.w, nominal, pixel_size)
+    beads, moved = within_ice(beads, thickness, slope, relief)
+    if moved > pixel_size:
+        more.append(f"Beads that stick out of the ice are moved into it, by {moved:.0f} A at most.")
+    change = relief.beam if relief.knots is not None else fit.means / fit.expected(fit.tilt_angles)
     # What is far from the curve is no weak beam, but something in its way.
     table["dose"] *= dose / nominal * np.where(np.abs(change - 1) < _BEAM, change, 1.0)
     scene = Scene(
@@ -149,14 +181,38 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
         optics=OpticsSettings(defocus=short(table["defocus"].mean()), astigmatism=short(
             table["astigmatism"].mean()), astigmatism_angle=short(
             table["astigmatism_angle"].median())),
-        tilts=_tilts(table))
-    specimen, interaction = _specimen(scene, fit, crowd, settings)
-    scene = replace(scene, specimen=specimen, interaction=interaction)
-    return Twin(scene=scene, thickness=fit, spectra=spectra, crowd=crowd, sights=sights, lens=lens,
+        tilts=tilts_of(table),
+        interaction=InteractionSettings(
+            slice_thickness=min(settings.slice_thickness, short(thickness))))
+    found = Contents(crowd, relief, density, beads)
+    scene = replace(scene, specimen=specimen_of(scene, fit, found, settings.mean_free_path,
+                                                settings.particles))
+    return Twin(scene=scene, thickness=fit, spectra=spectra, found=found, sights=sights, lens=lens,
                 nominal_dose=nominal,
                 implied_dose=fit.intensity / float(crowd.noise.mean()) / pixel_size**2,
-                assumptions=(*notes, *more, *_said(scene.specimen.ice, crowd)),
+                assumptions=(*notes, *more, *said_of(scene.specimen.ice, crowd)),
                 warnings=fit.warnings)
+
+
+def _gold(stack: Array, table: pd.DataFrame, pixel_size: float, settings: TwinSettings
+          ) -> tuple[Array, pd.DataFrame, pd.DataFrame]:
+    """Images without gold, poses by it, about the images' middle, and where it is."""
+    beads = pd.DataFrame(columns=["x", "y", "z", "diameter"], dtype=float)
+    if settings.beads is not None:
+        gold = gold_of(stack, table, pixel_size, Search(cut_from=settings.cut_from))
+        if len(gold.tracks.beads):
+            beads = gold.tracks.beads
+            table = table.assign(**{name: gold.tilts[name] for name in (
+                "tilt_angle", "axis_angle", "shift_x", "shift_y")})
+        if len(gold.places):
+            width = float(gold.places["diameter"].median()) / 2 / pixel_size
+            stack = np.asarray(filled(stack, gold.mask, width), dtype=float)
+    offsets = views_of(table, settings.cut_from).offsets
+    return stack, table.assign(shift_x=offsets[:, 0], shift_y=offsets[:, 1]), beads
+
+
+def _axis(table: pd.DataFrame) -> float:
+    return float(np.angle(np.exp(1j * np.deg2rad(table["axis_angle"])).mean(), deg=True))
 
 
 def twin_text(twin: Twin, more: Sequence[str] = ()) -> str:
@@ -175,122 +231,11 @@ def twin_text(twin: Twin, more: Sequence[str] = ()) -> str:
 def simulation_time(scene: Scene) -> float:
     """Seconds that a scene will take here, from some slices of it; within about a third.
 
+    Args:
+        scene: that is to run.
+
     Raises:
         ValueError: if the scene cannot run.
     """
     grids = plan(scene)
     return foreseen_time(scene, grids, build_specimen(scene))
-
-
-def short(value: float) -> float:
-    """Six digits, for people who read the scene."""
-    return float(f"{float(value):.6g}")
-
-
-def _sights(table: pd.DataFrame, fit: ThicknessFit, lens: Lens, columns: int) -> list[Sight]:
-    angles = table["tilt_angle"].to_numpy()
-    paths = fit.thickness(lens.mean_free_path) / np.cos(np.deg2rad(angles - fit.normal_angle))
-    spread = columns * lens.pixel_size / 2 * np.abs(np.tan(np.deg2rad(angles)))
-    exposures = table["prior_dose"] + table["dose"] / 2
-    return [Sight(*map(float, values))
-            for values in zip(table["defocus"], paths, spread, exposures, strict=True)]
-
-
-def _camera(fit: ThicknessFit, crowd: CrowdFit, dose: float,
-            pixel_size: float) -> tuple[DetectorSettings, float, list[str]]:
-    """Camera with the noise n(w) m of background of mean m, the dose, and what was assumed.
-
-    NPS = gain^2 electrons MTF^2 / DQE = m gain MTF^2 / DQE.
-    """
-    white = crowd.noise.max() <= _WHITE * crowd.noise.min()
-    noise = crowd.noise.mean() if white else crowd.noise[0]
-    gain = fit.intensity / (dose * pixel_size**2)
-    notes = [f"Gain {gain:.3g} counts per incident electron, from I0 = {fit.intensity:.4g} counts "
-             "and the dose: without the specimen nothing else takes electrons away."]
-    if gain > noise:
-        gain, nominal = float(noise), dose
-        dose = fit.intensity / (gain * pixel_size**2)
-        notes = [f"The noise is that of {dose:.3g} e-/A^2, more than the nominal {nominal:.3g}: "
-                 f"the dose of the scene is that, and the gain {gain:.3g} counts per electron."]
-    camera = DetectorSettings(kind="counting", gain=short(gain), dqe=short(gain / noise))
-    if white:
-        notes.append("The noise is white, as a counting camera's whose images are binned; DQE(0) "
-                     "is gain over noise, and the signal's MTF, which background does not show, "
-                     "is taken as 1.")
-        return camera, dose, notes
-    notes.append("The noise is coloured, by assumption of what resampled the images: signal and "
-                 "noise went through the same MTF, as in an integrating camera.")
-    rows = tuple((float(w), short(value))
-                 for w, value in zip(crowd.w, np.sqrt(crowd.noise / noise), strict=True))
-    return replace(camera, kind="integrating", mtf_table=rows), dose, notes
-
-
-def _tilts(table: pd.DataFrame) -> TiltSettings:
-    axis = np.angle(np.exp(1j * np.deg2rad(table["axis_angle"])).mean(), deg=True)
-    rows = table.sort_values("acquisition_index").round(6)
-    return TiltSettings(
-        scheme="listed", angles=rows["tilt_angle"].tolist(), axis_angle=short(axis),
-        shifts=rows[["shift_x", "shift_y"]].to_numpy().tolist(),
-        defocus_offsets=(rows["defocus"] - short(table["defocus"].mean())).round(3).tolist(),
-        doses=tuple(map(short, rows["dose"])), prior_dose=short(rows["prior_dose"].min()))
-
-
-def slab(fit: ThicknessFit, mean_free_path: float,
-         axis_angle: float) -> tuple[float, tuple[float, ...]]:
-    """Ice whose normal is where the fit has it.
-
-    Args:
-        fit: of the means.
-        mean_free_path: at the microscope's voltage [A].
-        axis_angle: of the tilt axis from +y, counter-clockwise [deg].
-
-    Returns:
-        Thickness along z [A] and slope along x and y, as of `IceSettings`.
-    """
-    normal = tilt_rotation(-fit.normal_angle, axis_angle)[:, 2]
-    return (short(fit.thickness(mean_free_path) / float(normal[2])),
-            tuple(short(float(-normal[n] / normal[2])) for n in (0, 1)))
-
-
-def _specimen(scene: Scene, fit: ThicknessFit, crowd: CrowdFit,
-              settings: TwinSettings) -> tuple[SpecimenSettings, InteractionSettings]:
-    """Ice whose normal is where the fit has it, filled with the crowd over all fields of view."""
-    # A crowd absorbs more than ice; the means only tell of both together.
-    stronger = 1 + crowd.volume_fraction * (protein_potentials()[1] - 1)
-    at_voltage = float(mean_free_path(settings.mean_free_path, scene.microscope.voltage))
-    thickness, slope = slab(fit, at_voltage / stronger, scene.tilts.axis_angle)
-    ice = IceSettings(thickness=thickness, mean_free_path=settings.mean_free_path, slope=slope)
-    size = _field(scene, thickness)
-    counts = [round(density * stronger * size[0] * size[1] * thickness)
-              for density in crowd.densities]
-    particles = {f"globule_{mass:g}": ParticleSettings(
-        GlobuleSettings(mass), PlacingSettings(count=count))
-        for mass, count in zip(crowd.masses, counts, strict=True) if count}
-    return (SpecimenSettings(ice=ice, damage=short(crowd.damage),
-                             size=tuple(map(short, size)),
-                             particles=settings.particles | particles),
-            InteractionSettings(slice_thickness=min(settings.slice_thickness, short(thickness))))
-
-
-def _field(scene: Scene, thickness: float) -> list[float]:
-    """Extent in x, y that the rays of any image pass, shifts included [A]."""
-    axis = np.deg2rad(scene.tilts.axis_angle)
-    steep = np.deg2rad(max(abs(angle) for angle in scene.tilts.angles or [0.0]))
-    across, along = np.abs([np.cos(axis), np.sin(axis)]), np.abs([np.sin(axis), np.cos(axis)])
-    shifts = 2 * np.abs(np.asarray(scene.tilts.shifts)).max(axis=0)
-    sides = np.array(scene.shape[::-1]) * scene.pixel_size + shifts
-    width = across @ sides / np.cos(steep) + thickness * np.tan(steep)
-    return (across * width + along * (along @ sides)).tolist()
-
-
-def _said(ice: IceSettings, crowd: CrowdFit) -> list[str]:
-    lines = [f"Thickness {ice.thickness / 10:.0f} nm, if the mean free path of ice at 300 kV is "
-             f"{(ice.mean_free_path or 0.0) / 10:.0f} nm; what goes unnoticed is a beam that "
-             "changes in step with the tilt.",
-             "Each image's dose is nominal times its mean over the curve's.",
-             "The handedness of the tilts is taken as in the table."]
-    if crowd.masses:
-        lines.append(f"The crowd fills {100 * crowd.volume_fraction:.1f} % of the ice with balls "
-                     f"of protein, and fades {crowd.damage:.1f} times as fast as by Grant & "
-                     "Grigorieff (2015), motion included.")
-    return lines

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from tem_taichi.estimate.twin import short
+from tem_taichi.estimate.twin_scene import short
 
 Content = dict[str, Any]
 

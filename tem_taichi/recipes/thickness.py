@@ -13,7 +13,7 @@ from tem_taichi import checks
 from tem_taichi.estimate.thickness_field import fit_images_thickness
 from tem_taichi.estimate.thickness_figure import thickness_figure
 from tem_taichi.estimate.thickness_fit import ThicknessFit
-from tem_taichi.estimate.twin import short, slab
+from tem_taichi.estimate.twin_scene import short, slab
 from tem_taichi.recipes.input import images_of, series_table
 from tem_taichi.recipes.result import Report, Result
 from tem_taichi.recipes.scene import scene_text

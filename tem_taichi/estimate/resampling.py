@@ -1,0 +1,57 @@
+"""What a fall of the noise towards Nyquist's frequency, alike at all tilts, tells of images."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
+
+from tem_taichi.estimate.background import BackgroundSpectra
+from tem_taichi.estimate.crowd_fit import CrowdFit, Lens, Sight, fit_crowd
+
+Array = NDArray[np.float64]
+
+_ROUNDS = 3
+_SEEN = 0.03
+"""Least loss of power anywhere that counts as a fall [1]."""
+
+
+def fit_resampled(spectra: BackgroundSpectra, sights: list[Sight], lens: Lens,
+                  masses: tuple[float, ...], least: float = 0.0) -> tuple[CrowdFit, Array | None]:
+    """Noise and crowd, and the factor by which resampling took power from both.
+
+    By turns: the crowd by spectra that are freed of the factor, and the factor by what spectra of
+    all tilts are over the crowd's model, which never rises with the frequency. A crowd whose noise
+    is coloured already has none.
+
+    Args:
+        spectra: of the images.
+        sights: as of `fit_crowd`, as are the others.
+        lens: see sights.
+        masses: see sights.
+        least: see sights.
+
+    Returns:
+        The fit, whose model is that of the spectra as given, and the factor at its w; None = 1.
+    """
+    factor = np.ones(spectra.w.shape)
+    crowd = fit_crowd(spectra, sights, lens, masses, least)
+    for _ in range(_ROUNDS):
+        if np.ptp(crowd.noise) > 0.2 * crowd.noise.mean():
+            break
+        weight = np.minimum(spectra.weight, 100.0)  # what is not in the model counts more
+        left = np.log(spectra.ratio / crowd.model * factor)
+        known = np.nansum(weight * left, axis=0) / np.maximum(weight.sum(axis=0), 1e-300)
+        # Where the crowd is most of it, its own form is not known so well.
+        known[spectra.w < 0.1] = 0.0
+        falling = np.exp(isotonic_regression(known, weights=weight.sum(axis=0) + 1e-9,
+                                             increasing=False).x)
+        factor = np.minimum(falling / falling[0], 1.0)
+        factor = np.minimum.accumulate(np.convolve(np.pad(factor, 1, mode="edge"),
+                                                   [0.25, 0.5, 0.25], mode="valid"))
+        crowd = fit_crowd(replace(spectra, ratio=spectra.ratio / factor), sights, lens, masses,
+                          least)
+        crowd = replace(crowd, model=crowd.model * factor)
+    if factor.min() > 1 - _SEEN:
+        return crowd, None
+    return crowd, factor
