@@ -29,16 +29,18 @@ def _between(thick, rise, next_thick, next_rise):
 
 
 @ti.func
-def _relief(knots: ti.template(), spacing, x, y):
-    """Factor on the ice's thickness, linear between knots."""
-    rows, columns = knots.shape[0], knots.shape[1]
+def _relief(knots: ti.template(), which: ti.template(), spacing, x, y):
+    """Factor on the ice's thickness, or height of its mid-plane, linear between knots."""
+    rows, columns = knots.shape[1], knots.shape[2]
     down = ti.min(ti.max(y / spacing + (rows - 1) * 0.5, 0.0), float(rows - 1))
     right = ti.min(ti.max(x / spacing + (columns - 1) * 0.5, 0.0), float(columns - 1))
     row, column = ti.min(int(down), rows - 2), ti.min(int(right), columns - 2)
     down -= row
     right -= column
-    return ((knots[row, column] * (1.0 - right) + knots[row, column + 1] * right) * (1.0 - down)
-            + (knots[row + 1, column] * (1.0 - right) + knots[row + 1, column + 1] * right) * down)
+    above = knots[which, row, column] * (1.0 - right) + knots[which, row, column + 1] * right
+    below = (knots[which, row + 1, column] * (1.0 - right)
+             + knots[which, row + 1, column + 1] * right)
+    return above * (1.0 - down) + below * down
 
 
 @ti.func
@@ -49,7 +51,7 @@ def _layers(shape, knots: ti.template(), spacing, relief, film, x, y):
         shape[2] * shape[2])
     ice = shape[0] + (shape[1] - shape[0]) * ti.min(squared, 1.0)
     if relief == 1:
-        ice *= _relief(knots, spacing, x, y)
+        ice *= _relief(knots, 0, spacing, x, y)
     carbon = 0.0
     if film == 1:
         rho = ti.sqrt(ti.max(squared, 1e-6)) * shape[2]
@@ -61,7 +63,7 @@ def _layers(shape, knots: ti.template(), spacing, relief, film, x, y):
 @ti.kernel
 def fill(
     p: ti.types.ndarray(ndim=1),
-    knots: ti.types.ndarray(ndim=2),
+    knots: ti.types.ndarray(ndim=3),
     spacing: float,
     relief: int,
     entrances: ti.types.ndarray(ndim=1),
@@ -77,7 +79,8 @@ def fill(
     Args:
         p: thickness, that of the edge, radius, centre x and y, slopes x and y of the mid-plane,
             thickness and edge of the film, specimen to image frame row by row (9), shift (2).
-        knots: of the relief, factors on the ice's thickness.
+        knots: of the relief, (2, my, mx), factors on the ice's thickness and heights of its
+            mid-plane [A].
         spacing: between knots [A].
         relief: whether there is one.
         entrances: where slices begin [A], (n,).
@@ -103,11 +106,15 @@ def fill(
             total = 0.0
             point = start + x * right + entrance * down
             rise = plane.dot(point)
+            if relief == 1:
+                rise -= _relief(knots, 1, spacing, point[0], point[1])
             ice, here = _layers(shape, knots, spacing, relief, film, point[0], point[1])
             for step in range(n_steps):
                 # Not `point` again: what was computed of its elements would change with it.
                 there = start + x * right + (entrance + depth * (step + 1) / n_steps) * down
                 next_rise = plane.dot(there)
+                if relief == 1:
+                    next_rise -= _relief(knots, 1, spacing, there[0], there[1])
                 next_ice, next_here = _layers(shape, knots, spacing, relief, film,
                                               there[0], there[1])
                 if carbon == 1:

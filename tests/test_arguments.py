@@ -25,7 +25,7 @@ NEVER = (math.nan, math.inf, "text", 2 + 1j, {}, object(), [[1.0], [2.0, 3.0]])
 """No number, nor an array of them."""
 
 OPTIONAL = {"aperture", "mtf", "dqe", "incident", "band", "mean_free_path", "amplitude_contrast",
-            "edge_thickness", "shift", "relief"}
+            "edge_thickness", "shift", "relief_heights"}
 """May be None."""
 
 POSITIVE = {"pixel_size", "slice_thickness", "voltage", "dose", "focal_length", "aperture", "gain",

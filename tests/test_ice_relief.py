@@ -12,10 +12,18 @@ from tem_taichi.scene.specimen import IceSettings, SpecimenSettings
 from tem_taichi.series.build import build_specimen
 from tem_taichi.series.simulate import simulate
 from tem_taichi.specimen.filling import fill, fills
-from tem_taichi.specimen.ice_shape import IceShape, part_inside, path_length, thickness_at
+from tem_taichi.specimen.ice_shape import (
+    IceShape,
+    at_knots,
+    part_inside,
+    path_length,
+    thickness_at,
+)
 
 KNOTS = np.random.default_rng(2).uniform(0.6, 1.5, (5, 7))
-SLOPING = IceShape(700.0, slope_x=0.03, slope_y=-0.02, relief=KNOTS, relief_spacing=900.0)
+HEIGHTS = np.random.default_rng(3).uniform(-200, 200, (5, 7))
+SLOPING = IceShape(700.0, slope_x=0.03, slope_y=-0.02, relief=KNOTS, relief_spacing=900.0,
+                   relief_heights=HEIGHTS)
 LENS = IceShape(300.0, 600.0, 2500.0, relief=KNOTS, relief_spacing=900.0, carbon_thickness=150.0)
 
 
@@ -56,7 +64,8 @@ def test_slices_are_those_of_the_twin_and_the_share_of_points_inside(shape, tilt
     points = torch.stack(torch.broadcast_tensors(x[None, :, None], y[:, None, None], z),
                          dim=-1) @ rotation
     height = 2 * (points[..., 2] - shape.slope_x * points[..., 0]
-                  - shape.slope_y * points[..., 1]).abs()
+                  - shape.slope_y * points[..., 1] - (0 if shape is LENS else at_knots(
+                      as_tensor(HEIGHTS), 900.0, points[..., 0], points[..., 1]))).abs()
     film = 150.0 * (torch.hypot(points[..., 0], points[..., 1]) > 2500.0) if shape is LENS else 0
     within = ((height < thickness_at(shape, points[..., 0], points[..., 1]))
               & (height >= film)).double().sum(-1)
@@ -65,14 +74,16 @@ def test_slices_are_those_of_the_twin_and_the_share_of_points_inside(shape, tilt
 
 
 def test_gradients(double):
-    def parts(knots, spacing, thickness, tilt):
-        shape = IceShape(thickness, slope_x=0.05, relief=knots, relief_spacing=spacing)
+    def parts(knots, heights, spacing, thickness, tilt):
+        shape = IceShape(thickness, slope_x=0.05, relief=knots, relief_heights=heights,
+                         relief_spacing=spacing)
         rotation = tilt_rotation(tilt, 15.0)
         place = as_tensor([-800.0, 110.0, 930.0])
         return (fill(shape, rotation, (4, 5), 410.0, 90.0, 260.0),
                 path_length(shape, rotation, place, place / 3))
 
-    inputs = tuple(as_tensor(v).requires_grad_() for v in (KNOTS[:3, :4], 900.0, 430.0, 33.0))
+    inputs = tuple(as_tensor(v).requires_grad_() for v in (
+        KNOTS[:3, :4], HEIGHTS[:3, :4], 900.0, 430.0, 33.0))
     assert torch.autograd.gradcheck(parts, inputs)
 
 
@@ -82,6 +93,13 @@ def test_gradients(double):
 def test_refused(wrong, said):
     with pytest.raises(ValueError, match=said):
         IceShape(100.0, relief=wrong)
+
+
+def test_heights_are_at_the_knots_of_the_relief():
+    with pytest.raises(ValueError, match="relief_heights of shape"):
+        IceShape(100.0, relief=np.ones((2, 2)), relief_heights=np.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"relief_heights.*as many knots"):
+        IceSettings(relief=((1.0, 1.0), (1.0, 1.0)), relief_heights=((1.0,) * 3,) * 2)
 
 
 def scene(**ice) -> Scene:

@@ -21,8 +21,8 @@ _DEPTHS = 5
 """Places of a ray through the slab."""
 _STIFF = 10.0 ** np.arange(-2.0, 3.5)
 """Of the map's second differences, over what the data know of a knot."""
-_LEVEL = 0.05
-"""Of its first ones, over that: beyond what is seen it is level."""
+_LEVEL = 0.5
+"""Of its first ones, over that: soon beyond what is seen it is level."""
 _OFFSET = 0.02
 """Deviation of what all numbers of an image have in common [1], where that is looked for."""
 
@@ -32,7 +32,8 @@ class PlaneRays:
     """Where parts of images look through a slab.
 
     Attributes:
-        places: in the specimen's plane [A], x and y, (n, depths, parts, 2).
+        places: in the specimen's plane [A], x and y, of each layer, (layers, n, depths, parts,
+            2).
         across: way through the slab over its thickness, (n,).
     """
 
@@ -45,7 +46,8 @@ class PlaneMap:
     """A map, 1 on average where nothing is known.
 
     Attributes:
-        knots: rows along y, columns along x, about the specimen's centre.
+        knots: of each layer, rows along y, columns along x, about the specimen's centre,
+            (layers, my, mx).
         spacing: between knots [A].
         offsets: what each image has beside it, (n,).
         model: numbers that it gives, without offsets, (n, parts).
@@ -59,8 +61,8 @@ class PlaneMap:
     explained: float
 
 
-def plane_rays(tilts: pd.DataFrame, slope: tuple[float, ...], thickness: float, places: Array
-               ) -> PlaneRays:
+def plane_rays(tilts: pd.DataFrame, slope: tuple[float, ...], thickness: float, places: Array,
+               layers: int = 1) -> PlaneRays:
     """How parts of images see a slab.
 
     Args:
@@ -68,6 +70,7 @@ def plane_rays(tilts: pd.DataFrame, slope: tuple[float, ...], thickness: float, 
         slope: of the slab's mid-plane along x and y.
         thickness: of the slab along z [A].
         places: x, y of the parts from the images' middle [A], (parts, 2).
+        layers: of equal thickness that have a map each, from below.
     """
     normal = np.array([-slope[0], -slope[1], 1.0])
     found, across = [], []
@@ -75,11 +78,13 @@ def plane_rays(tilts: pd.DataFrame, slope: tuple[float, ...], thickness: float, 
         turn = tilt_rotation(float(row.tilt_angle), float(row.axis_angle)).double().cpu().numpy()
         start = (places - [row.shift_x, row.shift_y]) @ turn[:2]
         rise = float(turn[2] @ normal)
-        heights = thickness * ((np.arange(_DEPTHS) + 0.5) / _DEPTHS - 0.5)
+        count = _DEPTHS * layers
+        heights = thickness * ((np.arange(count) + 0.5) / count - 0.5)
         way = (heights[:, None] - start @ normal) / rise
-        found.append((start + way[..., None] * turn[2])[..., :2])
+        found.append((start + way[..., None] * turn[2])[..., :2].reshape(
+            layers, _DEPTHS, len(places), 2))
         across.append(1 / abs(rise))
-    return PlaneRays(np.array(found), np.array(across))
+    return PlaneRays(np.stack(found, axis=1), np.array(across))
 
 
 def fit_plane(values: Array, rays: PlaneRays, scale: Array, error: Array, spacing: float,
@@ -94,12 +99,15 @@ def fit_plane(values: Array, rays: PlaneRays, scale: Array, error: Array, spacin
         spacing: between knots [A].
         offsets: whether images may be off by a number each.
     """
-    counts = 2 * np.ceil(np.abs(rays.places).max(axis=(0, 1, 2)) / spacing).astype(int) + 1
-    ways = _ways(rays.places, counts, spacing)
+    counts = 2 * np.ceil(np.abs(rays.places).max(axis=(0, 1, 2, 3)) / spacing).astype(int) + 1
+    layers = len(rays.places)
+    ways = sparse.csr_matrix(sparse.hstack([_ways(each, counts, spacing) / layers
+                                            for each in rays.places]))
     known = np.isfinite(values)
     weight = np.where(known, 1 / error**2, 0.0)
     given = np.where(known, values, 0.0)
-    problem = _Problem(ways, scale, given, weight, _bends(counts), offsets)
+    bends = sparse.csr_matrix(sparse.block_diag([_bends(counts)] * layers))
+    problem = _Problem(ways, scale, given, weight, bends, offsets)
     half = np.arange(len(values)) % 2 == 0
     noise = known.sum()
 
@@ -110,8 +118,8 @@ def fit_plane(values: Array, rays: PlaneRays, scale: Array, error: Array, spacin
     flat = problem.missed(np.ones(ways.shape[1]), np.ones(len(values), dtype=bool))
     knots, model = problem.solved(np.ones(len(values), dtype=bool), _STIFF[int(np.argmin(tried))])
     off = (weight * (given - model)).sum(axis=1) / np.maximum(weight.sum(axis=1), 1e-300)
-    return PlaneMap(knots.reshape(counts[::-1]), spacing, off if offsets else np.zeros(len(off)),
-                    model, float((flat - min(tried)) / max(flat - noise, 1e-9 * flat)))
+    return PlaneMap(knots.reshape(layers, *counts[::-1]), spacing, off * offsets, model, float(
+        (flat - min(tried)) / max(flat - noise, 1e-9 * flat)))
 
 
 def _ways(places: Array, counts: NDArray[np.int_], spacing: float) -> sparse.csr_matrix:

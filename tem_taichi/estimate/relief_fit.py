@@ -1,7 +1,7 @@
 """How thick a specimen is from place to place, and where its crowd is, by the images of its tilts.
 
 Only thickness over mean free path shows: a part that is denser, such as a cell, is as one that is
-thicker. One map is for all depths, so that what lies at a face is somewhat blurred.
+thicker. Above and below the mid-plane there is a map each: faces of the ice.
 """
 
 from dataclasses import dataclass, field, replace
@@ -34,6 +34,7 @@ class Relief:
 
     Attributes:
         knots: factors on the slab's thickness, rows along y, columns along x; None = 1.
+        heights: of the mid-plane at these, above the slab's [A].
         spacing: between them [A].
         beam: brightness of each image over that of the curve, (n,).
         shade: expected counts without content, (n, ny, nx).
@@ -41,6 +42,7 @@ class Relief:
     """
 
     knots: Array | None
+    heights: Array | None
     spacing: float
     beam: Array
     shade: Array = field(repr=False)
@@ -67,9 +69,9 @@ def fit_relief(images: Array, tilts: pd.DataFrame, pixel_size: float, slope: tup
                                                               ).mean(axis=(2, 4))
     slab = np.broadcast_to(images.mean(axis=(1, 2))[:, None, None], images.shape)
     if min(rows, columns) < 3 or parts.min() <= 0:
-        return Relief(None, 1.0, np.ones(n), slab, 0.0)
+        return Relief(None, None, 1.0, np.ones(n), slab, 0.0)
     places = _centres(rows, columns, block, shape, pixel_size)
-    rays = plane_rays(tilts, slope, thickness, places)
+    rays = plane_rays(tilts, slope, thickness, places, layers=2)
     values = np.log(intensity)[:, None] - np.log(parts.reshape(n, -1))
     # What noise makes neighbours differ by, and the little that is anyhow not known.
     steps = np.diff(np.log(parts), axis=2) ** 2 / 2
@@ -77,10 +79,13 @@ def fit_relief(images: Array, tilts: pd.DataFrame, pixel_size: float, slope: tup
     found = fit_plane(values, rays, ratio * rays.across, error, _KNOT * block * pixel_size, True)
     beam = np.exp(-found.offsets)
     if found.explained < _EXPLAINED:
-        return Relief(None, found.spacing, beam, slab, found.explained)
+        return Relief(None, None, found.spacing, beam, slab, found.explained)
     light = intensity[:, None] * np.exp(-found.model) * beam[:, None]
     shade = np.stack([_over_pixels(one.reshape(rows, columns), block, shape) for one in light])
-    return Relief(np.clip(found.knots, _LEAST, _MOST), found.spacing, beam, shade, found.explained)
+    lower, upper = np.clip(found.knots, _LEAST, _MOST)
+    # From the mid-plane either face is half the slab's thickness away, times its factor.
+    return Relief((lower + upper) / 2, thickness * (upper - lower) / 4, found.spacing, beam, shade,
+                  found.explained)
 
 
 def fit_density(spectra: BackgroundSpectra, crowd: CrowdFit, corners: NDArray[np.int_], size: int,
@@ -121,7 +126,7 @@ def fit_density(spectra: BackgroundSpectra, crowd: CrowdFit, corners: NDArray[np
                       size / 2 * pixel_size, False)
     if found.explained < _EXPLAINED:
         return None
-    return replace(found, knots=np.clip(found.knots, 0.0, _MOST))
+    return replace(found, knots=np.clip(found.knots[0], 0.0, _MOST))
 
 
 def _centres(rows: int, columns: int, block: int, shape: list[int], pixel_size: float) -> Array:

@@ -21,6 +21,7 @@ from tem_taichi.estimate.bead_series import gold_of
 from tem_taichi.estimate.bead_tracks import views_of
 from tem_taichi.estimate.crops import plain
 from tem_taichi.estimate.crowd_fit import CrowdFit, Lens, Sight
+from tem_taichi.estimate.gold_loss import aperture_of, path_with_aperture
 from tem_taichi.estimate.relief_fit import fit_density, fit_relief
 from tem_taichi.estimate.resampling import fit_resampled
 from tem_taichi.estimate.thickness_field import fit_images_thickness
@@ -50,7 +51,6 @@ from tem_taichi.scene.specimen import IceSettings
 from tem_taichi.series.build import build_specimen
 from tem_taichi.series.plan import plan
 from tem_taichi.series.trial import foreseen_time
-from tem_taichi.specimen.absorption import mean_free_path
 
 _BEAM = 0.1
 """Relative deviation from the curve up to which the beam is taken to vary."""
@@ -155,8 +155,9 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
     if fit.ratio <= 0:
         raise ValueError("images: do not darken with the tilt; must be those of a slab in bright "
                          f"field, whose t / L here is at most {fit.interval()[1]:.3g} (95 %)")
-    lens = Lens(pixel_size, voltage, settings.spherical_aberration,
-                float(mean_free_path(settings.mean_free_path, voltage)), IceSettings().potential)
+    aperture = aperture_of(beads, voltage, settings.mean_free_path, pixel_size)
+    lens = Lens(pixel_size, voltage, settings.spherical_aberration, path_with_aperture(
+        aperture, voltage, settings.mean_free_path, pixel_size), IceSettings().potential)
     thickness, slope = slab(fit, lens.mean_free_path, _axis(table))
     geometry = (pixel_size, slope, thickness)
     relief = fit_relief(stack, table, *geometry, thickness / lens.mean_free_path,
@@ -167,6 +168,10 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
                                   fit.intensity / (nominal * pixel_size**2))
     density = fit_density(spectra, crowd, corners, settings.tile, stack.shape[1:], table, *geometry)
     camera, dose, more = camera_of(fit, crowd, factor, spectra.w, nominal, pixel_size)
+    if aperture is not None:
+        more.append(f"The aperture, {aperture:.0f} um at a focal length of "
+                    f"{MicroscopeSettings().focal_length:g} mm, is that with which gold is as "
+                    "dark as the beads are.")
     beads, moved = within_ice(beads, thickness, slope, relief)
     if moved > pixel_size:
         more.append(f"Beads that stick out of the ice are moved into it, by {moved:.0f} A at most.")
@@ -176,8 +181,9 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
     scene = Scene(
         name="twin", output="twin", seed=settings.seed, pixel_size=pixel_size, dose=short(dose),
         shape=tuple(settings.shape or stack.shape[1:]), detector=camera,
-        microscope=MicroscopeSettings(voltage=voltage,
-                                      spherical_aberration=lens.spherical_aberration),
+        microscope=MicroscopeSettings(
+            voltage=voltage, spherical_aberration=lens.spherical_aberration,
+            aperture=None if aperture is None else short(aperture)),
         optics=OpticsSettings(defocus=short(table["defocus"].mean()), astigmatism=short(
             table["astigmatism"].mean()), astigmatism_angle=short(
             table["astigmatism_angle"].median())),
@@ -186,7 +192,7 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
             slice_thickness=min(settings.slice_thickness, short(thickness))))
     found = Contents(crowd, relief, density, beads)
     scene = replace(scene, specimen=specimen_of(scene, fit, found, settings.mean_free_path,
-                                                settings.particles))
+                                                lens.mean_free_path, settings.particles))
     return Twin(scene=scene, thickness=fit, spectra=spectra, found=found, sights=sights, lens=lens,
                 nominal_dose=nominal,
                 implied_dose=fit.intensity / float(crowd.noise.mean()) / pixel_size**2,

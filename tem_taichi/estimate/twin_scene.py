@@ -17,7 +17,7 @@ from tem_taichi.scene.particle import FiducialSettings, GlobuleSettings, Particl
 from tem_taichi.scene.placing import PlacingSettings
 from tem_taichi.scene.settings import DetectorSettings, Scene, TiltSettings
 from tem_taichi.scene.specimen import IceSettings, SpecimenSettings
-from tem_taichi.specimen.absorption import mean_free_path, protein_potentials
+from tem_taichi.specimen.absorption import protein_potentials
 from tem_taichi.specimen.ice_shape import at_knots
 
 Array = NDArray[np.float64]
@@ -136,25 +136,26 @@ def slab(fit: ThicknessFit, mean_free_path: float,
 
 
 def specimen_of(scene: Scene, fit: ThicknessFit, found: Contents, mean_free_path_at_300: float,
-                particles: Mapping[str, ParticleSettings]) -> SpecimenSettings:
+                lost: float, particles: Mapping[str, ParticleSettings]) -> SpecimenSettings:
     """Ice whose normal is where the fit has it, filled with the crowd over all fields of view.
 
     Args:
         scene: its instrument and tilts.
         fit: of the means.
         found: what there is in the ice.
-        mean_free_path_at_300: of ice [A].
+        mean_free_path_at_300: of ice, without an aperture [A].
+        lost: that for all that is lost at the microscope's voltage [A].
         particles: of interest, by name.
     """
     crowd = found.crowd
     # A crowd absorbs more than ice; the means only tell of both together.
     stronger = 1 + crowd.volume_fraction * (protein_potentials()[1] - 1)
-    at_voltage = float(mean_free_path(mean_free_path_at_300, scene.microscope.voltage))
-    thickness, slope = slab(fit, at_voltage / stronger, scene.tilts.axis_angle)
+    thickness, slope = slab(fit, lost / stronger, scene.tilts.axis_angle)
     relief = found.relief
     ice = IceSettings(thickness=thickness, mean_free_path=mean_free_path_at_300, slope=slope)
     if relief.knots is not None:
-        ice = replace(ice, relief=_rows(relief.knots), relief_spacing=short(relief.spacing))
+        ice = replace(ice, relief=_rows(relief.knots), relief_spacing=short(relief.spacing),
+                      relief_heights=_rows(np.asarray(relief.heights)))
     size = _field(scene, thickness)
     # The crowd's numbers are those of a slab that is crowded everywhere alike.
     placing, kept = PlacingSettings(), np.ones((1, 1))
@@ -211,7 +212,8 @@ def within_ice(beads: pd.DataFrame, thickness: float, slope: tuple[float, ...], 
     if relief.knots is not None:
         factor = at_knots(torch.from_numpy(relief.knots), relief.spacing, torch.tensor(x),
                           torch.tensor(y)).numpy()
-        middle = x * slope[0] + y * slope[1]
+        middle = x * slope[0] + y * slope[1] + at_knots(torch.tensor(
+            relief.heights), relief.spacing, torch.tensor(x), torch.tensor(y)).numpy()
     # A pixel's rounding is well within an angstrom.
     reach = np.maximum(thickness * factor / 2 - beads["diameter"] / 2 - 1, 0)
     inside = np.clip(z, middle - reach, middle + reach)

@@ -10,13 +10,16 @@ ROUND = ("sphere", "ball")
 """Placements about a middle."""
 
 
-def check_knots(key: str, knots: Any, least: float) -> None:
+def check_knots(key: str, knots: Any, least: float, most: float = 1000.0, unit: str = "1"
+                ) -> None:
     """ValueError unless numbers at knots are a table of two rows and columns or more, or null.
 
     Args:
         key: for the message.
         knots: rows of numbers.
         least: of a number.
+        most: of a number.
+        unit: of both.
     """
     if knots is None:
         return
@@ -25,7 +28,7 @@ def check_knots(key: str, knots: Any, least: float) -> None:
                  "two rows of numbers or more, all as long, of two or more")
     for n, row in enumerate(knots):
         for m, value in enumerate(row):
-            checks.within(f"{key}[{n}][{m}]", value, least, 1000.0, "1")
+            checks.within(f"{key}[{n}][{m}]", value, least, most, unit)
 
 
 @dataclass(frozen=True)

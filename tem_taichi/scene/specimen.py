@@ -46,6 +46,8 @@ class IceSettings:
     relief: tuple[tuple[float, ...], ...] | None = None
     """factors on the thickness at knots about the specimen's centre, rows along y from the least,
     each along x: linear between knots, beyond them as at the nearest; null = 1"""
+    relief_heights: tuple[tuple[float, ...], ...] | None = None
+    """of the mid-plane at the same knots, above that of the slope [A]; null = 0"""
     relief_spacing: float = 500.0
     """between knots of the relief, along x and y [A]"""
 
@@ -61,6 +63,12 @@ class IceSettings:
         checks.positive("specimen.ice.edge_thickness", self.edge_thickness, "A")
         checks.positive("specimen.ice.hole_radius", self.hole_radius, "A")
         check_knots("specimen.ice.relief", self.relief, 0.001)
+        check_knots("specimen.ice.relief_heights", self.relief_heights, -checks.LARGE,
+                    checks.LARGE, "A")
+        checks.check(self.relief_heights is None or (self.relief is not None and (
+            len(self.relief), len(self.relief[0])) == (
+            len(self.relief_heights), len(self.relief_heights[0]))), "specimen.ice.relief_heights",
+            self.relief_heights, "at as many knots as specimen.ice.relief")
         checks.positive("specimen.ice.relief_spacing", self.relief_spacing, "A")
         for key in ("hole_centre", "slope"):
             checks.check(len(getattr(self, key)) == 2, f"specimen.ice.{key}", getattr(self, key),

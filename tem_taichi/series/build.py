@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tem_taichi.device import as_tensor, current
@@ -25,6 +26,7 @@ from tem_taichi.scene.particle import (
 from tem_taichi.scene.settings import Scene
 from tem_taichi.scene.specimen import IceSettings
 from tem_taichi.series.placement import place
+from tem_taichi.series.proposals import middle_of
 from tem_taichi.series.tilts import acquisition_angles
 from tem_taichi.specimen.absorption import (
     Loss,
@@ -165,7 +167,8 @@ def ice_of(scene: Scene) -> Ice:
                          hole_radius=ice.hole_radius or math.inf, centre_x=x, centre_y=y,
                          slope_x=along_x, slope_y=along_y, carbon_thickness=ice.carbon_thickness,
                          relief=None if ice.relief is None else as_tensor(ice.relief),
-                         relief_spacing=ice.relief_spacing)
+                         relief_heights=None if ice.relief_heights is None else
+                         as_tensor(ice.relief_heights), relief_spacing=ice.relief_spacing)
     # Particles in vacuum have no ice around them.
     granularity = ice.granularity if ice.potential else 0.0
     made = Ice(thickness=ice.thickness, potential=ice.potential, mean_free_path=path,
@@ -195,7 +198,7 @@ def _check_inside(kind: Kind, pose: Poses, ice: IceSettings) -> None:
     low, high = depths(kind, pose, torch.eye(3, dtype=current().dtype))
     if ice.relief is not None:  # its thickest part, about the mid-plane there
         thickness *= max(map(max, ice.relief))
-        middle = as_tensor(pose.positions)[:, :2] @ as_tensor(ice.slope)
+        middle = as_tensor(middle_of(ice, np.asarray(pose.positions)))
         low, high = low - middle, high - middle
     out = torch.nonzero(torch.maximum(-low, high) > thickness / 2).flatten()
     if len(out):

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from tem_taichi.scene.placing import PlacingSettings
 from tem_taichi.scene.settings import Scene
+from tem_taichi.scene.specimen import IceSettings
 from tem_taichi.specimen.ice_shape import at_knots
 
 Array = NDArray[np.float64]
@@ -50,13 +51,29 @@ def proposals(scene: Scene, placing: PlacingSettings, radius: float, rng: np.ran
             if knots is not None:
                 keep &= np.abs(points[:, 2]) <= (
                     ice.thickness / 2 * _at(knots, ice.relief_spacing, points) - radius)
-                points[:, 2] += points[:, :2] @ np.array(ice.slope)
+                points[:, 2] += middle_of(ice, points)
             found.append(points[keep])
             if sum(map(len, found)) >= n:
                 break
         return np.concatenate(found)[:n]
 
     return propose
+
+
+def middle_of(ice: IceSettings, points: Array) -> Array:
+    """Height of the ice's mid-plane over places.
+
+    Args:
+        ice: with a relief.
+        points: (n, 3) [A].
+
+    Returns:
+        (n,) [A].
+    """
+    middle = points[:, :2] @ np.array(ice.slope)
+    if ice.relief_heights is not None:
+        middle = middle + _at(np.array(ice.relief_heights), ice.relief_spacing, points)
+    return np.asarray(middle)
 
 
 def _at(knots: Array, spacing: float, points: Array) -> Array:

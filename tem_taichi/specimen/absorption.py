@@ -61,8 +61,8 @@ def imaginary_potential(mean_free_path: Value, voltage: Value) -> Value:
     return 1 / (2 * interaction_constant(voltage) * mean_free_path)
 
 
-def _forward() -> list[float]:
-    """Integral of the potential of elements 0 to 98 [V A^3]."""
+def forward_potentials() -> list[float]:
+    """Integral of the potential of an atom of elements 0 to 98 [V A^3]."""
     return (SCATTERING_TO_POTENTIAL * peng_factors()[:, 0].sum(1)).tolist()
 
 
@@ -71,7 +71,7 @@ def inelastic_ratios() -> tuple[float, ...]:
     """`Ratios` of inelastic scattering alone."""
     section = [0.0] + [float(inelastic_cross_section(z, _VOLTAGE)) for z in range(1, 99)]
     water = (2 * section[1] + section[8]) * ICE_DENSITY
-    forward = _forward()
+    forward = forward_potentials()
     return (0.0, *(section[z] / (water * forward[z]) for z in range(1, 99)))
 
 
@@ -93,7 +93,7 @@ def absorption_ratios(ratios: Ratios | None = None) -> torch.Tensor:
 
 def protein_potentials(ratios: Ratios | None = None) -> tuple[float, float]:
     """Mean potential of protein [V], and its imaginary one relative to that of ice."""
-    forward, ratio = _forward(), ratios or inelastic_ratios()
+    forward, ratio = forward_potentials(), ratios or inelastic_ratios()
     real = sum(count * forward[z] for z, count in PROTEIN.items())
     imaginary = sum(count * forward[z] * ratio[z] for z, count in PROTEIN.items())
     return real / _RESIDUE_VOLUME, imaginary / _RESIDUE_VOLUME
@@ -190,7 +190,7 @@ def loss_with_aperture(
     both = 1 / inelastic + elastic
     # An imaginary potential of V takes 2 sigma V of the electrons per length.
     share = 1 / inelastic / both
-    forward = _forward()
+    forward = forward_potentials()
     ratios = (share * ratio + elastic_beyond(z, beyond, voltage)
               / (forward[z] * both * particle_absorption)
               for z, ratio in enumerate(inelastic_ratios()) if z)

@@ -16,6 +16,7 @@ from tem_taichi.kernels import fill as kernels
 from tem_taichi.specimen.ice_shape import (
     IceShape,
     has_film,
+    highest,
     is_lens,
     is_slab,
     part_inside,
@@ -45,7 +46,7 @@ def _fill_adjoint(numbers, relief, spacing, shape, material, pixel_size, entranc
         known, knots, apart = (one.detach().requires_grad_() for one in (numbers, relief, spacing))
         here, rotation = _of_numbers(known, is_lens(shape))
         if shape.relief is not None:
-            here = replace(here, relief=knots, relief_spacing=apart)
+            here = replace(here, relief=knots[0], relief_heights=knots[1], relief_spacing=apart)
         x, y = (axis - by for axis, by in zip(_axes(ny, nx, pixel_size), known[18:], strict=True))
         for rows in torch.arange(ny, device=out.device).split(max(1, _ROWS // nx)):
             for n, z0 in enumerate(entrances):
@@ -78,9 +79,9 @@ def _numbers(shape: IceShape, rotation: torch.Tensor, shift: torch.Tensor) -> to
 
 
 def _relief(shape: IceShape) -> torch.Tensor:
-    """Its knots; of none a plane's."""
+    """Its knots; of none any."""
     knots = shape.knots
-    return (as_tensor(torch.ones(2, 2)) if knots is None else knots).contiguous()
+    return (as_tensor(torch.ones(2, 2, 2)) if knots is None else knots).contiguous()
 
 
 def _of_numbers(numbers: torch.Tensor, lens: bool) -> tuple[IceShape, torch.Tensor]:
@@ -116,6 +117,7 @@ def _known(
     slack = 1e-5 * (abs(middle) + reach)  # rounding in single precision
     if material == "carbon" and not has_film(shape):
         return 0.0
+    slack += highest(shape)
     if abs(middle) - reach > max(thick) / 2 + slack:
         return 0.0
     if not has_film(shape) and abs(middle) + reach < min(thick) / 2 - slack:

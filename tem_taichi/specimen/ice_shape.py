@@ -49,6 +49,8 @@ class IceShape:
     relief: ArrayLike | torch.Tensor | None = None
     """Factor on the thickness [1] at knots about the specimen's centre, rows along y, (my, mx):
     linear between knots, beyond them as at the nearest; None = 1 everywhere."""
+    relief_heights: ArrayLike | torch.Tensor | None = None
+    """Of the mid-plane at the same knots, above that which the slopes give [A]; None = 0."""
     relief_spacing: Value = 1.0
     """Between knots [A]."""
 
@@ -71,10 +73,22 @@ class IceShape:
             if not number(knots.detach().min()) > 0:
                 raise ValueError("relief: must be positive everywhere [1]")
 
+        if self.relief_heights is not None:
+            heights = to_field("relief_heights", self.relief_heights)
+            wanted = None if self.relief is None else to_field("relief", self.relief).shape
+            if heights.shape != wanted:
+                raise ValueError(f"relief_heights of shape {tuple(heights.shape)}: must be that of "
+                                 f"relief, {None if wanted is None else tuple(wanted)}")
+
     @property
     def knots(self) -> torch.Tensor | None:
-        """The relief as a tensor of the device in use."""
-        return None if self.relief is None else to_field("relief", self.relief)
+        """The relief as a tensor of the device in use, (2, my, mx): factors and heights."""
+        if self.relief is None:
+            return None
+        factors = to_field("relief", self.relief)
+        heights = torch.zeros_like(factors) if self.relief_heights is None else to_field(
+            "relief_heights", self.relief_heights)
+        return torch.stack([factors, heights])
 
 
 def _relative_radius(shape: IceShape, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -97,7 +111,7 @@ def thickness_at(shape: IceShape, x: torch.Tensor, y: torch.Tensor) -> torch.Ten
     part = _relative_radius(shape, x, y).clamp(max=1)
     lens = shape.thickness + (edge - shape.thickness) * part
     knots = shape.knots
-    return lens if knots is None else lens * at_knots(knots, shape.relief_spacing, x, y)
+    return lens if knots is None else lens * at_knots(knots[0], shape.relief_spacing, x, y)
 
 
 def at_knots(knots: torch.Tensor, spacing: Value, x: torch.Tensor, y: torch.Tensor
@@ -232,7 +246,7 @@ def part_inside(
         reach = shape.thickness / (2 * slope[2].abs())
         inside = torch.minimum(middle + reach, z0 + depth) - torch.maximum(middle - reach, z0)
         return inside.clamp(min=0) / depth
-    n_steps = steps_of(shape, depth)
+    n_steps, knots = steps_of(shape, depth), shape.knots
     out = torch.zeros(torch.broadcast_shapes(x.shape, y.shape), dtype=x.dtype, device=x.device)
     before: list[tuple[torch.Tensor, torch.Tensor]] = []
     for n in range(n_steps + 1):
@@ -240,6 +254,8 @@ def part_inside(
         rise = x * slope[0] + (y * slope[1] + z * slope[2])
         here_x, here_y = (x * rotation[0, i] + (y * rotation[1, i] + z * rotation[2, i])
                           for i in (0, 1))
+        if knots is not None and shape.relief_heights is not None:
+            rise = rise - at_knots(knots[1], shape.relief_spacing, here_x, here_y)
         after = [(part / 2 - rise, part / 2 + rise)
                  for part in _thicknesses(shape, material, here_x, here_y)]
         for sign, old, new in zip((1, -1), before, after, strict=False):
@@ -294,10 +310,17 @@ def depth_range(
 
 
 def thickest(shape: IceShape) -> float:
-    """Most of ice or film anywhere [A]; where there is a relief, no less than that."""
+    """Most of ice or film anywhere, with how far it lies beside its plane [A], or more."""
     given = [number(value) for value in (shape.thickness, shape.edge_thickness)
              if value is not None]
-    return max(max(given) * relief_range(shape)[1], number(shape.carbon_thickness))
+    return max(max(given) * relief_range(shape)[1],
+               number(shape.carbon_thickness)) + 2 * highest(shape)
+
+
+def highest(shape: IceShape) -> float:
+    """Farthest that the relief puts the mid-plane above or below where it were [A]."""
+    knots = shape.knots
+    return 0.0 if knots is None else number(knots[1].detach().abs().max())
 
 
 def relief_range(shape: IceShape) -> tuple[float, float]:
@@ -305,5 +328,5 @@ def relief_range(shape: IceShape) -> tuple[float, float]:
     knots = shape.knots
     if knots is None:
         return 1.0, 1.0
-    low, high = torch.aminmax(knots.detach())
+    low, high = torch.aminmax(knots[0].detach())
     return number(low), number(high)
