@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from tem_taichi.grid import BAND_LIMIT
@@ -21,6 +22,7 @@ from tem_taichi.specimen.fiducials import GOLD_LATTICE
 NARROWEST, WIDEST = 10.0, 300.0
 """Apertures [um]."""
 _GOLD = 79
+_INNER, _OUTER = 0.6, (1.6, 2.5)
 _WAVES = 1.5
 """Pixels of a scene's wave in one of the images', by default."""
 
@@ -56,27 +58,59 @@ def path_with_aperture(aperture: float | None, voltage: float, mean_free_path_at
     return _loss(aperture, voltage, mean_free_path_at_300, pixel_size).mean_free_path
 
 
-def aperture_of(beads: pd.DataFrame, voltage: float, mean_free_path_at_300: float,
+def bead_length(images: NDArray[np.float64], places: pd.DataFrame, pixel_size: float
+                ) -> float | None:
+    """Way through gold after which 1 / e is left, by the beads that are seen [A].
+
+    Logarithms of what is left in the middle of beads, within `_INNER` of their radius, over what is
+    about them, from `_OUTER` on, beyond most of their fringe.
+
+    Args:
+        images: (n, ny, nx).
+        places: of `bead_masks.covered`.
+        pixel_size: [A].
+
+    Returns:
+        The median; None where no bead is whole in an image.
+    """
+    found = []
+    for row in places[places["found"] & (places["bead"] > 0)].itertuples():
+        radius = row.diameter / 2 / pixel_size
+        reach = math.ceil(_OUTER[1] * radius) + 1
+        y, x = round(row.y), round(row.x)
+        image = images[row.image]
+        if not (reach <= y < len(image) - reach and reach <= x < image.shape[1] - reach):
+            continue
+        part = image[y - reach:y + reach + 1, x - reach:x + reach + 1]
+        away = np.hypot(*np.meshgrid(np.arange(-reach, reach + 1) + y - row.y,
+                                     np.arange(-reach, reach + 1) + x - row.x, indexing="ij"))
+        inner = away <= max(_INNER * radius, 0.7)
+        about = part[(away >= _OUTER[0] * radius) & (away <= _OUTER[1] * radius)].mean()
+        way = row.diameter * np.sqrt(1 - (away[inner] / radius).clip(max=0.99) ** 2).mean()
+        if 0 < part[inner].mean() < about:
+            found.append(math.log(about / part[inner].mean()) / way)
+    return 1 / float(np.median(found)) if found else None
+
+
+def aperture_of(length: float | None, voltage: float, mean_free_path_at_300: float,
                 pixel_size: float) -> float | None:
     """The aperture with which gold takes as much from an image as beads do [um].
 
     Args:
-        beads: diameter [A] and contrast, the share of electrons that a bead's middle takes.
+        length: of `bead_length` [A]; None = unknown.
         voltage: as in `gold_length`, as are the others.
         mean_free_path_at_300: see voltage.
         pixel_size: see voltage.
 
     Returns:
-        From `NARROWEST` to `WIDEST`; None without beads.
+        From `NARROWEST` to `WIDEST`; None where the length is.
     """
-    good = beads[(beads["contrast"] > 0) & (beads["contrast"] < 1)] if len(beads) else beads
-    if not len(good):
+    if length is None:
         return None
-    wanted = float(np.median(-good["diameter"] / np.log1p(-good["contrast"])))
 
     def off(logarithm: float) -> float:
         return gold_length(math.exp(logarithm), voltage, mean_free_path_at_300,
-                           pixel_size) - wanted
+                           pixel_size) - length
 
     ends = math.log(NARROWEST), math.log(WIDEST)
     if off(ends[0]) >= 0 or off(ends[1]) <= 0:

@@ -26,6 +26,8 @@ _KNOT = 5
 _EXPLAINED = 0.25
 """Of what parts of images differ by beyond noise: less is no reason for a map."""
 _LEAST, _MOST = 0.05, 5.0
+_NOISE_ERROR = 0.03
+"""Of the noise of a single image, relative: what tells density must be more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +122,9 @@ def fit_density(spectra: BackgroundSpectra, crowd: CrowdFit, corners: NDArray[np
         weight = np.where(used, spectra.weight[n] / len(tiles) / crowd.model[n] ** 2, 0.0)
         known = (weight * share[n] ** 2).sum()
         values.append(((tiles - noise) * share[n] * weight).sum(axis=1) / max(known, 1e-300))
-        error.append(np.full(len(tiles), max(known, 1e-300) ** -0.5))
+        # Noise that is not quite what it is taken for is as a crowd in all tiles alike.
+        wrong = _NOISE_ERROR * (weight * noise * share[n]).sum() / max(known, 1e-300)
+        error.append(np.full(len(tiles), np.hypot(max(known, 1e-300) ** -0.5, wrong)))
     rays = plane_rays(tilts, slope, thickness, places)
     found = fit_plane(np.array(values), rays, np.ones(len(values)), np.array(error),
                       size / 2 * pixel_size, False)

@@ -21,7 +21,7 @@ from tem_taichi.estimate.bead_series import gold_of
 from tem_taichi.estimate.bead_tracks import views_of
 from tem_taichi.estimate.crops import plain
 from tem_taichi.estimate.crowd_fit import CrowdFit, Lens, Sight
-from tem_taichi.estimate.gold_loss import aperture_of, path_with_aperture
+from tem_taichi.estimate.gold_loss import aperture_of, bead_length, path_with_aperture
 from tem_taichi.estimate.relief_fit import fit_density, fit_relief
 from tem_taichi.estimate.resampling import fit_resampled
 from tem_taichi.estimate.thickness_field import fit_images_thickness
@@ -149,13 +149,13 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
                          f"the {len(tilts)} rows of tilts")
     table, notes = complete_table(tilts, stack, pixel_size, voltage,
                                   settings.spherical_aberration)
-    stack, table, beads = _gold(stack, table, pixel_size, settings)
+    stack, table, beads, length = _gold(stack, table, pixel_size, settings)
     nominal = float(table["dose"].mean())
     fit = fit_images_thickness(stack, table["tilt_angle"], table["dose"] / nominal)
     if fit.ratio <= 0:
         raise ValueError("images: do not darken with the tilt; must be those of a slab in bright "
                          f"field, whose t / L here is at most {fit.interval()[1]:.3g} (95 %)")
-    aperture = aperture_of(beads, voltage, settings.mean_free_path, pixel_size)
+    aperture = aperture_of(length, voltage, settings.mean_free_path, pixel_size)
     lens = Lens(pixel_size, voltage, settings.spherical_aberration, path_with_aperture(
         aperture, voltage, settings.mean_free_path, pixel_size), IceSettings().potential)
     thickness, slope = slab(fit, lens.mean_free_path, _axis(table))
@@ -172,8 +172,8 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
         more.append(f"The aperture, {aperture:.0f} um at a focal length of "
                     f"{MicroscopeSettings().focal_length:g} mm, is that with which gold is as "
                     "dark as the beads are.")
-    beads, moved = within_ice(beads, thickness, slope, relief)
-    if moved > pixel_size:
+    beads, moved = within_ice(beads, thickness, relief)
+    if moved:
         more.append(f"Beads that stick out of the ice are moved into it, by {moved:.0f} A at most.")
     change = relief.beam if relief.knots is not None else fit.means / fit.expected(fit.tilt_angles)
     # What is far from the curve is no weak beam, but something in its way.
@@ -201,8 +201,9 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
 
 
 def _gold(stack: Array, table: pd.DataFrame, pixel_size: float, settings: TwinSettings
-          ) -> tuple[Array, pd.DataFrame, pd.DataFrame]:
-    """Images without gold, poses by it, about the images' middle, and where it is."""
+          ) -> tuple[Array, pd.DataFrame, pd.DataFrame, float | None]:
+    """Images without gold, poses by it, about the images' middle, where it is, and how dark."""
+    length: float | None = None
     beads = pd.DataFrame(columns=["x", "y", "z", "diameter"], dtype=float)
     if settings.beads is not None:
         gold = gold_of(stack, table, pixel_size, Search(cut_from=settings.cut_from))
@@ -210,11 +211,12 @@ def _gold(stack: Array, table: pd.DataFrame, pixel_size: float, settings: TwinSe
             beads = gold.tracks.beads
             table = table.assign(**{name: gold.tilts[name] for name in (
                 "tilt_angle", "axis_angle", "shift_x", "shift_y")})
+            length = bead_length(stack, gold.places, pixel_size)
         if len(gold.places):
             width = float(gold.places["diameter"].median()) / 2 / pixel_size
             stack = np.asarray(filled(stack, gold.mask, width), dtype=float)
     offsets = views_of(table, settings.cut_from).offsets
-    return stack, table.assign(shift_x=offsets[:, 0], shift_y=offsets[:, 1]), beads
+    return stack, table.assign(shift_x=offsets[:, 0], shift_y=offsets[:, 1]), beads, length
 
 
 def _axis(table: pd.DataFrame) -> float:

@@ -197,28 +197,23 @@ def _sampled(knots: Array, spacing: float, size: list[float]) -> Array:
     return at_knots(torch.from_numpy(knots), spacing, x[None, :], y[:, None]).numpy()
 
 
-def within_ice(beads: pd.DataFrame, thickness: float, slope: tuple[float, ...], relief: Relief
+def within_ice(beads: pd.DataFrame, thickness: float, relief: Relief
                ) -> tuple[pd.DataFrame, float]:
-    """Beads moved into the ice along z where they stick out of it, and the farthest move [A].
+    """Beads moved into a slab along z where they stick out of it, and the farthest move [A].
+
+    Where there is a relief they stay where they are, on faces of the ice as within it.
 
     Args:
         beads: x, y, z, diameter [A].
         thickness: of the slab [A].
-        slope: of its mid-plane.
-        relief: factors on the thickness.
+        relief: of the ice.
     """
-    x, y, z = beads[["x", "y", "z"]].to_numpy(float).T
-    factor, middle = np.ones(len(x)), np.zeros(len(x))
-    if relief.knots is not None:
-        factor = at_knots(torch.from_numpy(relief.knots), relief.spacing, torch.tensor(x),
-                          torch.tensor(y)).numpy()
-        middle = x * slope[0] + y * slope[1] + at_knots(torch.tensor(
-            relief.heights), relief.spacing, torch.tensor(x), torch.tensor(y)).numpy()
-    # A pixel's rounding is well within an angstrom.
-    reach = np.maximum(thickness * factor / 2 - beads["diameter"] / 2 - 1, 0)
-    inside = np.clip(z, middle - reach, middle + reach)
-    moved = float(np.abs(inside - z).max()) if len(z) else 0.0
-    return beads.assign(z=inside), moved
+    if relief.knots is not None or not len(beads):
+        return beads, 0.0
+    # Radii of atoms, and rounding.
+    reach = max(thickness / 2 - float(beads["diameter"].max()) / 2 - 5, 0.0)
+    inside = beads["z"].clip(-reach, reach)
+    return beads.assign(z=inside), float((inside - beads["z"]).abs().max())
 
 
 def _field(scene: Scene, thickness: float) -> list[float]:

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from tem_taichi.device import as_tensor, current
@@ -26,7 +25,6 @@ from tem_taichi.scene.particle import (
 from tem_taichi.scene.settings import Scene
 from tem_taichi.scene.specimen import IceSettings
 from tem_taichi.series.placement import place
-from tem_taichi.series.proposals import middle_of
 from tem_taichi.series.tilts import acquisition_angles
 from tem_taichi.specimen.absorption import (
     Loss,
@@ -194,12 +192,10 @@ def _loss(scene: Scene, inelastic: float, stronger: float) -> Loss | None:
 
 def _check_inside(kind: Kind, pose: Poses, ice: IceSettings) -> None:
     """ValueError if a copy sticks out of the ice."""
+    if ice.relief is not None:  # whose faces are no planes, and may have beads on them
+        return
     thickness = ice.thickness
     low, high = depths(kind, pose, torch.eye(3, dtype=current().dtype))
-    if ice.relief is not None:  # its thickest part, about the mid-plane there
-        thickness *= max(map(max, ice.relief))
-        middle = as_tensor(middle_of(ice, np.asarray(pose.positions)))
-        low, high = low - middle, high - middle
     out = torch.nonzero(torch.maximum(-low, high) > thickness / 2).flatten()
     if len(out):
         n = int(out[0])
