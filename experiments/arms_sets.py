@@ -184,7 +184,7 @@ def in_style(clean: Stack, tilts: pd.DataFrame, folder: Path, number: int, steps
     styles = styles_of(StyleSettings(style=f"{folder}/tilt_series.mrc",
                                      style_angles=f"{folder}/stated.csv", steps=steps), 10.0)
     return np.stack([styles.law(angle).sample(
-        as_tensor(image), 1.0, Key(number, "arms", n)).cpu().numpy()
+        as_tensor(image), 1.0, Key(number, "noise", n)).cpu().numpy()
         for n, (image, angle) in enumerate(zip(clean, tilts["tilt_angle"], strict=True))])
 
 
