@@ -39,8 +39,8 @@ from tem_taichi.scene.settings import Scene
 ARMS = {"benchmark": "the hidden microscope itself", "twin": "calibrated twin",
         "style": "style (FakET)", "matched": "noise of its spectrum", "white": "white Gaussian",
         "clean": "no noise"}
-TRAINED, TESTED, TESTS_FROM = 4, 8, 500
-STEPS, PATCH = 300, 32
+TRAINED, TESTED, TESTS_FROM = 4, 6, 500
+STEPS, PATCH = 500, 32
 
 
 @dataclass(frozen=True)
