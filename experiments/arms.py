@@ -37,8 +37,11 @@ from tem_taichi.scene.load import load_scene
 from tem_taichi.scene.settings import Scene
 
 ARMS = {"benchmark": "the hidden microscope itself", "twin": "calibrated twin",
+        "gold": "twin with its gold",
         "style": "style (FakET)", "matched": "noise of its spectrum", "white": "white Gaussian",
         "clean": "no noise"}
+SIMULATED = ("benchmark", "twin", "gold")
+"""Arms whose images are simulated with all that is known; others begin with clean ones."""
 TRAINED, TESTED, TESTS_FROM = 4, 6, 500
 STEPS, PATCH = 500, 32
 
@@ -65,6 +68,14 @@ def series_of(folder: Path, number: int) -> Path:
     return place
 
 
+def gold_in(place: Path) -> float:
+    """CPU seconds that it took to look for a series' gold, which is done once."""
+    file = place / "gold.json"
+    if not file.is_file():
+        write_json(file, {"calibrated": arms_sets.beads_found(place)})
+    return float(json.loads(file.read_text())["calibrated"])
+
+
 def twin_for(folder: Path, number: int) -> Scene:
     """The twin of the series of a number, or of the next one whose recipe finds that it runs."""
     places = [series_of(folder, (number + n) % TRAINED) for n in range(TRAINED)]
@@ -73,6 +84,14 @@ def twin_for(folder: Path, number: int) -> Scene:
         if not any("does not run" in line for line in said):
             return load_scene(place / "twin" / "twin.yaml")
     raise ValueError(f"{folder}: no series has a twin that runs")
+
+
+def fitted_in(folder: Path, arm: str) -> float:
+    """CPU seconds that an arm's recipes took to calibrate it, of all series."""
+    places = [series_of(folder, n) for n in range(TRAINED)]
+    twin = sum(json.loads((one / "costs.json").read_text())["calibrated"] for one in places)
+    gold = sum(gold_in(one) for one in places) if arm == "gold" else 0.0
+    return twin + gold if arm in ("twin", "gold") else 0.0
 
 
 def made(folder: Path, arm: str, one: Content, clean: tuple[Stack, pd.DataFrame] | None
@@ -84,8 +103,10 @@ def made(folder: Path, arm: str, one: Content, clean: tuple[Stack, pd.DataFrame]
     if arm == "clean" and clean is not None:
         return clean
     place = series_of(folder, one.number % TRAINED)
-    if arm == "twin":
+    if arm in ("twin", "gold"):
         twin = arms_sets.twin_of(one, twin_for(folder, one.number))
+        if arm == "gold":
+            twin = arms_sets.with_gold(twin, place)
         images, _, tilts = arms_sets.recorded(twin)
         return images, tilts
     assert clean is not None
@@ -103,13 +124,15 @@ def samples_of(folder: Path, arms: Sequence[str], number: int) -> dict[str, Samp
         begun = time.process_time()
         one = arms_sets.content(number)
         clean, shared = None, 0.0
-        if set(arms) - {"benchmark", "twin"}:
+        if set(arms) - set(SIMULATED):
             simulated = time.process_time()
             _, images, tilts = arms_sets.recorded(one.plain)
             clean, shared = (images, tilts), time.process_time() - simulated
         for arm, file in files.items():
             if not file.is_file():
-                series_of(folder, number % TRAINED)
+                place = series_of(folder, number % TRAINED)
+                if arm == "gold":
+                    gold_in(place)  # before the clock of the sample
                 _keep(file, arm, one, shared, lambda arm=arm: made(folder, arm, one, clean))
         print(f"sample {number}: {time.process_time() - begun:.0f} CPU s", flush=True)
     return {arm: _kept(file) for arm, file in files.items()}
@@ -121,7 +144,7 @@ def _keep(file: Path, arm: str, one: Content, shared: float,
     images, tilts = make()
     middle = int(np.abs(tilts["tilt_angle"].to_numpy()).argmin())
     volume = arms_sets.tomogram(images, tilts)
-    cpu = time.process_time() - begun + (0.0 if arm in ("benchmark", "twin") else shared)
+    cpu = time.process_time() - begun + (0.0 if arm in SIMULATED else shared)
     truth = one.truth
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(".part.npz")
@@ -197,23 +220,24 @@ def main() -> None:
 
 def run(folder: Path, seeds: int, arms: Sequence[str], tests: int, steps: int, results: Path
         ) -> None:
-    """Every arm of every seed that has no row yet; all arms of a seed, then the next one."""
+    """Every arm of every seed that has no row yet; all arms of a seed, then the next one.
+
+    Samples of a seed are made for all arms at once, as most share their clean images.
+    """
     done = {(row["arm"], row["seed"], row["steps"]) for row in rows_of(results)}
     tested = [samples_of(folder, ["benchmark"], TESTS_FROM + n)["benchmark"] for n in range(tests)]
     for seed in range(seeds):
         left = [arm for arm in arms if (arm, seed, steps) not in done]
         if not left:
             continue
-        made = [samples_of(folder, arms, seed * TRAINED + n) for n in range(TRAINED)]
-        costs = [json.loads((series_of(folder, n) / "costs.json").read_text())
-                 for n in range(TRAINED)]
+        made = [samples_of(folder, list(ARMS), seed * TRAINED + n) for n in range(TRAINED)]
         for arm in left:
             training = [one[arm] for one in made]
             row = judged(training, tested, seed, steps)
-            fitted = sum(one["calibrated"] for one in costs) if arm == "twin" else 0.0
             apart = distances([one.volume for one in training], [one.volume for one in tested])
             add_row(results, {"arm": arm, "seed": seed, "steps": steps, **row,
-                              "set_cpu": sum(one.cpu for one in training), "fit_cpu": fitted,
+                              "set_cpu": sum(one.cpu for one in training),
+                              "fit_cpu": fitted_in(folder, arm),
                               "apart": apart, **machine()})
             found = measures(counted_of(row), len(training[0].truth.radius) - 1)
             print(arm, seed, f"F1 {found['f1']:.3f} naming {found['macro']:.3f}, told "
@@ -223,15 +247,19 @@ def run(folder: Path, seeds: int, arms: Sequence[str], tests: int, steps: int, r
 
 def write_table(rows: list[dict[str, Any]], file: Path) -> None:
     """The table of all rows."""
-    seeds = sorted(set.intersection(*({row["seed"] for row in rows if row["arm"] == arm}
-                                      for arm in {row["arm"] for row in rows})))
-    runs = {arm: [row for seed in seeds for row in rows
-                  if (row["arm"], row["seed"]) == (arm, seed)] for arm in ARMS}
-    runs = {arm: those for arm, those in runs.items() if those}
-    counted = {arm: [counted_of(row) for row in those] for arm, those in runs.items()}
+    by = {(row["arm"], row["seed"]): row for row in rows}
+    all_seeds = sorted({seed for arm, seed in by if arm == "benchmark"})
     kinds = max(max(one) for one in rows[0]["kinds"])
-    ends = paired(counted, kinds, "benchmark", np.random.default_rng(0))
+    runs = {arm: those for arm in ARMS
+            if (those := [by[arm, seed] for seed in all_seeds if (arm, seed) in by])}
+    counted = {arm: [counted_of(row) for row in those] for arm, those in runs.items()}
     measured = {arm: means(one, kinds) for arm, one in counted.items()}
+    ends, against = {}, {}
+    for arm, those in runs.items():  # with the benchmark of the same seeds
+        same = [counted_of(by["benchmark", row["seed"]]) for row in those]
+        ends[arm] = paired({"benchmark": same, arm: counted[arm]}, kinds, "benchmark",
+                           np.random.default_rng(0))[arm]
+        against[arm] = means(same, kinds)
     lines = ["| U-Net learned from | recall | precision | F1 of finding | of the benchmark's | F1 "
              "of naming, mean | of the benchmark's | finding, naming of each seed | threshold told "
              "by the tests' labels | spectra differ by | CPU s a set | of it to calibrate |",
@@ -248,7 +276,7 @@ def write_table(rows: list[dict[str, Any]], file: Path) -> None:
 
         def ratio(name: str, one: dict = one, told: Callable = told, arm: str = arm) -> str:
             return "" if arm == "benchmark" else told(
-                f"{name}_ratio", one[name] / measured["benchmark"][name])
+                f"{name}_ratio", one[name] / against[arm][name])
 
         each = ", ".join("{f1:.3f} {macro:.3f}".format(**measures(run, kinds))
                          for run in counted[arm])
@@ -261,7 +289,7 @@ def write_table(rows: list[dict[str, Any]], file: Path) -> None:
             f"{mean(lambda row: row['set_cpu'] + row['fit_cpu']):.0f} | "
             f"{mean(lambda row: row['fit_cpu']):.0f} |")
     tests = rows[0]["kinds"]
-    lines += ["", f"{len(seeds)} seeds, each of {TRAINED} samples to learn from and "
+    lines += ["", f"{len(all_seeds)} seeds, each of {TRAINED} samples to learn from and "
               f"{rows[0]['steps']} steps; {len(tests)} tomograms of the hidden microscope with "
               f"{sum(map(len, tests))} particles of {kinds} kinds, 96^3 voxels of 10 A. Brackets: "
               "95 % by bootstrap over seeds, tomograms and particles, the same for all arms."]

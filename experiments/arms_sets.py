@@ -4,6 +4,7 @@ A set's number decides its content; samples of the same number have the same par
 places in every arm. What an arm knows of the hidden microscope is in wide, unlabelled series.
 """
 
+import json
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from tem_taichi.export.volumes import reference, scatterer_labels, solid
 from tem_taichi.files.mrc import read_image_stack, write_mrc
 from tem_taichi.scene.dataset import Dataset, load_dataset, scene_of
 from tem_taichi.scene.load import load_scene
-from tem_taichi.scene.particle import ParticleSettings
+from tem_taichi.scene.particle import ParticleSettings, particle_of
 from tem_taichi.scene.placing import PlacingSettings
 from tem_taichi.scene.settings import Scene
 from tem_taichi.scene.show import to_yaml
@@ -158,6 +159,37 @@ def calibrated(folder: Path) -> tuple[Scene, float]:
                       f"angles={folder}/stated.csv", "voltage=200", "tile=32",
                       f"output={folder}/twin", "overwrite=true"])["cpu_s"]
     return load_scene(folder / "twin" / "twin.yaml"), spent
+
+
+def beads_found(folder: Path) -> float:
+    """Look for gold in an unlabelled series, by recipe=beads; what it finds is in its `gold`.
+
+    Args:
+        folder: of the series.
+
+    Returns:
+        CPU seconds.
+    """
+    return measured(["tem_taichi.fit", "recipe=beads", f"input={folder}/tilt_series.mrc",
+                     f"angles={folder}/stated.csv", f"output={folder}/gold",
+                     "overwrite=true"])["cpu_s"]
+
+
+def with_gold(scene: Scene, folder: Path) -> Scene:
+    """A scene with beads as densely as in an unlabelled series, anywhere in it.
+
+    Args:
+        scene: of a sample.
+        folder: of the series, after `beads_found`.
+    """
+    told = json.loads((folder / "gold" / "results.json").read_text())
+    images, _ = read_image_stack(folder / "tilt_series.mrc")
+    count = round(told["beads"] * np.prod(scene.shape) / np.prod(images.shape[1:]))
+    if not count:
+        return scene
+    gold = particle_of(fiducial=float(told["diameter_A"]), count=count)
+    return replace(scene, specimen=replace(
+        scene.specimen, particles={**scene.specimen.particles, "gold": gold}))
 
 
 def twin_of(one: Content, scene: Scene) -> Scene:
