@@ -37,10 +37,10 @@ from tem_taichi.scene.load import load_scene
 from tem_taichi.scene.settings import Scene
 
 ARMS = {"benchmark": "the hidden microscope itself", "twin": "calibrated twin",
-        "gold": "twin with its gold",
+        "bare": "twin without its gold",
         "style": "style (FakET)", "matched": "noise of its spectrum", "white": "white Gaussian",
         "clean": "no noise"}
-SIMULATED = ("benchmark", "twin", "gold")
+SIMULATED = ("benchmark", "twin", "bare")
 """Arms whose images are simulated with all that is known; others begin with clean ones."""
 TRAINED, TESTED, TESTS_FROM = 4, 6, 500
 STEPS, PATCH = 500, 32
@@ -68,14 +68,6 @@ def series_of(folder: Path, number: int) -> Path:
     return place
 
 
-def gold_in(place: Path) -> float:
-    """CPU seconds that it took to look for a series' gold, which is done once."""
-    file = place / "gold.json"
-    if not file.is_file():
-        write_json(file, {"calibrated": arms_sets.beads_found(place)})
-    return float(json.loads(file.read_text())["calibrated"])
-
-
 def twin_for(folder: Path, number: int) -> Scene:
     """The twin of the series of a number, or of the next one whose recipe finds that it runs."""
     places = [series_of(folder, (number + n) % TRAINED) for n in range(TRAINED)]
@@ -87,11 +79,9 @@ def twin_for(folder: Path, number: int) -> Scene:
 
 
 def fitted_in(folder: Path, arm: str) -> float:
-    """CPU seconds that an arm's recipes took to calibrate it, of all series."""
-    places = [series_of(folder, n) for n in range(TRAINED)]
-    twin = sum(json.loads((one / "costs.json").read_text())["calibrated"] for one in places)
-    gold = sum(gold_in(one) for one in places) if arm == "gold" else 0.0
-    return twin + gold if arm in ("twin", "gold") else 0.0
+    """CPU seconds that it took to calibrate an arm, by all series."""
+    costs = [json.loads((series_of(folder, n) / "costs.json").read_text()) for n in range(TRAINED)]
+    return sum(one["calibrated"] for one in costs) if arm in ("twin", "bare") else 0.0
 
 
 def made(folder: Path, arm: str, one: Content, clean: tuple[Stack, pd.DataFrame] | None
@@ -103,10 +93,8 @@ def made(folder: Path, arm: str, one: Content, clean: tuple[Stack, pd.DataFrame]
     if arm == "clean" and clean is not None:
         return clean
     place = series_of(folder, one.number % TRAINED)
-    if arm in ("twin", "gold"):
-        twin = arms_sets.twin_of(one, twin_for(folder, one.number))
-        if arm == "gold":
-            twin = arms_sets.with_gold(twin, place)
+    if arm in ("twin", "bare"):
+        twin = arms_sets.twin_of(one, twin_for(folder, one.number), gold=arm == "twin")
         images, _, tilts = arms_sets.recorded(twin)
         return images, tilts
     assert clean is not None
@@ -130,9 +118,7 @@ def samples_of(folder: Path, arms: Sequence[str], number: int) -> dict[str, Samp
             clean, shared = (images, tilts), time.process_time() - simulated
         for arm, file in files.items():
             if not file.is_file():
-                place = series_of(folder, number % TRAINED)
-                if arm == "gold":
-                    gold_in(place)  # before the clock of the sample
+                series_of(folder, number % TRAINED)  # before the clock of the sample
                 _keep(file, arm, one, shared, lambda arm=arm: made(folder, arm, one, clean))
         print(f"sample {number}: {time.process_time() - begun:.0f} CPU s", flush=True)
     return {arm: _kept(file) for arm, file in files.items()}
@@ -222,7 +208,7 @@ def run(folder: Path, seeds: int, arms: Sequence[str], tests: int, steps: int, r
         ) -> None:
     """Every arm of every seed that has no row yet; all arms of a seed, then the next one.
 
-    Samples of a seed are made for all arms at once, as most share their clean images.
+    Samples of a seed are made at once for these and the arms that begin with clean images.
     """
     done = {(row["arm"], row["seed"], row["steps"]) for row in rows_of(results)}
     tested = [samples_of(folder, ["benchmark"], TESTS_FROM + n)["benchmark"] for n in range(tests)]
@@ -230,7 +216,8 @@ def run(folder: Path, seeds: int, arms: Sequence[str], tests: int, steps: int, r
         left = [arm for arm in arms if (arm, seed, steps) not in done]
         if not left:
             continue
-        made = [samples_of(folder, list(ARMS), seed * TRAINED + n) for n in range(TRAINED)]
+        shown = [arm for arm in ARMS if arm in arms or arm not in SIMULATED]
+        made = [samples_of(folder, shown, seed * TRAINED + n) for n in range(TRAINED)]
         for arm in left:
             training = [one[arm] for one in made]
             row = judged(training, tested, seed, steps)

@@ -4,7 +4,6 @@ A set's number decides its content; samples of the same number have the same par
 places in every arm. What an arm knows of the hidden microscope is in wide, unlabelled series.
 """
 
-import json
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -22,7 +21,7 @@ from tem_taichi.export.volumes import reference, scatterer_labels, solid
 from tem_taichi.files.mrc import read_image_stack, write_mrc
 from tem_taichi.scene.dataset import Dataset, load_dataset, scene_of
 from tem_taichi.scene.load import load_scene
-from tem_taichi.scene.particle import ParticleSettings, particle_of
+from tem_taichi.scene.particle import ParticleSettings
 from tem_taichi.scene.placing import PlacingSettings
 from tem_taichi.scene.settings import Scene
 from tem_taichi.scene.show import to_yaml
@@ -161,54 +160,32 @@ def calibrated(folder: Path) -> tuple[Scene, float]:
     return load_scene(folder / "twin" / "twin.yaml"), spent
 
 
-def beads_found(folder: Path) -> float:
-    """Look for gold in an unlabelled series, by recipe=beads; what it finds is in its `gold`.
-
-    Args:
-        folder: of the series.
-
-    Returns:
-        CPU seconds.
-    """
-    return measured(["tem_taichi.fit", "recipe=beads", f"input={folder}/tilt_series.mrc",
-                     f"angles={folder}/stated.csv", f"output={folder}/gold",
-                     "overwrite=true"])["cpu_s"]
-
-
-def with_gold(scene: Scene, folder: Path) -> Scene:
-    """A scene with beads as densely as in an unlabelled series, anywhere in it.
-
-    Args:
-        scene: of a sample.
-        folder: of the series, after `beads_found`.
-    """
-    told = json.loads((folder / "gold" / "results.json").read_text())
-    images, _ = read_image_stack(folder / "tilt_series.mrc")
-    count = round(told["beads"] * np.prod(scene.shape) / np.prod(images.shape[1:]))
-    if not count:
-        return scene
-    gold = particle_of(fiducial=float(told["diameter_A"]), count=count)
-    return replace(scene, specimen=replace(
-        scene.specimen, particles={**scene.specimen.particles, "gold": gold}))
-
-
-def twin_of(one: Content, scene: Scene) -> Scene:
+def twin_of(one: Content, scene: Scene, gold: bool = True) -> Scene:
     """A content as a twin shows it, in place of the crowd that stands for such.
 
-    Gold that the twin has is spread at random, as densely as there; the ice holds the content.
+    Gold that the twin has in its field is spread at random, as densely as there; the ice holds the
+    content.
+
+    Args:
+        one: the content.
+        scene: the twin.
+        gold: whether to take it.
     """
-    area = np.prod(one.plain.shape) / np.prod(scene.shape)
-    gold = {name: replace(bead, placing=PlacingSettings(count=round(area * _copies(bead))))
-            for name, bead in scene.specimen.particles.items() if bead.made_from == "fiducial"}
     plain, ice = one.plain, scene.specimen.ice
-    specimen = replace(scene.specimen, size=None, particles=gold, ice=replace(
+    area = np.prod(plain.shape) / np.prod(scene.shape)
+    beads = {name: replace(bead, placing=PlacingSettings(count=round(area * _within(bead, scene))))
+             for name, bead in scene.specimen.particles.items()
+             if gold and bead.made_from == "fiducial"}
+    specimen = replace(scene.specimen, size=None, particles=beads, ice=replace(
         ice, thickness=max(ice.thickness, plain.specimen.ice.thickness)))
     return one.seen(replace(scene, shape=plain.shape, seed=plain.seed, specimen=specimen))
 
 
-def _copies(particle: ParticleSettings) -> int:
-    placing = particle.placing
-    return len(placing.positions) if placing.positions is not None else placing.count
+def _within(particle: ParticleSettings, scene: Scene) -> int:
+    """Listed copies whose middles are in a scene's untilted field."""
+    half = np.array(scene.shape[::-1]) * scene.pixel_size / 2
+    places = np.reshape(particle.placing.positions or (), (-1, 3))
+    return int((np.abs(places[:, :2]) <= half).all(axis=1).sum())
 
 
 def in_style(clean: Stack, tilts: pd.DataFrame, folder: Path, number: int, steps: int) -> Stack:

@@ -63,12 +63,14 @@ def test_all_arms_have_the_same_particles_and_labels(sets):
     twin = load_scene(sets / "scene.yaml")
     twin = replace(twin, shape=(64, 32), specimen=replace(twin.specimen, particles={
         "globule_5": particle_of(globule=5.0, count=9), "gold": particle_of(
-            fiducial=60.0, placement="listed", positions=[[0, 0, 0]] * 4)}))
+            fiducial=60.0, placement="listed", positions=[[0, 0, 0]] * 4 + [[200, 0, 0]])}))
+    bare = arms_sets.twin_of(one, twin, gold=False)
+    assert set(bare.specimen.particles) == {"large", "small"}
     twin = arms_sets.twin_of(one, twin)
     assert places(one.plain) == places(hidden) == places(twin) != places(other.plain)
     assert set(hidden.specimen.particles) == set(twin.specimen.particles) == {
         "large", "small", "gold"}
-    assert twin.specimen.particles["gold"].placing.count == 2  # of a field half as wide
+    assert twin.specimen.particles["gold"].placing.count == 2  # four in a field twice as high
     assert hidden.specimen.ice.thickness > 400 and twin.shape == (32, 32)
 
 
