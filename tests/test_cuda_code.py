@@ -101,7 +101,7 @@ def run(folder: Path, code: str) -> list[str]:
         "LD_LIBRARY_PATH": str(folder), "FAKE_CUDA_LOG": str(log), "FAKE_CUDA_PTX": str(folder),
         "TI_OFFLINE_CACHE_FILE_PATH": str(folder / "cache")}
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", BEGIN + code], text=True,
-                          capture_output=True, env=environment, timeout=100, cwd=HERE.parent)
+                          capture_output=True, env=environment, timeout=300, cwd=HERE.parent)
     assert done.returncode == 0, done.stderr
     return log.read_text().splitlines()
 

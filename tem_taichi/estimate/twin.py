@@ -187,12 +187,13 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
         optics=OpticsSettings(defocus=short(table["defocus"].mean()), astigmatism=short(
             table["astigmatism"].mean()), astigmatism_angle=short(
             table["astigmatism_angle"].median())),
-        tilts=tilts_of(table),
-        interaction=InteractionSettings(
-            slice_thickness=min(settings.slice_thickness, short(thickness))))
+        tilts=tilts_of(table))
     found = Contents(crowd, relief, density, beads)
     scene = replace(scene, specimen=specimen_of(scene, fit, found, settings.mean_free_path,
                                                 lens.mean_free_path, settings.particles))
+    # A map of the ice's faces may leave it thinner than the slab.
+    scene = replace(scene, interaction=InteractionSettings(
+        slice_thickness=min(settings.slice_thickness, scene.specimen.ice.thickness)))
     return Twin(scene=scene, thickness=fit, spectra=spectra, found=found, sights=sights, lens=lens,
                 nominal_dose=nominal,
                 implied_dose=fit.intensity / float(crowd.noise.mean()) / pixel_size**2,
