@@ -39,6 +39,9 @@ from tem_taichi.specimen.implicit import Implicit
 
 _CONE = 0.03
 """Relative change of the beam's convergence in a first step."""
+_AGAIN = 20
+"""Steps until the rate is whole again where a law of noise begins: Adam's first ones, before its
+means are known, go as far for each number whatever its slope."""
 _RATIO, _MOST = 3.0, 100.0
 """Of strengths of the total variation that are tried one after another, from 1 on, and the largest;
 one over it is the least."""
@@ -85,11 +88,11 @@ def fitted(images: Recorded, plan: Plan, every: int, step: Step, kept: Kept) -> 
             kept.folder, f"{kept.about} tv {tv}")))
     task = Task(images, plan) if plan.along is None else RayTask(images, plan, plan.along)
     flow = plan.loss == "flow"
-    passes = plan.warm if flow else plan.passes
+    first = plan.warm if flow else plan.passes
     values, steps, curve = task.start, 0, tuple[float, ...]()
-    if passes:
-        found = _solve(task, "l2" if flow else plan.loss, values, passes, shown, held, step, kept,
-                       "warm")
+    if first:
+        found = _solve(task, "l2" if flow else plan.loss, values, range(first), shown, held, step,
+                       kept, "warm")
         values, steps, curve = found.values, found.steps, found.held_out
     if flow:
         for turn in range(max(1, plan.turns)):
@@ -98,7 +101,9 @@ def fitted(images: Recorded, plan: Plan, every: int, step: Step, kept: Kept) -> 
             if not plan.turns and plan.law_rate > 0:
                 values = {**values, **task.flow.layers._asdict()}
             each = max(1, plan.passes // max(1, plan.turns))
-            found = _solve(task, "flow", values, each, shown, held, step, kept, f"joint {turn}")
+            begin = first + turn * each
+            found = _solve(task, "flow", values, range(begin, begin + each), shown, held, step,
+                           kept, f"joint {turn}")
             values, steps, curve = found.values, steps + found.steps, found.held_out
     with torch.no_grad():
         volume = task.volume(values)
@@ -126,16 +131,23 @@ def _by_strength(fit: Callable[[float], Found]) -> Found:
     return best
 
 
-def _solve(task: Task, loss: str, values: Values, passes: int, shown: Sequence[int],
+def _solve(task: Task, loss: str, values: Values, passes: range, shown: Sequence[int],
            held: Sequence[int], step: Step, kept: Kept, name: str) -> Fit:
-    """Values by some passes through the images shown."""
+    """Values by some of all passes through the images shown.
+
+    The rate falls by one cosine over all: were it to rise again for a law of noise, what has been
+    found would be left before the law could tell.
+    """
     plan = task.plan
     rate = plan.rate or RATES[plan.specimen]
     parts = task.parts(shown, False)
-    total = passes * math.ceil(len(parts) / task.batch)
+    each = math.ceil(len(parts) / task.batch)
+    total, before = len(passes) * each, passes.start * each
+    whole = each * (plan.passes + (plan.warm if plan.loss == "flow" else 0))
     how = Optimiser("adam", total, rate=rate, betas=(0.9, 0.99), batch=task.batch,
                     seed=plan.seed, patience=plan.patience, tolerance=1e-6,
-                    schedule=lambda n: 0.5 * (1 + math.cos(math.pi * (n - 1) / (total + 1))))
+                    schedule=lambda n: (min(1.0, n / _AGAIN) if before else 1.0) * 0.5 * (
+                        1 + math.cos(math.pi * (before + n - 1) / (whole + 1))))
     scales = {part: plan.law_rate for part in Layers._fields if part in values}
     if "cone" in values:  # which may not run ahead of the density that tells it
         scales["cone"] = _CONE / rate
