@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tem_taichi.estimate import stem_fit
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.stem_fit import Images, Plan, explained, fitted, split, unit_of
 from tem_taichi.instrument.exposure import Exposure
@@ -79,6 +80,22 @@ def test_turns_and_images_held_out_choose_the_variation():
     assert (found.volume - density).norm() < 0.8 * density.norm()
     with pytest.raises(ValueError, match="held_out"):
         fitted(images, plan, 0, quiet, Kept())
+
+
+def test_the_rate_does_not_rise_again_where_a_law_begins(monkeypatch):
+    """It goes on from where it was, after some small first steps, and ends at nothing."""
+    rates, real = [], stem_fit.minimise_parts
+
+    def spied(*given, optimiser, **more):
+        rates.append([optimiser.schedule(n) for n in range(1, optimiser.steps + 1)])
+        return real(*given, optimiser=optimiser, **more)
+
+    monkeypatch.setattr(stem_fit, "minimise_parts", spied)
+    plan = Plan("voxels", "flow", passes=15, warm=5, batch=8, law_steps=5)
+    fitted(series()[0], plan, 7, quiet, Kept())
+    first, second = rates
+    assert first[0] == 1 and max(second) < first[-1] < 1
+    assert second[0] < 0.1 < max(second) and second[-1] < 0.01
 
 
 def test_an_interrupted_fit_goes_on(tmp_path):
