@@ -1,33 +1,43 @@
-"""A real tilt series (EMPIAR-10499) and its simulated twin, and how far they agree.
+"""The twin of one part of a real tilt series (EMPIAR-10499) against the rest of it.
 
-Run from the checkout, with the real series in ../shared/data/tilt:
-`python -m experiments.twin [FILE.png]`. It takes about six minutes on one thread and 1.2 GB, and
-also writes the scene, figures/twin.yaml, for `python -m tem_taichi.simulate`.
+    python -m experiments.twin [FOLDER] [--figures experiments/figures]
+
+The part is the first half of the rows, which look on another place than the others at every tilt.
+Both the twin and FakET, whose content is the twin's clean images and whose style is the part, are
+judged by the rest: power, variance over mean, and a classifier of tiles. FOLDER keeps what was
+made. It takes some ten minutes on one thread and 2 GB.
 """
 
-import sys
+import argparse
+import json
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
-from matplotlib.axes import Axes
+import torch
 from matplotlib.figure import Figure
 
-from tem_taichi.estimate.background import BackgroundSpectra, background_spectra
-from tem_taichi.estimate.crowd_fit import held_out
+from experiments.twin_judge import BANDS, Apart, apart, banded_power
+from tem_taichi.device import as_tensor
+from tem_taichi.estimate.bead_poses import Search
+from tem_taichi.estimate.bead_series import gold_of
 from tem_taichi.estimate.thickness_figure import thickness_figure
 from tem_taichi.estimate.thickness_fit import fit_thickness, mean_intensities
-from tem_taichi.estimate.twin import NOT_MODELLED, TwinSettings, make_twin, twin_text
+from tem_taichi.estimate.twin import NOT_MODELLED, Twin, TwinSettings, make_twin, twin_text
 from tem_taichi.files.mrc import read_image_stack
+from tem_taichi.noise.looks import Looks
+from tem_taichi.noise.style import Style
 from tem_taichi.series.simulate import simulate
+from tem_taichi.specimen.ice_shape import at_knots
+from tem_taichi.streams import Key
 
 FIGURES = Path(__file__).parent / "figures"
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "tilt"
-PIXEL, SHAPE = 10.0, (192, 320)
+PIXEL, HALF = 10.0, 155
 SHOWN = -60.01, -30.01, -0.01, 29.98, 59.98
-BAND, BANDS = (1 / 200, 1 / 25), 7  # [1/A], and parts of it
+CUT = (0.0, -1600.0)
+"""Middle of the images in the frames that they were cut from [A]."""
 
 
 def real_series() -> tuple[np.ndarray, pd.DataFrame]:
@@ -35,151 +45,164 @@ def real_series() -> tuple[np.ndarray, pd.DataFrame]:
     images, _ = read_image_stack(DATA / "empiar10499_00254_y0-310.mrc")
     return images, pd.DataFrame({
         "tilt_angle": table[:, 0], "prior_dose": table[:, 1], "defocus": 1e4 * table[:, 2],
-        "axis_angle": table[:, 3], "full_frame": table[:, 6]})
+        "axis_angle": table[:, 3], "full_frame": table[:, 6], "shift_x": table[:, 4],
+        "shift_y": table[:, 5]})
 
 
-def rings_in_band(spectra: BackgroundSpectra) -> np.ndarray:
-    k = spectra.w / PIXEL
-    return np.flatnonzero((k >= BAND[0]) & (k <= BAND[1]))
+def styled(clean: np.ndarray, style: np.ndarray, angles: np.ndarray, scaled: bool) -> np.ndarray:
+    """FakET of clean images in the looks of others."""
+    looks = Looks(as_tensor(style), angles)
+    like = Style(image=torch.zeros(1, 1), mean=0.0, deviation=1.0, noise=0.0, scaled=scaled)
+    return np.stack([looks.law(float(angle), like).sample(as_tensor(image), 1.0, Key(
+        0, "noise", n)).cpu().numpy() for n, (image, angle) in enumerate(
+            zip(clean, angles, strict=True))])
 
 
-def banded(power: np.ndarray, spectra: BackgroundSpectra) -> tuple[np.ndarray, np.ndarray]:
-    """Power in bands of rings, and the relative sampling error of the spectra's, (n, bands) each.
-
-    The error is by the scatter of the tiles: that of their Fourier coefficients, and what parts
-    of a specimen differ by.
-    """
-    parts = np.array_split(rings_in_band(spectra), BANDS)
-
-    def means(rings: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        return np.stack([np.average(rings[:, part], axis=1, weights=weight[part])
-                         for part in parts], axis=1)
-
-    tiles = [means(each, weight)
-             for each, weight in zip(spectra.tiles, spectra.weight, strict=True)]
-    error = [each.std(axis=0, ddof=1) / each.mean(axis=0) / len(each)**0.5 for each in tiles]
-    return np.concatenate([means(row[None], weight) for row, weight in zip(
-        power, spectra.weight, strict=True)]), np.array(error)
+def parted(row: int) -> tuple[float, float]:
+    """Where the middle of a half lies in the whole frame [A], from its first row."""
+    return CUT[0], CUT[1] + (row + HALF // 2 - HALF) * PIXEL
 
 
-def compare(name: str, real: BackgroundSpectra, power: np.ndarray,
-            other: BackgroundSpectra | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Print how far a power is from the real one; factors and their sampling errors.
-
-    Args:
-        name: of what is compared.
-        real: spectra of the background.
-        power: over mean, to compare with it.
-        other: spectra that the power is of; None = it has no sampling error.
-    """
-    measured, error = banded(real.ratio, real)
-    against, more = banded(power, other) if other else (banded(power, real)[0], 0.0)
-    factor, error = against / measured, np.hypot(error, more)
-    away = np.abs(np.log(factor))
-    tilt, band = np.unravel_index(away.argmax(), away.shape)
-    chance = np.abs(np.random.default_rng(0).normal(size=(1000, *error.shape)) * error)
-    misfit = max((away**2).mean() - (error**2).mean(), 0.0) ** 0.5
-    rings = rings_in_band(real)
-    single = np.abs(np.log(power / real.ratio)[:, rings]) < np.log(1.3)
-    print(f"{name}, {len(away)} tilts x {BANDS} bands of background:\n"
-          f"  largest factor over tilts and bands: {np.exp(away.max()):.2f} +- "
-          f"{np.exp(away.max()) * error[tilt, band]:.2f} (image {tilt}, band {band}); by chance "
-          f"alone {np.exp(np.median(chance.max(axis=(1, 2)))):.2f}\n"
-          f"  sampling error {100 * error.min():.1f} to {100 * error.max():.1f} %, rms deviation "
-          f"{100 * (away**2).mean()**0.5:.1f} %, of it misfit {100 * misfit:.1f} %\n"
-          f"  mean over tilts, band by band: {np.exp(np.log(factor).mean(axis=0)).round(2)}; "
-          f"{100 * single.mean():.1f} % of single rings of single tilts within 1.3")
-    return factor, error
+def made(folder: Path, part: np.ndarray, table: pd.DataFrame
+         ) -> tuple[Twin, np.ndarray, np.ndarray]:
+    """The twin of a part, its images and its clean images."""
+    begun = time.perf_counter()
+    twin = make_twin(part, table, PIXEL, 300.0, TwinSettings(cut_from=parted(0)))
+    print(f"fitted in {time.perf_counter() - begun:.0f} s")
+    file = folder / "twin.npz"
+    text = twin_text(twin)
+    if file.is_file() and str(np.load(file)["scene"]) == text:
+        kept = np.load(file)
+        return twin, kept["images"], kept["clean"]
+    begun = time.perf_counter()
+    series = simulate(twin.scene)
+    assert series.noise_free is not None
+    images, clean = (stack.numpy().astype(np.float32)
+                     for stack in (series.images, series.noise_free))
+    print(f"simulated in {time.perf_counter() - begun:.0f} s")
+    np.savez(file, images=images, clean=clean, scene=text)
+    return twin, images, clean
 
 
-def draw_spectra(axes: Axes, real: BackgroundSpectra, twin: BackgroundSpectra,
-                 angles: np.ndarray) -> None:
-    axes.axvspan(*BAND, color="0.93")
-    for number, angle in enumerate((0, 30, 60)):
-        near = np.abs(np.abs(angles) - angle) < 4.5
-        for spectra, style in ((real, "-"), (twin, "--")):
-            rows = spectra.ratio[near], spectra.weight[near]
-            axes.plot(spectra.w / PIXEL, np.nansum(rows[0] * rows[1], 0) / rows[1].sum(0), style,
-                      color=f"C{number}", label=f"{angle}° {'real' if style == '-' else 'twin'}")
-    axes.set(xlabel="frequency [1/Å]", ylabel="background power / mean [counts]", yscale="log",
-             title="spectra of the background")
-    axes.legend(fontsize=8, ncol=3)
+def row_of(name: str, found: Apart) -> dict[str, object]:
+    """What the table has of a series."""
+    worst = found.power[int(np.abs(np.log(found.power)).argmax())]
+    return {"series": name, "power": found.power.round(2).tolist(), "worst": round(float(worst), 2),
+            "variance_over_mean": [round(float(end), 2) for end in (
+                found.variance.min(), found.variance.max())],
+            "within_10_percent": int((np.abs(found.variance - 1) <= 0.1).sum()),
+            "tilts": len(found.variance), "auc": round(found.auc, 3)}
 
 
-def draw(file: Path, real: tuple[np.ndarray, BackgroundSpectra],
-         twin: tuple[np.ndarray, BackgroundSpectra], angles: np.ndarray, quantum: float,
-         factor: np.ndarray, error: np.ndarray) -> None:
-    (images, measured), (simulated, made) = real, twin
-    figure = Figure(figsize=(15, 9), layout="constrained")
-    grid = figure.add_gridspec(3, 20, height_ratios=(1, 1, 2))
-    middle = [slice(n // 2 - side // 2, n // 2 - side // 2 + side)
-              for n, side in zip(images.shape[1:], SHAPE, strict=True)]
+def gold_matched(twin: Twin, images: np.ndarray, part: np.ndarray, table: pd.DataFrame) -> None:
+    """Print how the beads that are found in the twin lie to those that it has."""
+    search = Search(cut_from=parted(0))
+    real, again = (gold_of(stack, table, PIXEL, search) for stack in (part, images))
+    one, two = (gold.tracks.finds for gold in (real, again))
+    near = [float(np.hypot(two.x[same] - row.x, two.y[same] - row.y).min() * PIXEL)
+            for row in one[one["bead"] > 0].itertuples()
+            if (same := two["image"] == row.image).any()]
+    hits = np.array(near) < 50
+    print(f"beads: {len(real.tracks.beads)} tracked in the part, {len(again.tracks.beads)} in its "
+          f"twin; of {int((one['bead'] > 0).sum())} finds on tracks of the part {hits.sum()} are "
+          f"in the twin, {np.median(np.array(near)[hits]):.0f} A apart in the median; finds in all "
+          f"{len(one)} and {len(two)}; diameter {real.tracks.beads['diameter'].median():.0f} and "
+          f"{again.tracks.beads['diameter'].median():.0f} A, contrast "
+          f"{real.tracks.beads['contrast'].median():.2f} and "
+          f"{again.tracks.beads['contrast'].median():.2f}")
+
+
+def draw(file: Path, stacks: dict[str, np.ndarray], twin: Twin, found: dict[str, Apart],
+         angles: np.ndarray) -> None:
+    figure = Figure(figsize=(17, 12.5), layout="constrained")
+    grid = figure.add_gridspec(len(stacks) + 2, 20, height_ratios=(*[1] * len(stacks), 1, 2.6))
     for column, angle in enumerate(SHOWN):
         at = int(np.abs(angles - angle).argmin())
-        pair = images[at][middle[0], middle[1]], simulated[at]
-        low, high = np.percentile(pair[0], [0.5, 99.5])
-        for row, image in enumerate(pair):
+        low, high = np.percentile(_soft(stacks["part"][at]), [0.3, 99.7])
+        for row, (name, stack) in enumerate(stacks.items()):
             axes = figure.add_subplot(grid[row, 4 * column:4 * column + 4])
-            axes.imshow(image, cmap="gray", vmin=low, vmax=high, origin="lower")
-            axes.set(xticks=[], yticks=[], title=f"{('real', 'twin')[row]} {round(angle)}°")
-    panels = [figure.add_subplot(grid[2, part]) for part in (
-        slice(0, 6), slice(6, 9), slice(9, 12), slice(12, 15), slice(15, 20))]
-    draw_spectra(panels[0], measured, made, angles)
-    step = 4 * quantum  # the twin's counts are whole electrons
-    for number, angle in enumerate((-0.01, 59.98)):
-        at = int(np.abs(angles - angle).argmin())
-        for image, style in ((images[at], "-"), (simulated[at], "--")):
-            counts, edges = np.histogram(image, np.arange(-quantum / 2, 65, step), density=True)
-            panels[1].plot((edges[1:] + edges[:-1]) / 2, counts, style, color=f"C{2 * number}")
-    panels[1].set(xlabel="counts", title="histograms, 0° and 60°", yticks=[])
-    for stack, spectra, style in ((images, measured, "-"), (simulated, made, "--")):
-        panels[2].plot(angles, mean_intensities(stack), style)
-        panels[3].plot(angles, np.nanmean(spectra.ratio[:, spectra.w > 0.04], axis=1), style)
-    panels[2].set(xlabel="tilt [deg]", title="mean [counts]")
-    panels[3].set(xlabel="tilt [deg]", title="background variance / mean")
-    panels[2].legend(["real", "twin"])
-    for limit in (1 / 1.3, 1, 1.3):
-        panels[4].axhline(limit, color="0.4", linestyle=":")
-    for number, column in enumerate(factor.T):
-        panels[4].errorbar(angles, column, column * error[:, number], fmt=".", markersize=3,
-                           linewidth=0.5, color=colormaps["viridis"](number / (BANDS - 1)))
-    panels[4].set(xlabel="tilt [deg]", ylim=(0.7, 1.43),
-                  title="power of background, twin / real,\nlowest (dark) to highest band")
-    figure.savefig(file, dpi=80)
+            axes.imshow(_soft(stack[at]), cmap="gray", vmin=low, vmax=high)
+            axes.set(xticks=[], yticks=[], title=f"{name} {round(angles[at])}°")
+    axes = figure.add_subplot(grid[len(stacks), :])
+    ice = twin.scene.specimen.ice
+    half_y, half_x = (side * PIXEL / 2 for side in stacks["part"].shape[1:])
+    x, y = np.linspace(-2 * half_x, 2 * half_x, 400), np.linspace(-half_y, half_y, 60)
+    thick = np.full((60, 400), ice.thickness)
+    if ice.relief is not None:
+        thick = ice.thickness * at_knots(torch.tensor(ice.relief), ice.relief_spacing,
+                                         torch.tensor(x[None, :]), torch.tensor(y[:, None])).numpy()
+    shown = axes.imshow(thick / 10, extent=(x[0] / 10, x[-1] / 10, y[-1] / 10, y[0] / 10))
+    axes.set_title("thickness map of the twin [nm], beads; x, y [nm]")
+    beads = twin.found.beads
+    axes.plot(beads["x"] / 10, beads["y"] / 10, "o", mfc="none", mec="red")
+    figure.colorbar(shown, ax=axes)
+    spectra, ratio, tilts, counts = (figure.add_subplot(grid[len(stacks) + 1, at:at + 5])
+                                     for at in (0, 5, 10, 15))
+    middle = np.sqrt(BANDS[1:] * BANDS[:-1])
+    for number, (name, stack) in enumerate(stacks.items()):
+        spectra.loglog(middle, banded_power(stack, PIXEL).mean(axis=0), "o-", color=f"C{number}",
+                       label=name)
+        for at, style in ((int(np.abs(angles).argmin()), "-"), (len(angles) - 1, ":")):
+            heights, edges = np.histogram(stack[at], np.arange(0, 70, 1.5), density=True)
+            counts.plot((edges[1:] + edges[:-1]) / 2, heights, style, color=f"C{number}")
+    spectra.set(xlabel="frequency [1/Å]", title="power of whole images over mean [counts]")
+    for name, one in found.items():
+        colour = f"C{list(stacks).index(name)}"
+        ratio.semilogx(middle, one.power, "o-", color=colour, label=f"{name}: AUC {one.auc:.2f}")
+        tilts.plot(angles, one.variance, color=colour)
+    for axes, ends in ((ratio, (1 / 1.5, 1.5)), (tilts, (0.9, 1.1))):
+        for end in ends:
+            axes.axhline(end, color="0.5", linestyle=":")
+    ratio.set(xlabel="frequency [1/Å]", title="power over the rest's", ylim=(0, 2))
+    tilts.set(xlabel="tilt [deg]", title="variance over mean, over the rest's", ylim=(0.4, 1.6))
+    counts.set(xlabel="counts", title="histograms, 0° and (dotted) 60°", yticks=[])
+    spectra.legend(fontsize=8)
+    ratio.legend(fontsize=8)
+    figure.savefig(file, dpi=70)
+
+
+def _soft(image: np.ndarray) -> np.ndarray:
+    """Means of 2 x 2 pixels."""
+    ny, nx = (side // 2 * 2 for side in image.shape)
+    return image[:ny, :nx].astype(float).reshape(ny // 2, 2, nx // 2, 2).mean(axis=(1, 3))
 
 
 def main() -> None:
-    file = Path(sys.argv[1]) if len(sys.argv) > 1 else FIGURES / "twin.png"
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("twin_of_part"))
+    parser.add_argument("--figures", type=Path, default=FIGURES)
+    chosen = parser.parse_args()
+    chosen.folder.mkdir(parents=True, exist_ok=True)
     images, table = real_series()
+    angles = table["tilt_angle"].to_numpy()
     for name, means in (("full frame", table["full_frame"]), ("half", mean_intensities(images))):
-        fit = fit_thickness(means, table["tilt_angle"])
+        fit = fit_thickness(means, angles)
         low, high = fit.interval()
         print(f"{name}: t/L = {fit.ratio:.4f} ({low:.4f} to {high:.4f}), normal at "
-              f"{fit.normal_angle:.2f} +- {fit.normal_error:.2f} deg, I0 = {fit.intensity:.2f} +- "
-              f"{fit.intensity_error:.2f}; {fit.thickness(395.0):.0f} nm for L = 395 nm, "
-              f"{fit.thickness(320.0):.0f} nm for 320 nm")
-    twin = make_twin(images, table, PIXEL, 300.0, TwinSettings(shape=SHAPE))
+              f"{fit.normal_angle:.2f} +- {fit.normal_error:.2f} deg, I0 = {fit.intensity:.2f}")
+    part, rest = images[:, :HALF], images[:, HALF:]
+    twin, simulated, clean = made(chosen.folder, part, table)
     print(*twin.warnings, *twin.assumptions, NOT_MODELLED, sep="\n")
-    print(f"dose {twin.nominal_dose:.2f} e-/A^2; the noise is that of {twin.implied_dose:.2f}")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.with_suffix(".yaml").write_text(twin_text(twin), encoding="utf-8")
-    thickness_figure(twin.thickness).savefig(file.with_name("thickness.png"))
-    start = time.perf_counter()
-    simulated = simulate(twin.scene).images.numpy()
-    print(f"simulated in {time.perf_counter() - start:.0f} s")
-    made = background_spectra(simulated)
-    away = mean_intensities(simulated) / mean_intensities(images) - 1
-    print(f"means: twin / real - 1 at most {100 * np.abs(away).max():.2f} %, "
-          f"rms {100 * np.sqrt((away**2).mean()):.2f} %")
-    real = twin.spectra
-    factor, error = compare("the twin", real, made.ratio, made)
-    compare("what the fit expects", real, twin.crowd.model)
-    compare("the same, fitted to every other tilt and compared with the rest", real, held_out(
-        real, twin.sights, twin.lens, twin.crowd.masses))
-    camera = twin.scene.detector
-    draw(file, (images, twin.spectra), (simulated, made), table["tilt_angle"].to_numpy(),
-         camera.gain / (camera.dqe or 1), factor, error)
-    print(f"wrote {file}")
+    print(f"dose {twin.nominal_dose:.2f} e-/A^2; the noise is that of {twin.implied_dose:.2f}; map "
+          f"of thickness explains {twin.found.relief.explained:.2f} of what parts of images differ "
+          "by beyond noise")
+    thickness_figure(twin.thickness).savefig(chosen.figures / "thickness.png")
+    gold_matched(twin, simulated, part, table)
+    other = fit_thickness(mean_intensities(rest), angles)
+    print(f"t/L of the part {twin.thickness.ratio:.3f}, of the rest {other.ratio:.3f}; I0 "
+          f"{twin.thickness.intensity:.2f} and {other.intensity:.2f}")
+    stacks = {"rest": rest, "part": part, "twin": simulated,
+              "FakET": styled(clean, part, angles, False),
+              "FakET, published": styled(clean, part, angles, True)}
+    found = {name: apart(stack, rest, PIXEL) for name, stack in stacks.items() if name != "rest"}
+    rows = [row_of(name, one) for name, one in found.items()]
+    rows.append(row_of("twin against its own part", apart(simulated, part, PIXEL)))
+    (chosen.folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for row in rows:
+        print(json.dumps(row))
+    for name, one in found.items():
+        print(name, one.variance.round(2).tolist())
+    draw(chosen.figures / "twin.png", stacks, twin, found, angles)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ A data set is a template, a scene of `python -m tem_taichi.simulate`, and what v
   only=[3,17]           make these alone
   workers=4             processes side by side; launcher=ray, submitit_slurm: on other machines
   output=FOLDER         where the data set goes
+  twin.input=TS_01.mrc  in the place of a scene: a twin of this real series is the template, made by
+                        recipe=twin of `python -m tem_taichi.fit` with its settings after twin.
 
 options:
   --check       read and check everything, say how much time, memory and disk it takes

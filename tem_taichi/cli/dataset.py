@@ -20,6 +20,7 @@ from tem_taichi.cli.sample import (
     check_tomogram,
     list_of,
 )
+from tem_taichi.cli.twin_set import with_twin
 from tem_taichi.cli.workers import as_jobs, check_launcher, in_processes, on_ray
 from tem_taichi.export.gallery import kinds_of, write_gallery
 from tem_taichi.export.merged import merge_copick, merge_relion, merge_shrec
@@ -66,7 +67,8 @@ def do_dataset(words: Sequence[str], options: set[str]) -> None:
     odd = [*files[1:], *(word for word in overrides if "=" not in word)]
     if odd:
         raise ValueError(f"{odd[0]}: must be one file ending in .yaml, then KEY=VALUE")
-    dataset = load_dataset(files[0] if files else None, overrides)
+    file = files[0] if files else None
+    dataset = load_dataset(file, with_twin(file, overrides, make=not options))
     if "--show" in options:
         print(_shown(dataset), end="")
         return

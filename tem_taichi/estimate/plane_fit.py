@@ -23,6 +23,8 @@ _STIFF = 10.0 ** np.arange(-2.0, 3.5)
 """Of the map's second differences, over what the data know of a knot."""
 _LEVEL = 0.5
 """Of its first ones, over that: soon beyond what is seen it is level."""
+_LEAST = 0.5
+"""Of the variance by noise, that a map has to explain."""
 _OFFSET = 0.02
 """Deviation of what all numbers of an image have in common [1], where that is looked for."""
 
@@ -118,8 +120,15 @@ def fit_plane(values: Array, rays: PlaneRays, scale: Array, error: Array, spacin
     flat = problem.missed(np.ones(ways.shape[1]), np.ones(len(values), dtype=bool))
     knots, model = problem.solved(np.ones(len(values), dtype=bool), _STIFF[int(np.argmin(tried))])
     off = (weight * (given - model)).sum(axis=1) / np.maximum(weight.sum(axis=1), 1e-300)
-    return PlaneMap(knots.reshape(layers, *counts[::-1]), spacing, off * offsets, model, float(
-        (flat - min(tried)) / max(flat - noise, 1e-9 * flat)))
+    return PlaneMap(knots.reshape(layers, *counts[::-1]), spacing, off * offsets, model, _explained(
+        flat, min(tried), float(noise)))
+
+
+def _explained(flat: float, best: float, noise: float) -> float:
+    """Part of what is beyond noise that a map has; 0 where that is hardly more than noise."""
+    if flat - best < _LEAST * noise:
+        return 0.0
+    return min(1.0, (flat - best) / max(flat - noise, flat - best))
 
 
 def _ways(places: Array, counts: NDArray[np.int_], spacing: float) -> sparse.csr_matrix:

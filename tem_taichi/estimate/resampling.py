@@ -12,8 +12,9 @@ from tem_taichi.estimate.crowd_fit import CrowdFit, Lens, Sight, fit_crowd
 Array = NDArray[np.float64]
 
 _ROUNDS = 3
-_SEEN = 0.03
-"""Least loss of power anywhere that counts as a fall [1]."""
+_SEEN, _SURE = 0.05, 2.5
+"""Least loss of power from the middle rings to the last that counts as a fall [1], and that over
+its error."""
 
 
 def fit_resampled(spectra: BackgroundSpectra, sights: list[Sight], lens: Lens,
@@ -36,9 +37,9 @@ def fit_resampled(spectra: BackgroundSpectra, sights: list[Sight], lens: Lens,
     """
     factor = np.ones(spectra.w.shape)
     crowd = fit_crowd(spectra, sights, lens, masses, least)
+    if np.ptp(crowd.noise) > 0.2 * crowd.noise.mean() or not _falls(spectra, crowd):
+        return crowd, None
     for _ in range(_ROUNDS):
-        if np.ptp(crowd.noise) > 0.2 * crowd.noise.mean():
-            break
         weight = np.minimum(spectra.weight, 100.0)  # what is not in the model counts more
         left = np.log(spectra.ratio / crowd.model * factor)
         known = np.nansum(weight * left, axis=0) / np.maximum(weight.sum(axis=0), 1e-300)
@@ -52,6 +53,16 @@ def fit_resampled(spectra: BackgroundSpectra, sights: list[Sight], lens: Lens,
         crowd = fit_crowd(replace(spectra, ratio=spectra.ratio / factor), sights, lens, masses,
                           least)
         crowd = replace(crowd, model=crowd.model * factor)
-    if factor.min() > 1 - _SEEN:
-        return crowd, None
     return crowd, factor
+
+
+def _falls(spectra: BackgroundSpectra, crowd: CrowdFit) -> bool:
+    """Whether the last rings of all images are below what the crowd's model has of the middle."""
+    left = np.log(spectra.ratio / crowd.model)[(spectra.weight > 0).all(axis=1)]
+    rings = left.mean(axis=0)
+    middle, last = (spectra.w > 0.25) & (spectra.w < 0.4), spectra.w > 0.45
+    fall = rings[middle].mean() - rings[last].mean()
+    # Rings are off by what the model does not have: few balls, the same in all tilts, are lumpy.
+    off = rings[(spectra.w > 0.1) & (spectra.w < 0.4)].std()
+    error = off * (1 / middle.sum() + 1 / last.sum()) ** 0.5
+    return bool(fall > max(_SEEN, _SURE * error))

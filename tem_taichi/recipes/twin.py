@@ -1,6 +1,7 @@
 """A scene that simulates a labelled series like a real one.
 
-twin.yaml, for `python -m tem_taichi.simulate`, has the ice, camera and crowd that images, their
+twin.yaml, for `python -m tem_taichi.simulate` and as a template of `python -m tem_taichi.dataset`,
+has the ice and how thick it is where, gold at its places, camera and crowd that images, their
 angles and doses tell; particles of interest are added as in a scene.
 """
 
@@ -35,6 +36,9 @@ class TwinRecipe(TwinSettings, SeriesRecipe):
         checks.positive("mean_free_path", self.mean_free_path, "A")
         checks.check(self.shape is None or (len(self.shape) == 2 and min(self.shape) >= 2),
                      "shape", self.shape, "rows and columns [pixel], or null")
+        checks.check(self.beads in (None, "auto"), "beads", self.beads, "auto or null")
+        checks.positive("bead_diameter", self.bead_diameter, "A")
+        checks.check(len(self.cut_from) == 2, "cut_from", self.cut_from, "two numbers [A]")
         checks.positives("masses", self.masses, len(self.masses), "kDa")
         checks.check(32 <= self.tile <= 1024 and self.tile % 8 == 0, "tile", self.tile,
                      "a multiple of 8 from 32 to 1024")
@@ -65,6 +69,9 @@ def run(recipe: TwinRecipe, report: Report) -> Result:
          "normal_angle_deg": fit.normal_angle, "normal_error_deg": fit.normal_error,
          "nominal_dose": twin.nominal_dose, "implied_dose": twin.implied_dose,
          "crowd_volume_fraction": crowd.volume_fraction, "crowd_damage": crowd.damage,
+         "beads": len(twin.found.beads), "aperture_um": twin.scene.microscope.aperture,
+         "relief_explains": twin.found.relief.explained,
+         "crowd_varies": twin.found.density is not None,
          "crowd_masses_kDa": crowd.masses, "crowd_densities_per_A3": crowd.densities,
          "simulation_seconds": seconds},
         [*twin.assumptions, NOT_MODELLED, *takes], warnings,
