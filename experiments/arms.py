@@ -25,10 +25,11 @@ import torch
 
 from experiments import arms_sets, unet
 from experiments.arms_figure import draw
-from experiments.arms_scores import means, paired
+from experiments.arms_scores import counted_of
 from experiments.arms_sets import Content, Stack
+from experiments.arms_table import table
 from experiments.picker import LEAST, better, surer
-from experiments.picker_scores import Counted, Picks, Truth, count, distances, measures
+from experiments.picker_scores import Picks, Truth, count, distances, measures
 from experiments.runs import RESULTS, add_row, machine, rows_of
 from tem_taichi.files.io import write_json
 from tem_taichi.files.mrc import read_image_stack
@@ -178,12 +179,6 @@ def judged(training: list[Sample], tests: list[Sample], seed: int, steps: int
             "losses": [float(np.mean(losses[:20])), float(np.mean(losses[-20:]))], "learn_cpu": cpu}
 
 
-def counted_of(row: dict[str, Any]) -> list[Counted]:
-    """Of a row's tests."""
-    return [Counted(*(np.array(row[key][n], np.int64) for key in ("kinds", "found", "false")),
-                    distances=np.zeros(0)) for n in range(len(row["kinds"]))]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
@@ -201,7 +196,9 @@ def main() -> None:
         run(folder, chosen.seeds, chosen.arms, chosen.tests, chosen.steps, chosen.results)
         draw({arm: _kept(folder / arm / "0.npz") for arm in ARMS
               if (folder / arm / "0.npz").is_file()}, ARMS)
-    write_table(rows_of(chosen.results), chosen.results.with_suffix(".md"))
+    text = table(rows_of(chosen.results), ARMS)
+    chosen.results.with_suffix(".md").write_text(text)
+    print(text)
 
 
 def run(folder: Path, seeds: int, arms: Sequence[str], tests: int, steps: int, results: Path
@@ -230,63 +227,6 @@ def run(folder: Path, seeds: int, arms: Sequence[str], tests: int, steps: int, r
             print(arm, seed, f"F1 {found['f1']:.3f} naming {found['macro']:.3f}, told "
                   f"{row['told']['f1']:.3f} {row['told']['macro']:.3f}, least {row['least']:.2f}, "
                   f"loss {row['losses'][1]:.2f}, {row['learn_cpu']:.0f} CPU s", flush=True)
-
-
-def write_table(rows: list[dict[str, Any]], file: Path) -> None:
-    """The table of all rows."""
-    by = {(row["arm"], row["seed"]): row for row in rows}
-    all_seeds = sorted({seed for arm, seed in by if arm == "benchmark"})
-    kinds = max(max(one) for one in rows[0]["kinds"])
-    runs = {arm: those for arm in ARMS
-            if (those := [by[arm, seed] for seed in all_seeds if (arm, seed) in by])}
-    counted = {arm: [counted_of(row) for row in those] for arm, those in runs.items()}
-    measured = {arm: means(one, kinds) for arm, one in counted.items()}
-    ends, against = {}, {}
-    for arm, those in runs.items():  # with the benchmark of the same seeds
-        same = [counted_of(by["benchmark", row["seed"]]) for row in those]
-        ends[arm] = paired({"benchmark": same, arm: counted[arm]}, kinds, "benchmark",
-                           np.random.default_rng(0))[arm]
-        against[arm] = means(same, kinds)
-    lines = ["| U-Net learned from | recall | precision | F1 of finding | of the benchmark's | F1 "
-             "of naming, mean | of the benchmark's | finding, naming of each seed | threshold told "
-             "by the tests' labels | spectra differ by | CPU s a set | of it to calibrate |",
-             "| --- " * 12 + "|"]
-    for arm, those in runs.items():
-        one, interval = measured[arm], ends[arm]
-
-        def told(name: str, value: float, interval: dict = interval) -> str:
-            low, high = interval[name]
-            return f"{value:.3f} ({low:.3f} to {high:.3f})"
-
-        def mean(of: Callable[[dict[str, Any]], float], those: list = those) -> float:
-            return float(np.mean([of(row) for row in those]))
-
-        def ratio(name: str, one: dict = one, told: Callable = told, arm: str = arm) -> str:
-            return "" if arm == "benchmark" else told(
-                f"{name}_ratio", one[name] / against[arm][name])
-
-        each = ", ".join("{f1:.3f} {macro:.3f}".format(**measures(run, kinds))
-                         for run in counted[arm])
-        lines.append(
-            f"| {ARMS[arm]} | {one['recall']:.3f} | {one['precision']:.3f} | "
-            f"{told('f1', one['f1'])} | {ratio('f1')} | {told('macro', one['macro'])} | "
-            f"{ratio('macro')} | {each} | {mean(lambda row: row['told']['f1']):.3f} "
-            f"{mean(lambda row: row['told']['macro']):.3f} | "
-            f"{mean(lambda row: row['apart']['spectrum']):.3f} | "
-            f"{mean(lambda row: row['set_cpu'] + row['fit_cpu']):.0f} | "
-            f"{mean(lambda row: row['fit_cpu']):.0f} |")
-    tests = rows[0]["kinds"]
-    lines += ["", f"{len(all_seeds)} seeds, each of {TRAINED} samples to learn from and "
-              f"{rows[0]['steps']} steps; {len(tests)} tomograms of the hidden microscope with "
-              f"{sum(map(len, tests))} particles of {kinds} kinds, 96^3 voxels of 10 A. Brackets: "
-              "95 % by bootstrap over seeds, tomograms and particles, the same for all arms."]
-    missing = [f"{arm} {seed}" for seed in range(max(row["seed"] for row in rows) + 1)
-               for arm in ARMS if not any((row["arm"], row["seed"]) == (arm, seed)
-                                          for row in rows)]
-    if missing:
-        lines.append(f"Not there yet, of arm and seed: {', '.join(missing)}.")
-    file.write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
 
 
 if __name__ == "__main__":

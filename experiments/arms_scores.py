@@ -1,6 +1,7 @@
 """F1 of several arms on the same tomograms, and of their ratios, with intervals of 95 %."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,12 @@ from experiments.picker_scores import Counted, measures
 Runs = Sequence[Sequence[Counted]]
 """By seed, then by tomogram; particles of a tomogram are the same in all."""
 NAMES = ("f1", "macro")
+
+
+def counted_of(row: dict[str, Any]) -> list[Counted]:
+    """What a row of results/arms.jsonl says of its tests: kinds, found, false."""
+    return [Counted(*(np.array(row[key][n], np.int64) for key in ("kinds", "found", "false")),
+                    distances=np.zeros(0)) for n in range(len(row["kinds"]))]
 
 
 def means(runs: Runs, kinds: int) -> dict[str, float]:

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from experiments import arms_sets
-from experiments.arms import counted_of, made, twin_for
-from experiments.arms_scores import paired
+from experiments.arms import made, twin_for
+from experiments.arms_scores import counted_of, paired
+from experiments.arms_table import table
 from experiments.picker_scores import Counted
 from tem_taichi.files.mrc import write_mrc
 from tem_taichi.scene.dataset import load_dataset, scene_of
@@ -155,6 +156,23 @@ def test_intervals_of_ratios_are_paired():
     one, other = ends["worse"]["f1"], ends["a"]["f1"]
     apart = one[1] / other[0] - one[0] / other[1]
     assert high - low < 0.8 * apart
+
+
+def row_of(arm, seed, found):
+    return {"arm": arm, "seed": seed, "steps": 7, "kinds": [[1, 2, 2]], "found": [found],
+            "false": [[]], "told": {"f1": 1.0, "macro": 1.0}, "apart": {"spectrum": 0.1},
+            "set_cpu": 20.0, "fit_cpu": 0.0}
+
+
+def test_the_table_pairs_seeds_and_says_what_is_missing():
+    rows = [row_of("benchmark", 0, [1, 2, 2]), row_of("benchmark", 1, [1, 2, 0]),
+            row_of("other", 1, [1, 0, 0])]
+    text = table(rows, {"benchmark": "itself", "other": "another"}, draws=20)
+    first, second = text.splitlines()[2:4]
+    # F1 of all is 1 and 0.8, of the other 0.5; the other's benchmark is that of its own seed.
+    assert first.startswith("| itself | 2 | 0.833 | 1.000 | 0.900 (")
+    assert second.startswith("| another | 1 | 0.333 | 1.000 | 0.500 (") and "| 0.625 (" in second
+    assert text.endswith("Not there, of arm and seed: other 0.\n")
 
 
 def test_a_row_tells_what_was_counted():
