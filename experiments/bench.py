@@ -81,11 +81,11 @@ def row(kind: str, phantom: str, method: str, file: Path | None = None,
     """
     if kind == "picture":
         truth, *seen = picture_of(truths(file)[phantom], phantom)
-        found, spent = _timed(partial(PICTURES[method], *seen))
+        found, spent = timed(partial(PICTURES[method], *seen))
         told = measures(found, truth, PIXEL)
     else:
         case = CASES[phantom](folder)
-        made, spent = _timed(partial(METHODS[method], case))
+        made, spent = timed(partial(METHODS[method], case))
         if folder is not None:
             np.save(folder / kept_as(phantom, method), made.volume.numpy())
         told = {**measures(made.volume, case.truth, case.hidden.rays.voxel),
@@ -93,7 +93,12 @@ def row(kind: str, phantom: str, method: str, file: Path | None = None,
     return {"kind": kind, "phantom": phantom, "method": method, **told, **spent}
 
 
-def _timed(run: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+def timed(run: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    """What a function gives, and its seconds, CPU seconds and MB beyond what was there.
+
+    Args:
+        run: without arguments.
+    """
     before, begun, used = _megabytes(anew=True), time.perf_counter(), time.process_time()
     found = run()
     return found, {"seconds": time.perf_counter() - begun,

@@ -1,6 +1,6 @@
 """A real needle in dark field, 77 tilts, by each method: how images held out are explained.
 
-    python -m experiments.needle [--bin 6] [--passes 20]
+    python -m experiments.needle [--bin 6] [--passes 60]
 
 Images are aligned by what no tilt changes: the matter in each plane across the axis, and its centre
 of mass on the axis. Counts are taken to be proportional to matter. One tilt of eight is held out;
@@ -123,7 +123,7 @@ METHODS: dict[str, Callable[[Images, int], Tensor]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bin", type=int, default=6)
-    parser.add_argument("--passes", type=int, default=20)
+    parser.add_argument("--passes", type=int, default=60)
     given = parser.parse_args()
     init("cpu", "float32")
     images = needle(given.bin)

@@ -1,6 +1,6 @@
 """Noisy scanned images to 3-D: networks and voxels, with and without a learned law of noise.
 
-    python -m experiments.stem [--only main focus] [--seeds 3] [--size 24] [--step 5]
+    python -m experiments.stem [--only main focus] [--seeds 3] [--size 24] [--step 5] [--cone 60]
 
 The comparison of Kniesel et al. (2022) on the phantom of `octree_phantom`: bright-field images
 from -70 to 70 degrees whose counts are electrons of random charge, 25 of the beam in a pixel. PSNR,
@@ -24,7 +24,7 @@ from experiments.octree_phantom import phantom
 from experiments.runs import RESULTS
 from tem_taichi.device import init
 from tem_taichi.estimate.kept import Kept
-from tem_taichi.estimate.stem_fit import Found, Images, Plan, fitted, split
+from tem_taichi.estimate.stem_fit import Along, Found, Images, Plan, fitted, split
 from tem_taichi.estimate.tilt_images import Series
 from tem_taichi.estimate.tomogram import iterated
 from tem_taichi.instrument.exposure import Exposure
@@ -40,10 +40,7 @@ FIGURE = RESULTS.parent / "figures" / "stem.png"
 VOXEL, BEAM, CHARGE, DARKEST, HELD = 10.0, 100.0, 4.0, 2.0, 8
 """[A]; counts of the beam in a pixel, of an electron; largest line integral; one of so many images
 is held out."""
-CONE = 60.0
-"""Convergence of the beam where there is one [mrad]: at the rim of the most tilted image it is
-several pixels wide."""
-NET = Plan(passes=30, warm=12, law_steps=150)
+NET = Plan(passes=60, warm=20, law_steps=150)
 GRID = replace(NET, specimen="voxels")
 
 
@@ -119,7 +116,7 @@ MAIN: dict[str, Method] = {
     "network, L2": partial(network, replace(NET, loss="l2")),
     "network, L1": partial(network, replace(NET, loss="l1")),
     "network, L2, denoised": partial(of_denoised, replace(NET, loss="l2")),
-    "network, L2, clean images (bound)": partial(of_clean, replace(NET, loss="l2", passes=60)),
+    "network, L2, clean images (bound)": partial(of_clean, replace(NET, loss="l2", passes=120)),
     "network, flow": partial(network, NET),
     "network + TV, L2": partial(network, replace(NET, loss="l2", tv=None)),
     "network + TV, flow": partial(network, replace(NET, tv=None)),
@@ -129,7 +126,7 @@ MAIN: dict[str, Method] = {
     "voxels + TV, flow": partial(network, replace(GRID, tv=None)),
 }
 BALANCE: dict[str, Method] = {
-    "flow from the start": partial(network, replace(NET, warm=0, passes=42)),
+    "flow from the start": partial(network, replace(NET, warm=0, passes=80)),
     "flow that stays as learned": partial(network, replace(NET, law_rate=0.0)),
     "flow, a tenth of the rate": partial(network, replace(NET, law_rate=0.1)),
     "flow, twice the rate": partial(network, replace(NET, law_rate=2.0)),
@@ -141,26 +138,49 @@ CAPACITY: dict[str, Method] = {
        for loss in ("l2", "flow")},
     **{f"flow of {2 * n} layers": partial(network, replace(NET, law=(n, n, 16)))
        for n in (1, 2, 8)}}
+MANY = replace(NET, passes=300, warm=100, patience=40, rate=0.001)
+LONGER: dict[str, Method] = {
+    "network, L2": partial(network, replace(MANY, loss="l2")),
+    "network, flow": partial(network, MANY),
+    "network + TV, L2": partial(network, replace(MANY, loss="l2", tv=3.0)),
+    "network + TV, flow": partial(network, replace(MANY, tv=3.0)),
+}
+"""Five times the passes of `main` at a third of the rate."""
+LINES_OF: dict[str, Method] = {
+    "network, L2, 16 points of each of two networks": partial(network, replace(
+        NET, loss="l2", along=Along(512, 16, 16))),
+    "network, L2, 32 points of one": partial(network, replace(
+        NET, loss="l2", along=Along(512, 32, 0))),
+}
+"""Steps of 512 rays in place of 8 whole images of the grid."""
 FOCUS: dict[str, tuple[float, float, bool]] = {
-    "no cone": (0.0, 0.0, False), "cone known": (CONE, CONE, False),
-    "cone ignored": (CONE, 0.0, False), "cone found": (CONE, CONE / 3, True)}
-"""Convergence of the images, that which the fit is told, and whether it is found."""
+    "no cone": (0.0, 0.0, False), "cone known": (1.0, 1.0, False),
+    "cone ignored": (1.0, 0.0, False), "cone found": (1.0, 1 / 3, True)}
+"""Of the beam's convergence: the images' part, that which the fit is told, and whether it is
+found."""
 
 
 def in_focus(name: str, images: Images, clean: Tensor, seed: int) -> Found:
     _, told, free = FOCUS[name]
-    given = replace(images, counts=clean, instrument=replace(images.instrument, convergence=told))
-    return network(replace(NET, loss="l2", passes=60, free_cone=free), given, clean, seed)
+    there = float(images.instrument.convergence)
+    given = replace(images, counts=clean, instrument=replace(images.instrument,
+                                                             convergence=told * there))
+    return network(replace(NET, loss="l2", passes=120, free_cone=free), given, clean, seed)
 
 
 PARTS: dict[str, dict[str, Method]] = {
-    "main": MAIN, "balance": BALANCE, "capacity": CAPACITY,
+    "main": MAIN, "longer": LONGER, "balance": BALANCE, "capacity": CAPACITY,
+    "rays": LINES_OF,
     "focus": {name: partial(in_focus, name) for name in FOCUS}}
 
 
-def row(part: str, name: str, size: int, step: float, seed: int) -> dict[str, Any]:
+def cone_of(part: str, name: str, cone: float) -> float:
+    """Convergence of the beam of the images [mrad]."""
+    return FOCUS[name][0] * cone if part == "focus" else 0.0
+
+
+def row(part: str, name: str, size: int, step: float, seed: int, cone: float) -> dict[str, Any]:
     """A method's measures."""
-    cone = FOCUS[name][0] if part == "focus" else 0.0
     images, clean, truth = case(size, step, seed, cone)
     begun = time.process_time()
     found = PARTS[part][name](images, clean, seed)
@@ -183,7 +203,7 @@ def row(part: str, name: str, size: int, step: float, seed: int) -> dict[str, An
             "mse3": float(((found.volume - truth) / top).square().mean()),
             "dssim3": (1 - structural_similarity(found.volume, truth)) / 2,
             "eaten": float(correlation(left, hidden)), "steps": found.steps, "tv": found.tv,
-            "cone": found.cone, "cpu_seconds": spent}
+            "cone": found.cone, "images_cone": cone, "cpu_seconds": spent}
 
 
 def psnr(found: Tensor, truth: Tensor) -> float:
@@ -193,18 +213,19 @@ def psnr(found: Tensor, truth: Tensor) -> float:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Means and deviations over seeds."""
+    """Means and deviations over seeds, of each part at each size."""
     text = ""
-    for part in PARTS:
+    for part, size in sorted({(one["part"], one["size"]) for one in rows},
+                             key=lambda pair: ([*PARTS].index(pair[0]), pair[1])):
         names = [name for name in PARTS[part] if any(
-            one["method"] == name and one["part"] == part for one in rows)]
-        if not names:
-            continue
-        text += (f"\n### {part}\n\n| method | PSNR 2D, dB | MSE 2D x 1e3 | DSSIM 2D | PSNR 3D, dB |"
-                 " MSE 3D x 1e3 | DSSIM 3D | residual . truth | cone, mrad | seeds | CPU s |\n"
+            (one["part"], one["size"], one["method"]) == (part, size, name) for one in rows)]
+        text += (f"\n### {part}, {size}^3\n\n| method | PSNR 2D, dB | MSE 2D x 1e3 | DSSIM 2D |"
+                 " PSNR 3D, dB | MSE 3D x 1e3 | DSSIM 3D | residual . truth | cone, mrad | seeds |"
+                 " CPU s |\n"
                  + "| --- " * 11 + "|\n")
         for name in names:
-            some = [one for one in rows if (one["part"], one["method"]) == (part, name)]
+            some = [one for one in rows
+                    if (one["part"], one["size"], one["method"]) == (part, size, name)]
             cells = []
             for key, scale, digits in (("psnr2", 1, 2), ("mse2", 1e3, 2), ("dssim2", 1, 3),
                                        ("psnr3", 1, 2), ("mse3", 1e3, 2), ("dssim3", 1, 3),
@@ -241,6 +262,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--size", type=int, default=24)
     parser.add_argument("--step", type=float, default=5.0)
+    parser.add_argument("--cone", type=float, default=60.0,
+                        help="of focus: half of the beam's opening angle [mrad]")
     parser.add_argument("--figure", action="store_true", help="only draw")
     given = parser.parse_args()
     init("cpu", "float32")
@@ -248,18 +271,20 @@ def main() -> None:
         figure(given.size, given.step)
         return
     rows = [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.exists() else []
-    there = {(one["part"], one["method"], one["size"], one["seed"]) for one in rows}
+    keys = ("part", "method", "size", "seed", "images_cone")
+    there = {tuple(one[key] for key in keys) for one in rows}
     for seed in range(given.seeds):
         for part in given.only:
             for name in PARTS[part]:
-                if (part, name, given.size, seed) in there:
+                cone = cone_of(part, name, given.cone)
+                if (part, name, given.size, seed, cone) in there:
                     continue
-                rows.append(row(part, name, given.size, given.step, seed))
+                rows.append(row(part, name, given.size, given.step, seed, cone))
                 with open(LINES, "a", encoding="utf-8") as file:
                     file.write(json.dumps(rows[-1]) + "\n")
                 print({key: value if isinstance(value, str) else round(value, 4)
                        for key, value in rows[-1].items()}, flush=True)
-    text = table([one for one in rows if one["size"] == given.size])
+    text = table(rows)
     TABLE.write_text(text, encoding="utf-8")
     print(text)
 
