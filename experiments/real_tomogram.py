@@ -41,7 +41,7 @@ COMMANDS = {
     "sirt": f"{SERIES} method=sirt bin=4 margin=1630",
     "sirt_tv": f"{SERIES} method=sirt_tv bin=5 iterations=20 tv=5e-7",
     "gradient": f"{SERIES} method=gradient bin=4 margin=1630",
-    "gradient of halves": f"{SERIES} method=gradient bin=4 margin=1630 halves=true",
+    "gradient of halves": f"{SERIES} method=gradient bin=4 margin=1630 halves=true beads=auto",
     "denoise": f"recipe=denoise input={STACK} image=21",
     "look": "recipe=look input={folder}/sirt_tv/tomogram.mrc beside={folder}/wbp/tomogram.mrc "
             "background=1000 size=800 frames=36"}
