@@ -40,9 +40,27 @@ def table(rows: Sequence[Row], names: Mapping[str, str], draws: int = 1000) -> s
               f"{sum(map(len, tests))} particles of {kinds} kinds, 96^3 voxels of 10 A. Brackets: "
               "95 % by bootstrap over seeds, tomograms and particles, the same for an arm and the "
               "benchmark, of the same seeds. CPU s a set: images and tomograms of four samples."]
+    lines += _over(by, "twin", "matched", names, kinds, draws)
     if missing:
-        lines.append(f"Not there, of arm and seed: {', '.join(missing)}.")
+        lines += ["", f"Not there, of arm and seed: {', '.join(missing)}."]
     return "\n".join(lines) + "\n"
+
+
+def _over(by: Mapping[tuple[str, int], Row], arm: str, other: str, names: Mapping[str, str],
+          kinds: int, draws: int) -> list[str]:
+    """A sentence on one arm's F1 over another's, of the seeds that both have."""
+    seeds = sorted({seed for _, seed in by if (arm, seed) in by and (other, seed) in by})
+    if not seeds:
+        return []
+    runs: dict[str, Runs] = {one: [counted_of(by[one, seed]) for seed in seeds]
+                             for one in (arm, other)}
+    ends = paired(runs, kinds, other, np.random.default_rng(0), draws)[arm]
+    mine, theirs = (means(runs[one], kinds) for one in (arm, other))
+    told = [f"{name} {mine[of] / max(theirs[of], 1e-9):.3f} ({ends[f'{of}_ratio'][0]:.3f} to "
+            f"{ends[f'{of}_ratio'][1]:.3f})" for name, of in (("finding", "f1"),
+                                                              ("naming", "macro"))]
+    return ["", f"F1 from {names[arm]} over that from {names[other]}, of {len(seeds)} seeds: "
+            f"{', '.join(told)}."]
 
 
 def _line(name: str, rows: list[Row], benchmark: list[Row], kinds: int, draws: int) -> str:
