@@ -10,6 +10,7 @@ made. It takes some ten minutes on one thread and 2 GB.
 
 import argparse
 import json
+import math
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from experiments.twin_judge import BANDS, Apart, apart, banded_power
 from tem_taichi.device import as_tensor
@@ -28,6 +30,8 @@ from tem_taichi.estimate.twin import NOT_MODELLED, Twin, TwinSettings, make_twin
 from tem_taichi.files.mrc import read_image_stack
 from tem_taichi.noise.looks import Looks
 from tem_taichi.noise.style import Style
+from tem_taichi.scene.load import load_scene
+from tem_taichi.scene.typed import to_plain
 from tem_taichi.series.simulate import simulate
 from tem_taichi.specimen.ice_shape import at_knots
 from tem_taichi.streams import Key
@@ -67,21 +71,34 @@ def made(folder: Path, part: np.ndarray, table: pd.DataFrame
          ) -> tuple[Twin, np.ndarray, np.ndarray]:
     """The twin of a part, its images and its clean images."""
     begun = time.perf_counter()
-    twin = make_twin(part, table, PIXEL, 300.0, TwinSettings(cut_from=parted(0)))
+    twin = make_twin(part, table, PIXEL, 300.0, TwinSettings(
+        cut_from=parted(0), slice_thickness=400.0))
     print(f"fitted in {time.perf_counter() - begun:.0f} s")
-    file = folder / "twin.npz"
-    text = twin_text(twin)
-    if file.is_file() and str(np.load(file)["scene"]) == text:
+    file, scene = folder / "twin.npz", folder / "twin.yaml"
+    if file.is_file() and alike(to_plain(load_scene(scene, [])), to_plain(twin.scene)):
         kept = np.load(file)
         return twin, kept["images"], kept["clean"]
+    file.unlink(missing_ok=True)
+    scene.write_text(twin_text(twin), encoding="utf-8")
     begun = time.perf_counter()
     series = simulate(twin.scene)
     assert series.noise_free is not None
     images, clean = (stack.numpy().astype(np.float32)
                      for stack in (series.images, series.noise_free))
     print(f"simulated in {time.perf_counter() - begun:.0f} s")
-    np.savez(file, images=images, clean=clean, scene=text)
+    np.savez(file, images=images, clean=clean)
     return twin, images, clean
+
+
+def alike(one: object, two: object) -> bool:
+    """Whether two scenes are the same but for what fits are known to."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        return one.keys() == two.keys() and all(alike(one[key], two[key]) for key in one)
+    if isinstance(one, list) and isinstance(two, list):
+        return len(one) == len(two) and all(map(alike, one, two))
+    if isinstance(one, float | int) and isinstance(two, float | int):
+        return math.isclose(one, two, rel_tol=0.01, abs_tol=0.05)
+    return one == two
 
 
 def row_of(name: str, found: Apart) -> dict[str, object]:
@@ -96,7 +113,7 @@ def row_of(name: str, found: Apart) -> dict[str, object]:
 
 def gold_matched(twin: Twin, images: np.ndarray, part: np.ndarray, table: pd.DataFrame) -> None:
     """Print how the beads that are found in the twin lie to those that it has."""
-    search = Search(cut_from=parted(0))
+    search = Search(float(twin.found.beads["diameter"].median()), cut_from=parted(0))
     real, again = (gold_of(stack, table, PIXEL, search) for stack in (part, images))
     one, two = (gold.tracks.finds for gold in (real, again))
     near = [float(np.hypot(two.x[same] - row.x, two.y[same] - row.y).min() * PIXEL)
@@ -110,6 +127,26 @@ def gold_matched(twin: Twin, images: np.ndarray, part: np.ndarray, table: pd.Dat
           f"{again.tracks.beads['diameter'].median():.0f} A, contrast "
           f"{real.tracks.beads['contrast'].median():.2f} and "
           f"{again.tracks.beads['contrast'].median():.2f}")
+
+
+def compare_fits(one: Twin, two: Twin) -> None:
+    """Print what the part and the rest say of the same: dose, thickness, its map, the crowd."""
+    ways = []
+    for twin in (one, two):
+        ice = twin.scene.specimen.ice
+        x = np.linspace(-3000, 3000, 121)
+        # The halves meet where the part's y is greatest and that of the rest least.
+        y = np.full(121, (HALF // 2) * PIXEL * (1 if twin is one else -1))
+        ways.append(ice.thickness * at_knots(torch.tensor(ice.relief), ice.relief_spacing,
+                                             torch.tensor(x), torch.tensor(y)).numpy()
+                    / twin.lens.mean_free_path)
+        print(f"t/L {twin.thickness.ratio:.3f} +- {twin.thickness.ratio_error:.3f}, I0 "
+              f"{twin.thickness.intensity:.2f}, noise of {twin.implied_dose:.3f} e-/A^2, crowd "
+              f"{100 * twin.crowd.volume_fraction:.2f} %, fading {twin.crowd.damage:.2f}")
+    away = ways[1] / ways[0] - 1
+    print(f"maps of t/L where the halves meet: correlation {np.corrcoef(ways)[0, 1]:.3f}, they "
+          f"differ by {100 * away.std():.1f} % and {100 * away.mean():+.1f} % on average, where "
+          f"each varies by {100 * ways[0].std() / ways[0].mean():.1f} %")
 
 
 def draw(file: Path, stacks: dict[str, np.ndarray], twin: Twin, found: dict[str, Apart],
@@ -145,6 +182,8 @@ def draw(file: Path, stacks: dict[str, np.ndarray], twin: Twin, found: dict[str,
         for at, style in ((int(np.abs(angles).argmin()), "-"), (len(angles) - 1, ":")):
             heights, edges = np.histogram(stack[at], np.arange(0, 70, 1.5), density=True)
             counts.plot((edges[1:] + edges[:-1]) / 2, heights, style, color=f"C{number}")
+    spectra.xaxis.set_minor_formatter(NullFormatter())
+    ratio.xaxis.set_minor_formatter(NullFormatter())
     spectra.set(xlabel="frequency [1/Å]", title="power of whole images over mean [counts]")
     for name, one in found.items():
         colour = f"C{list(stacks).index(name)}"
@@ -188,9 +227,8 @@ def main() -> None:
           "by beyond noise")
     thickness_figure(twin.thickness).savefig(chosen.figures / "thickness.png")
     gold_matched(twin, simulated, part, table)
-    other = fit_thickness(mean_intensities(rest), angles)
-    print(f"t/L of the part {twin.thickness.ratio:.3f}, of the rest {other.ratio:.3f}; I0 "
-          f"{twin.thickness.intensity:.2f} and {other.intensity:.2f}")
+    compare_fits(twin, make_twin(rest, table, PIXEL, 300.0, TwinSettings(
+        cut_from=parted(HALF), beads=None)))
     stacks = {"rest": rest, "part": part, "twin": simulated,
               "FakET": styled(clean, part, angles, False),
               "FakET, published": styled(clean, part, angles, True)}
@@ -201,7 +239,7 @@ def main() -> None:
     for row in rows:
         print(json.dumps(row))
     for name, one in found.items():
-        print(name, one.variance.round(2).tolist())
+        print(name, " ".join(f"{value:.2f}" for value in one.variance))
     draw(chosen.figures / "twin.png", stacks, twin, found, angles)
 
 

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import benchmark, benchmark_limits, costs, ctf_simulated, runs, table1
+from experiments import (
+    benchmark,
+    benchmark_limits,
+    costs,
+    ctf_simulated,
+    runs,
+    table1,
+    twin_judge,
+)
 from experiments.ctf_bench import Truth, linear_micrograph
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -168,3 +176,14 @@ def test_costs_grow_by_the_power_of_what_grows(power):
     constant, factor, found = costs.fitted(at, [3 + 0.2 * x**power for x in at])
     assert found == pytest.approx(power, abs=0.026)  # powers are tried in steps of 0.05
     assert constant == pytest.approx(3, rel=0.05) and factor == pytest.approx(0.2, rel=0.1)
+
+
+def test_the_judge_of_twins_tells_what_differs_and_nothing_else():
+    rng = np.random.default_rng(4)
+    real, other, wide = (rng.normal(100, spread, (6, 96, 640)) for spread in (10, 10, 10.7))
+    same, different = (twin_judge.apart(one, real, 10.0) for one in (other, wide))
+    # 160 tiles of each, in four blocks: chance alone is within 0.5 +- 2 x 0.033.
+    assert abs(same.auc - 0.5) < 0.08 and different.auc > 0.8
+    # 640 x 96 pixels: 0.6 % of a variance; the lowest band has some 20 ordinates in 6 images.
+    np.testing.assert_allclose(different.variance, 1.145, atol=0.04)
+    np.testing.assert_allclose(same.power[1:], 1, atol=0.15)

@@ -202,7 +202,7 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
     return Twin(scene=scene, thickness=fit, spectra=spectra, found=found, sights=sights, lens=lens,
                 nominal_dose=nominal,
                 implied_dose=fit.intensity / (camera.gain / (camera.dqe or 1.0)) / pixel_size**2,
-                assumptions=(*notes, *more, *said_of(scene.specimen.ice, crowd)),
+                assumptions=(*notes, *more, *said_of(specimen.ice, crowd, lens.mean_free_path)),
                 warnings=fit.warnings)
 
 

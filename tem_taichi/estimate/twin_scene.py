@@ -227,15 +227,16 @@ def _field(scene: Scene, thickness: float) -> list[float]:
     return (across * width + along * (along @ sides)).tolist()
 
 
-def said_of(ice: IceSettings, crowd: CrowdFit) -> list[str]:
+def said_of(ice: IceSettings, crowd: CrowdFit, lost: float) -> list[str]:
     """What is taken for granted of the ice and the crowd, one sentence each.
 
     Args:
         ice: of the scene.
         crowd: in it.
+        lost: mean free path for all that is lost from an image [A].
     """
-    lines = [f"Thickness {ice.thickness / 10:.0f} nm, if the mean free path of ice at 300 kV is "
-             f"{(ice.mean_free_path or 0.0) / 10:.0f} nm; what goes unnoticed is a beam that "
+    lines = [f"Thickness {ice.thickness / 10:.0f} nm, if the mean free path of ice is "
+             f"{lost / 10:.0f} nm; what goes unnoticed is a beam that "
              "changes in step with the tilt.",
              "Each image's dose is nominal times its mean over the curve's.",
              "The handedness of the tilts is taken as in the table."]
