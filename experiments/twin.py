@@ -182,8 +182,6 @@ def draw(file: Path, stacks: dict[str, np.ndarray], twin: Twin, found: dict[str,
         for at, style in ((int(np.abs(angles).argmin()), "-"), (len(angles) - 1, ":")):
             heights, edges = np.histogram(stack[at], np.arange(0, 70, 1.5), density=True)
             counts.plot((edges[1:] + edges[:-1]) / 2, heights, style, color=f"C{number}")
-    spectra.xaxis.set_minor_formatter(NullFormatter())
-    ratio.xaxis.set_minor_formatter(NullFormatter())
     spectra.set(xlabel="frequency [1/Å]", title="power of whole images over mean [counts]")
     for name, one in found.items():
         colour = f"C{list(stacks).index(name)}"
@@ -195,6 +193,8 @@ def draw(file: Path, stacks: dict[str, np.ndarray], twin: Twin, found: dict[str,
     ratio.set(xlabel="frequency [1/Å]", title="power over the rest's", ylim=(0, 2))
     tilts.set(xlabel="tilt [deg]", title="variance over mean, over the rest's", ylim=(0.4, 1.6))
     counts.set(xlabel="counts", title="histograms, 0° and (dotted) 60°", yticks=[])
+    for axes in (spectra, ratio):
+        axes.xaxis.set_minor_formatter(NullFormatter())
     spectra.legend(fontsize=8)
     ratio.legend(fontsize=8)
     figure.savefig(file, dpi=70)

@@ -9,9 +9,12 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from tem_taichi.dataset import main as dataset
+from tem_taichi.estimate.background import BackgroundSpectra
+from tem_taichi.estimate.crowd_fit import Lens, Sight
 from tem_taichi.estimate.gold_loss import NARROWEST, WIDEST, aperture_of, gold_length
 from tem_taichi.estimate.plane_fit import fit_plane, plane_rays
 from tem_taichi.estimate.relief_fit import fit_relief
+from tem_taichi.estimate.resampling import ice_spectra
 from tem_taichi.estimate.twin import Twin, TwinSettings, make_twin, twin_text
 from tem_taichi.scene.load import load_scene
 from tem_taichi.scene.particle import particle_of
@@ -165,3 +168,23 @@ def test_one_command_from_a_series_to_a_labelled_set(tmp_path, monkeypatch, caps
     assert dataset(words) == 0 and "2 kept" in capsys.readouterr().out
     assert dataset([*words[:1], "twin.tile=40", *words[2:]]) == 2
     assert "twin.tile=40" in capsys.readouterr().err
+
+
+def test_grains_of_the_ice_are_no_noise() -> None:
+    # Ice alone, whose own spectrum is that of the simulator, at 5 A so that it is well seen.
+    scene = Scene(shape=[256, 256], pixel_size=5.0, dose=10.0,
+                  optics=OpticsSettings(defocus=20000.0),
+                  tilts=TiltSettings("listed", angles=[0.0]),
+                  interaction=InteractionSettings(slice_thickness=500.0),
+                  specimen=SpecimenSettings(IceSettings(2000.0)))
+    image = simulate(scene).noise_free[0].numpy().astype(float)
+    power = np.abs(np.fft.rfft2(image - image.mean())) ** 2 / image.size / image.mean()
+    w = np.hypot(np.fft.fftfreq(256)[:, None], np.fft.rfftfreq(256))
+    spectra = BackgroundSpectra(w.ravel(), np.zeros((1, w.size)), np.ones((1, w.size)),
+                                np.array([image.mean()]), (np.zeros((1, w.size)),))
+    model = ice_spectra(spectra, [Sight(20000.0, 2000.0, 0.0, 0.0)],
+                        Lens(5.0, 300.0, 2.7, 3950.0, 4.48)).reshape(w.shape)
+    for low, high in ((0.1, 0.2), (0.2, 0.3), (0.3, 0.45)):
+        ring = (w > low) & (w < high)
+        # 3000 ordinates or more: 2 %; CTF rings are averaged over the ice's depth in the model.
+        assert power[ring].mean() == pytest.approx(model[ring].mean(), rel=0.1)

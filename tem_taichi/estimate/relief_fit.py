@@ -90,14 +90,15 @@ def fit_relief(images: Array, tilts: pd.DataFrame, pixel_size: float, slope: tup
                   found.explained)
 
 
-def fit_density(spectra: BackgroundSpectra, crowd: CrowdFit, corners: NDArray[np.int_], size: int,
-                shape: tuple[int, ...], tilts: pd.DataFrame, pixel_size: float,
-                slope: tuple[float, ...], thickness: float) -> PlaneMap | None:
+def fit_density(spectra: BackgroundSpectra, crowd: CrowdFit, floor: Array,
+                corners: NDArray[np.int_], size: int, shape: tuple[int, ...], tilts: pd.DataFrame,
+                pixel_size: float, slope: tuple[float, ...], thickness: float) -> PlaneMap | None:
     """How the crowd differs from place to place: its power over what it is on average.
 
     Args:
         spectra: of the same tiles in all images.
         crowd: fitted to these.
+        floor: what there is without it, of its model's shape.
         corners: row and column of each tile's first pixel, (tiles, 2).
         size: side of a tile [pixel].
         shape: of the images.
@@ -109,8 +110,7 @@ def fit_density(spectra: BackgroundSpectra, crowd: CrowdFit, corners: NDArray[np
     Returns:
         Factors on the number of balls across the specimen; None where tilts do not agree on one.
     """
-    noise = np.interp(spectra.w, crowd.w, crowd.noise)
-    share = crowd.model - noise
+    share = crowd.model - floor
     if not crowd.volume_fraction or not (share > 0).any():
         return None
     middle = np.array([shape[1] // 2, shape[0] // 2])
@@ -121,9 +121,9 @@ def fit_density(spectra: BackgroundSpectra, crowd: CrowdFit, corners: NDArray[np
         # Least squares of (tile - noise) = factor share, errors as the model's.
         weight = np.where(used, spectra.weight[n] / len(tiles) / crowd.model[n] ** 2, 0.0)
         known = (weight * share[n] ** 2).sum()
-        values.append(((tiles - noise) * share[n] * weight).sum(axis=1) / max(known, 1e-300))
+        values.append(((tiles - floor[n]) * share[n] * weight).sum(axis=1) / max(known, 1e-300))
         # Noise that is not quite what it is taken for is as a crowd in all tiles alike.
-        wrong = _NOISE_ERROR * (weight * noise * share[n]).sum() / max(known, 1e-300)
+        wrong = _NOISE_ERROR * (weight * floor[n] * share[n]).sum() / max(known, 1e-300)
         error.append(np.full(len(tiles), np.hypot(max(known, 1e-300) ** -0.5, wrong)))
     rays = plane_rays(tilts, slope, thickness, places)
     found = fit_plane(np.array(values), rays, np.ones(len(values)), np.array(error),

@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from tem_taichi.estimate.background import BackgroundSpectra
-from tem_taichi.estimate.crowd_fit import CrowdFit, Lens, Sight, fit_crowd
+from tem_taichi.estimate.crowd_fit import CrowdFit, Lens, Sight, contrast_power, fit_crowd
+from tem_taichi.specimen.ice import ice_power
 
 Array = NDArray[np.float64]
 
@@ -18,7 +20,8 @@ its error."""
 
 
 def fit_resampled(spectra: BackgroundSpectra, sights: list[Sight], lens: Lens,
-                  masses: tuple[float, ...], least: float = 0.0) -> tuple[CrowdFit, Array | None]:
+                  masses: tuple[float, ...], least: float = 0.0
+                  ) -> tuple[CrowdFit, Array | None, Array]:
     """Noise and crowd, and the factor by which resampling took power from both.
 
     By turns: the crowd by spectra that are freed of the factor, and the factor by what spectra of
@@ -33,12 +36,14 @@ def fit_resampled(spectra: BackgroundSpectra, sights: list[Sight], lens: Lens,
         least: see sights.
 
     Returns:
-        The fit, whose model is that of the spectra as given, and the factor at its w; None = 1.
+        The fit, whose model is that of the spectra as given; the factor at its w, None = 1; and
+        what there is without a crowd, of the model's shape.
     """
+    ice = ice_spectra(spectra, sights, lens)
     factor = np.ones(spectra.w.shape)
-    crowd = fit_crowd(spectra, sights, lens, masses, least)
+    crowd = _fitted(spectra, ice, factor, sights, lens, masses, least)
     if np.ptp(crowd.noise) > 0.2 * crowd.noise.mean() or not _falls(spectra, crowd):
-        return crowd, None
+        return crowd, None, ice + np.interp(spectra.w, crowd.w, crowd.noise)
     for _ in range(_ROUNDS):
         weight = np.minimum(spectra.weight, 100.0)  # what is not in the model counts more
         left = np.log(spectra.ratio / crowd.model * factor)
@@ -50,10 +55,33 @@ def fit_resampled(spectra: BackgroundSpectra, sights: list[Sight], lens: Lens,
         factor = np.minimum(falling / falling[0], 1.0)
         factor = np.minimum.accumulate(np.convolve(np.pad(factor, 1, mode="edge"),
                                                    [0.25, 0.5, 0.25], mode="valid"))
-        crowd = fit_crowd(replace(spectra, ratio=spectra.ratio / factor), sights, lens, masses,
-                          least)
-        crowd = replace(crowd, model=crowd.model * factor)
-    return crowd, factor
+        crowd = _fitted(spectra, ice, factor, sights, lens, masses, least)
+    return crowd, factor, (ice + np.interp(spectra.w, crowd.w, crowd.noise)) * factor
+
+
+def ice_spectra(spectra: BackgroundSpectra, sights: list[Sight], lens: Lens) -> Array:
+    """What the grains of the ice show in spectra of images, noise power over mean.
+
+    Args:
+        spectra: of the images.
+        sights: one an image.
+        lens: of the series.
+    """
+    k = spectra.w / lens.pixel_size
+    grains = ice_power(torch.from_numpy(k)).numpy()
+    # Molecules move from image to image, and fade in none.
+    return np.stack([grains * contrast_power(k, sight, lens, 0.0) * sight.path * mean
+                     / lens.pixel_size**2
+                     for sight, mean in zip(sights, spectra.means, strict=True)])
+
+
+def _fitted(spectra: BackgroundSpectra, ice: Array, factor: Array, sights: list[Sight], lens: Lens,
+            masses: tuple[float, ...], least: float) -> CrowdFit:
+    """The crowd beside the ice."""
+    # Little is left where noise is low, but never less than a tenth of it.
+    beside = np.maximum(spectra.ratio / factor - ice, 0.1 * spectra.ratio)
+    crowd = fit_crowd(replace(spectra, ratio=beside), sights, lens, masses, least)
+    return replace(crowd, model=(crowd.model + ice) * factor)
 
 
 def _falls(spectra: BackgroundSpectra, crowd: CrowdFit) -> bool:

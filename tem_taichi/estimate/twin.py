@@ -168,9 +168,10 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
                         fit.intensity * table["dose"].to_numpy() / nominal)
     spectra, corners = tile_spectra(stack, relief.shade, settings.tile)
     sights = sights_of(table, fit, lens, stack.shape[2])
-    crowd, factor = fit_resampled(spectra, sights, lens, settings.masses,
-                                  fit.intensity / (nominal * pixel_size**2))
-    density = fit_density(spectra, crowd, corners, settings.tile, stack.shape[1:], table, *geometry)
+    crowd, factor, floor = fit_resampled(spectra, sights, lens, settings.masses,
+                                         fit.intensity / (nominal * pixel_size**2))
+    density = fit_density(spectra, crowd, floor, corners, settings.tile, stack.shape[1:], table,
+                          *geometry)
     camera, dose, more = camera_of(fit, crowd, factor, spectra.w, nominal, pixel_size)
     if aperture is not None:
         more.append(f"The aperture, {aperture:.0f} um at a focal length of "
