@@ -76,6 +76,22 @@ def test_thickness_and_normal_come_back(made) -> None:
         across, abs=0.01 + 3 * np.deg2rad(fit.normal_error))
 
 
+def test_a_crowd_that_late_images_do_not_show_is_doubted(made) -> None:
+    """Of the first three images the crowd, of the others the noise of even ice."""
+    scene, real, twin, _ = made
+    rng = np.random.default_rng(1)
+    detector = scene.detector
+    even = detector.gain * rng.poisson(
+        detector.dqe * real.noise_free.mean((1, 2), keepdim=True).numpy() / detector.gain,
+        real.images.shape) / detector.dqe
+    table = table_of(scene)
+    late = table["acquisition_index"].to_numpy() > 2
+    images = np.where(late[:, None, None], even, real.images.numpy())
+    doubted = make_twin(images, table, 10.0, 300.0, SETTINGS)
+    assert any("as fast as is looked for" in line for line in doubted.warnings)
+    assert not any("as fast as is looked for" in line for line in twin.warnings)
+
+
 def test_means_agree(made) -> None:
     _, real, _, twin = made
     assert np.array_equal(real.tilt_angles, twin.tilt_angles)

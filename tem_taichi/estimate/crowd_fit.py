@@ -22,6 +22,8 @@ from tem_taichi.specimen.globules import VOLUME_PER_MASS
 
 _FASTEST = 8.0
 """Strength of damage up to which is looked."""
+_BOUND = 0.98
+"""Of that, from where the end of the search is what was found."""
 _SOFT = 3.0
 """Deviation of the Gaussian that softens a globule's edge [A]."""
 _MODEL_ERROR = 0.1
@@ -94,6 +96,15 @@ class CrowdFit:
     def volume_fraction(self) -> float:
         """Part of the ice that the balls fill."""
         return float(np.dot(self.densities, self.masses) * VOLUME_PER_MASS)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What speaks against the fit, one sentence each."""
+        if not self.volume_fraction or self.damage < _BOUND * _FASTEST:
+            return ()
+        return (f"The crowd fades {self.damage:.1f} times as fast as by damage, as fast as is "
+                "looked for: something else takes it from late images, such as a crowd that does "
+                "not fill the field at high tilts, or ice that moves.",)
 
 
 def ball_potential(k: np.ndarray, mass: float, ice_potential: float) -> np.ndarray:

@@ -204,7 +204,7 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
                 nominal_dose=nominal,
                 implied_dose=fit.intensity / (camera.gain / (camera.dqe or 1.0)) / pixel_size**2,
                 assumptions=(*notes, *more, *said_of(specimen.ice, crowd, lens.mean_free_path)),
-                warnings=fit.warnings)
+                warnings=(*fit.warnings, *crowd.doubts))
 
 
 def _gold(stack: Array, table: pd.DataFrame, pixel_size: float, settings: TwinSettings
