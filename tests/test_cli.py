@@ -539,7 +539,7 @@ def test_installed_package_in_any_folder(here, tmp_path_factory):
         named = {file.relative_to(ROOT) for file in (ROOT / folder).rglob("*")
                  if file.is_file() and "__pycache__" not in file.parts}
         assert len(named) > 1 and all((there / file).is_file() for file in named)
-    with process(["shape=[64,64]"], here, site) as run:
+    with process(["shape=[96,96]"], here, site) as run:
         assert run.communicate(timeout=300)[1] == ""
     assert (here / "tem_taichi_output" / "tilt_series.mrc").is_file()
     with process(["scene.yaml", "overwrite=true"], here, site) as run:

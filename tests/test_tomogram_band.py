@@ -11,7 +11,7 @@ from tem_taichi.estimate.tilt_images import Grid, Series, band, series_of
 from tem_taichi.estimate.tomogram import iterated
 from tem_taichi.estimate.tomogram_model import Lens, Model
 from tem_taichi.inverse.tomography import Sirt
-from tem_taichi.recipes.reconstruct import ReconstructRecipe, _octree
+from tem_taichi.recipes.reconstruct import ReconstructRecipe, _reconstructed
 from tem_taichi.specimen.rays import project
 
 ROWS, LONG, WIDE = 12, 40, 24
@@ -125,7 +125,7 @@ def test_a_band_tells_when_to_stop_as_all_do(monkeypatch):
 
 
 @pytest.mark.parametrize("specimen", ["voxels", "octree"])
-def test_waves_pass_wide_voxels_and_bands_where_rays_do(specimen, monkeypatch):
+def test_waves_pass_wide_voxels_and_bands_where_rays_do(specimen, monkeypatch, tmp_path):
     """Both move the middle of images; slices are placed by the exposures' shifts, not by rays."""
     tilts = pd.DataFrame({"tilt_angle": [-40.0, 0.0, 40.0], "axis_angle": 20.0, "shift_x": 6.0,
                           "shift_y": -5.0, "defocus": 2e4})
@@ -144,8 +144,8 @@ def test_waves_pass_wide_voxels_and_bands_where_rays_do(specimen, monkeypatch):
     else:
         recipe = ReconstructRecipe(
             input="-", method="gradient", specimen="octree", model="multislice", samples=5, depth=2,
-            leaves=256, iterations=1, held_out=3)
-        _octree(recipe, whole, tilts, lambda done, of: None, Kept())
+            leaves=256, iterations=1, held_out=3, output=str(tmp_path / "tomogram"))
+        _reconstructed(recipe, whole, None, tilts, lambda done, of: None, "", {})
     assert len({model.series.rays.pixel for model in models}) == 2
     assert specimen == "octree" or len({model.series.rays.grid for model in models}) == 4
     for model in models:
