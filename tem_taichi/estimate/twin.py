@@ -29,6 +29,7 @@ from tem_taichi.estimate.thickness_fit import ThicknessFit
 from tem_taichi.estimate.twin_scene import (
     Array,
     Contents,
+    axis_of,
     camera_of,
     said_of,
     short,
@@ -162,7 +163,7 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
     aperture = aperture_of(length, voltage, settings.mean_free_path, pixel_size)
     lens = Lens(pixel_size, voltage, settings.spherical_aberration, path_with_aperture(
         aperture, voltage, settings.mean_free_path, pixel_size), IceSettings().potential)
-    thickness, slope = slab(fit, lens.mean_free_path, _axis(table))
+    thickness, slope = slab(fit, lens.mean_free_path, axis_of(table))
     geometry = (pixel_size, slope, thickness)
     relief = fit_relief(stack, table, *geometry, thickness / lens.mean_free_path,
                         fit.intensity * table["dose"].to_numpy() / nominal)
@@ -225,10 +226,6 @@ def _gold(stack: Array, table: pd.DataFrame, pixel_size: float, settings: TwinSe
             stack = np.asarray(filled(stack, gold.mask, width), dtype=float)
     offsets = views_of(table, settings.cut_from).offsets
     return stack, table.assign(shift_x=offsets[:, 0], shift_y=offsets[:, 1]), beads, length
-
-
-def _axis(table: pd.DataFrame) -> float:
-    return float(np.angle(np.exp(1j * np.deg2rad(table["axis_angle"])).mean(), deg=True))
 
 
 def twin_text(twin: Twin, more: Sequence[str] = ()) -> str:

@@ -103,16 +103,24 @@ def camera_of(fit: ThicknessFit, crowd: CrowdFit, factor: Array | None, w: Array
     return replace(camera, kind="integrating", mtf_table=rows), dose, notes
 
 
+def axis_of(table: pd.DataFrame) -> float:
+    """Mean direction of the tilt axis from +y, counter-clockwise [deg].
+
+    Args:
+        table: with axis_angle.
+    """
+    return float(np.angle(np.exp(1j * np.deg2rad(table["axis_angle"])).mean(), deg=True))
+
+
 def tilts_of(table: pd.DataFrame) -> TiltSettings:
     """Of a scene.
 
     Args:
         table: of `complete_table`.
     """
-    axis = np.angle(np.exp(1j * np.deg2rad(table["axis_angle"])).mean(), deg=True)
     rows = table.sort_values("acquisition_index").round(6)
     return TiltSettings(
-        scheme="listed", angles=rows["tilt_angle"].tolist(), axis_angle=short(axis),
+        scheme="listed", angles=rows["tilt_angle"].tolist(), axis_angle=short(axis_of(table)),
         shifts=rows[["shift_x", "shift_y"]].to_numpy().tolist(),
         defocus_offsets=(rows["defocus"] - short(table["defocus"].mean())).round(3).tolist(),
         doses=tuple(map(short, rows["dose"])), prior_dose=short(rows["prior_dose"].min()))
