@@ -30,7 +30,7 @@ from tem_taichi.inverse.measures import affine_fit, peak_signal_to_noise
 TABLE = RESULTS / "octree_time.md"
 BUDGETS = (5, 10, 20, 40, 80)
 """CPU seconds."""
-FIRST, LIKE = 5, 1.05
+FIRST, LIKE = 2, 1.05
 """Iterations of the first run; a run that is no longer than that one before has come to its end."""
 
 
@@ -41,10 +41,10 @@ def linear(case: Case, iterations: int) -> Tensor:
 
 PHANTOM: dict[str, Callable[[Case, int], Tensor]] = {
     "SIRT-TV": linear,
-    "voxels": lambda case, steps: octree.fit(
-        case, Settings(Growth(case.rays.grid[0] + 1, 0, 1, 0), steps)).volume,
-    "octree": lambda case, steps: octree.fit(case, Settings(octree.Row("", "").growth,
-                                                            steps)).volume}
+    "voxels": lambda case, rounds: octree.fit(
+        case, Settings(Growth(case.rays.grid[0] + 1, 0, 1, 0), rounds=rounds)).volume,
+    "octree": lambda case, rounds: octree.fit(case, Settings(octree.Row("", "").growth,
+                                                             rounds=rounds)).volume}
 BALLS: dict[str, Callable[[tomography.Case, int], tomography.Found]] = {
     "SIRT-TV": tomography.sirt_tv, "voxels": tomography.gradient, "octree": tomography.octree}
 

@@ -6,11 +6,11 @@ Five balls of 36 A of C, N and O atoms as dense as protein lie in vacuum over 19
 the middle of the field, so that all 14 tilts (-26 to 26 degrees, 300 kV, 0.4 um under focus) show
 each of them. Images are by multislice of the atoms, in slices of 10 A and on pixels of 1.25 A in a
 field twice as high as the fit's, with Poisson noise; the fit has voxels of 2.5 A and slices of some
-240 A. Each fit chooses the strength of its total variation by two of its 12 images, held out at
-first, and goes on until the loss hardly falls. Two tilts are shown to no fit: "gain" is by how many
-nats an image of these is more probable by the tomogram than by an even image, scale and level of
-each being free. The control is two balls within 5 nm. CPU s are those of a fit with its choice.
-Finished rows are kept in the file and not made again.
+240 A. Each fit chooses the number of its rounds by two of its 12 images, held out at first. Two
+tilts are shown to no fit: "gain" is by how many nats an image of these is more probable by the
+tomogram than by an even image, scale and level of each being free. The control is two balls within
+5 nm. CPU s are those of a fit with its choice. Finished rows are kept in the file and not made
+again.
 """
 
 import argparse
@@ -52,7 +52,7 @@ GRIDS = {"thick": ((800, 32, 48), (32, 400)), "thin": ((24, 32, 48), (32, 80))}
 """Of the volume, and of an image."""
 DOSES = (10000, 1000, 100)
 """Of all images [e-/A^2]."""
-PASSES, EVERY = 60, 6
+ROUNDS, EVERY = 60, 6
 BAND = (1 / 8, 1 / 5.2)
 """Fine details [1/A]."""
 
@@ -165,12 +165,12 @@ def rows_of(case: str, seed: int, dose: int, done: set) -> list[dict]:
     for model in wanted:
         lens = Lens(model=model)
         begun, processor = time.perf_counter(), time.process_time()
-        found = fitted(series, exposures_of(series, tilts.iloc[shown], lens), lens, PASSES, None,
+        found = fitted(series, exposures_of(series, tilts.iloc[shown], lens), lens, ROUNDS, None,
                        False, EVERY, lambda done, of: None, Kept())
         volume = found.volume
         row = {"case": case, "seed": seed, "dose": dose, "model": model,
                "seconds": time.perf_counter() - begun, "cpu": time.process_time() - processor,
-               "tv": found.tv, "steps": found.iterations}
+               "tv": found.tv, "rounds": found.iterations}
         row["fsc"] = fine_details(volume, truth)
         row["correlation"] = float(correlation(volume, truth))
         row["gain"] = gain(volume, lens, counts, tilts)
@@ -188,13 +188,13 @@ def rows_of(case: str, seed: int, dose: int, done: set) -> list[dict]:
 def table(rows: list[dict]) -> str:
     """In Markdown."""
     lines = ["| specimen | e-/A^2 | seed | model | FSC 8 to 5.2 A | of balls by depth [A] | "
-             "correlation | gain [nats an image] | total variation [1/V] | steps | CPU s |\n"
+             "correlation | gain [nats an image] | total variation [1/V] | rounds | CPU s |\n"
              + 11 * "| --- " + "|"]
     for row in sorted(rows, key=lambda row: (row["case"], row["dose"], row["seed"])):
         balls = ", ".join(f"{fsc:.2f} ({z:.0f})" for z, fsc in row["balls"])
         lines.append(f"| {row['case']} | {row['dose']} | {row['seed']} | {row['model']} | "
                      f"{row['fsc']:.3f} | {balls} | {row['correlation']:.3f} | {row['gain']:.0f} | "
-                     f"{row['tv']:.2g} | {row['steps']} | {row['cpu']:.0f} |")
+                     f"{row['tv']:.2g} | {row['rounds']} | {row['cpu']:.0f} |")
     return "\n".join(lines)
 
 

@@ -120,16 +120,16 @@ def sirt_tv_by_truth(case: Case) -> Found:
     return integrals(case, volume)
 
 
-def gradient(case: Case, passes: int = 50) -> Found:
+def gradient(case: Case, rounds: int = 50) -> Found:
     """The potential by the microscope's own model."""
     exposures = exposures_of(case.shown, case.shown_tilts, LENS)
-    found = fitted(case.shown, exposures, LENS, passes, None, False, EVERY, nothing, Kept())
+    found = fitted(case.shown, exposures, LENS, rounds, None, False, EVERY, nothing, Kept())
     hidden = exposures_of(case.hidden, case.hidden_tilts, LENS)
     seen = Model(case.hidden, hidden, LENS).images(found.whole)
     return Found(found.volume, torch.stack(seen))
 
 
-def octree(case: Case, steps: int = 50) -> Found:
+def octree(case: Case, rounds: int = 50) -> Found:
     """The same above the surroundings' on a tree of small grids, with 0.6 of the finest leaves."""
     exposures = exposures_of(case.shown, case.shown_tilts, LENS)
 
@@ -139,7 +139,8 @@ def octree(case: Case, steps: int = 50) -> Found:
     grid = case.shown.rays.grid
     growth = Growth(5 if min(grid) < 32 else 9, 2, 8**8, 1, updates=1)
     finest = len(tree_of(case.shown, replace(growth, start=2)).leaves)
-    settings = Settings(replace(growth, leaves=int(0.6 * finest)), steps, every=EVERY, unit=5.0)
+    settings = Settings(replace(growth, leaves=int(0.6 * finest)), 50, rounds=rounds, every=EVERY,
+                        unit=5.0)
     found = octree_fitted(case.shown, imaging, settings, nothing, Kept())
     # Images see the whole tree, which reaches beyond the grid and its margin.
     tree = found.field.tree

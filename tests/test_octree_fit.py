@@ -261,7 +261,7 @@ def test_trees_hold_the_grid_and_give_it_back():
     (lambda: replace(GROWTH, start=4), "start=4"), (lambda: replace(GROWTH, leaves=7), "leaves=7"),
     (lambda: replace(GROWTH, updates=0), "updates=0"), (lambda: Schedule(coarse=0), "coarse=0"),
     (lambda: Priors(0.0), "variation=0"), (lambda: Settings(steps=0), "steps=0"),
-    (lambda: Settings(every=0), "strength=None")])
+    (lambda: Settings(rounds=0), "rounds=0")])
 def test_impossible_settings_are_refused(make, said):
     with pytest.raises(ValueError, match=said):
         make()

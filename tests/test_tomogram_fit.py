@@ -1,6 +1,5 @@
 """The fit of a tomogram: gradients, its metric and steps, and volumes of wider voxels."""
 
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,10 +8,9 @@ import torch
 from scipy.optimize import minimize
 
 from tem_taichi.estimate import phase_images
-from tem_taichi.estimate.tilt_images import Grid, Series, finer, series_of
+from tem_taichi.estimate.tilt_images import Grid, Series, series_of
 from tem_taichi.estimate.tomogram_fit import exposures_of
 from tem_taichi.estimate.tomogram_model import Lens, Model
-from tem_taichi.estimate.tomogram_strength import least
 from tem_taichi.inverse.accelerated import Accelerated, Metric, metric_of
 from tem_taichi.inverse.priors import (
     total_variation,
@@ -202,43 +200,3 @@ def test_wider_voxels_see_the_same_specimen(shape):
     again = project(every_other, wide.rays)
     edge = (..., slice(3, -3), slice(3, -3))
     assert float((again - binned)[edge].square().mean().sqrt() / binned.std()) < 0.06
-    back = finer(every_other, shape)
-    assert float((back - volume).square().mean().sqrt() / volume.std()) < 0.06
-
-
-@pytest.mark.parametrize(("first", "asked"), [
-    (2.0, [2, 1, 0.5, 0.25, 0.125]), (0.3, [0.3, 0.15, 0.6]), (0.15, [0.15, 0.075, 0.3, 0.6])])
-def test_the_least_of_strengths_is_found_from_either_side(first, asked):
-    """Exactly, where what is left is a parabola of their logarithm."""
-    tried = []
-
-    def left(strength):
-        tried.append(strength)
-        return 1 + np.log(strength / 0.27)**2
-
-    assert least(left, first, 2.0, 2) == pytest.approx(0.27)
-    assert tried == pytest.approx(asked)
-
-
-def test_strengths_that_are_all_alike_or_ever_better_end():
-    assert least(lambda strength: 1.0, 2.0, 2.0, 3) == 2.0
-    assert least(lambda strength: strength, 2.0, 2.0, 2) == pytest.approx(2 / 2**8)
-
-
-def test_shapes_are_judged_with_any_contrast(double):
-    """A specimen of half the contrast explains the shapes as well, though not the images."""
-    series, tilts = given()
-    model = Model(series, exposures_of(series, tilts, LENS), LENS)
-    volume = 1e-3 * torch.as_tensor(np.random.default_rng(2).standard_normal(series.rays.grid))
-    seen = torch.stack(model.images(volume))
-    # Darker by half than the mean, to which contrast refers, and unevenly bright.
-    exact = replace(series, images=1 - seen * torch.tensor([0.9, 1.0, 1.1])[:, None, None])
-    weights = model.weights
-    model = Model(exact, exposures_of(series, tilts, LENS), LENS)
-    model.weights = weights
-    even = model.misfit(torch.zeros_like(volume))
-    assert model.misfit_of_shapes(volume) < 0.01 * even
-    assert model.misfit(volume / 2) == pytest.approx(even / 4, rel=0.02)
-    assert model.misfit_of_shapes(volume / 2) < 0.01 * even
-    # None at all is the best of what is the other way round.
-    assert model.misfit_of_shapes(-volume) == pytest.approx(even, rel=1e-2)

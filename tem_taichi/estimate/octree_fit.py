@@ -1,10 +1,11 @@
 """A tomogram as an octree of small grids, refined where the images ask for it.
 
-The field, nowhere below 0, whose images are the most probable, with the priors of `octree_prior`;
-their strength is that with which images held out are explained best. Images of a quarter and of
-half the size come first, on a tree as coarse, which is split and merged after each; then the tree
-stays. All images are made in one projection, and steps are quasi-Newton's
-(`inverse.accelerated`). Wang et al. (2023) fit such trees otherwise: `octree_published`.
+The field, nowhere below 0, whose images are the most probable, with the priors of `octree_prior`.
+Images of a quarter and of half the size come first, on a tree as coarse, which is split and merged
+after each; then the tree stays, and total variation gives back in rounds the contrast that it takes
+(`inverse.rounds`), as many as explain images held out best. All images are made in one projection,
+and steps are quasi-Newton's (`inverse.accelerated`). Wang et al. (2023) fit such trees otherwise:
+`octree_published`.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,8 +26,9 @@ from tem_taichi.estimate.octree_model import (
 from tem_taichi.estimate.octree_prior import LeafPrior, Ratios
 from tem_taichi.estimate.octree_tree import Growth, coarser, halvings, on_tree, tree_of, updated
 from tem_taichi.estimate.tilt_images import Series, held_out
-from tem_taichi.estimate.tomogram import Step, iterate
+from tem_taichi.estimate.tomogram import Step, iterate, stopped
 from tem_taichi.inverse.accelerated import Accelerated
+from tem_taichi.inverse.rounds import Rounds
 from tem_taichi.specimen.octree import Octree, Tree, packed
 
 Imaging = Callable[[Series, Sequence[int]], Explained]
@@ -36,12 +38,11 @@ _CORNER = 0.02
 """Differences of neighbouring nodes that cost their square rather than themselves, in units."""
 _SMALL, _LAST = 3e-4, 5
 """Of all that a fit lessened its loss by: what it does in so many steps where it ends."""
-_STRENGTHS = (2.0, 1.0, 0.5, 0.25, 0.125)
-"""Of the priors that are tried with small images, one after another while they explain more, in
-what noise does to the slope by a node."""
-_STRONGER = (1.0, 2.0, 4.0, 8.0)
-"""Times that: what is tried with whole images, in the same way, which show more noise beside the
-same specimen."""
+_STRENGTH, _OF_ROUNDS = 0.5, 4.0
+"""Of the priors while the tree grows, and of the total variation in each round after that, in what
+noise does to the slope by a node."""
+_STEPS = 24
+"""Of a round: the metric, which is not of frequencies, leads slowly."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,19 @@ class Settings:
     """At most, with a tree and a strength."""
     ratios: Ratios = field(default_factory=Ratios)
     strength: float | None = None
-    """Of the priors, in what noise does to the slope by a node; None = by images held out."""
+    """Of the priors, in what noise does to the slope by a node, of a fit to its end; None = by
+    rounds."""
+    rounds: int = 50
+    """At most; as many where nothing is held out."""
     every: int = 8
     """One image of so many is held out; 0 = none."""
     unit: float = 1.0
     """Of the field, where a value is about 1."""
 
     def __post_init__(self) -> None:
-        if self.strength is None and not self.every:
-            raise ValueError("strength=None: needs images held out, by which it is chosen")
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps}: must be at least 1")
+        for name in ("steps", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +79,12 @@ class Grown:
     leaves: tuple[int, ...]
     """Number after each update."""
     strength: float
-    """Of the total variation, as given or chosen: in what noise does to the slope by a node, or as
-    published."""
+    """Of the total variation: in what noise does to the slope by a node, or as published."""
     held_out: tuple[float, ...] = ()
-    """Misfit of the images held out at each strength tried with whole images, over that of an even
-    field, which comes first."""
+    """Misfit of the images held out after each round, over that of an even field, which comes
+    first."""
+    rounds: int = 0
+    """With all images."""
 
     @property
     def file(self) -> bytes:
@@ -146,25 +150,46 @@ class _Fit:
 
         return Octree(tree, self.kept.picture(name, start.values, compute))
 
-    def judged(self, found: Octree) -> float:
-        """Misfit of the images held out, over that of an even field."""
-        images = self.images(found.tree, self.hidden)
-        even = misfit(images, found.tree, torch.zeros_like(found.values))
-        return misfit(images, found.tree, found.values) / even
+    def rounds(self, tree: Tree, which: Sequence[int]) -> Rounds:
+        """Of values of a tree that explain some images, from a field of 0."""
+        settings, images = self.settings, self.images(tree, which)
+        unit = typical_slope(self.images(tree, self.every))
 
-    def chosen(self, name: str, start: Octree, strengths: Sequence[float]
-               ) -> tuple[float, Octree, tuple[float, ...]]:
-        """The strength that explains images held out best, values there, and how well each does."""
-        best, curve = (strengths[0], start), [float("inf")]
-        for strength in strengths:
-            found = self.solved(f"{name} {strength}", best[1], strength, self.shown)
-            told = self.judged(found)
-            better = told < min(curve)
-            curve.append(told)
-            if not better:
-                break
-            best = strength, found
-        return *best, tuple(curve[1:])
+        def prior(strength: float, ratios: Ratios) -> LeafPrior:
+            return LeafPrior(tree, strength * unit, _CORNER * settings.unit, settings.unit, ratios)
+
+        ties, variation = prior(_STRENGTH, settings.ratios), prior(_OF_ROUNDS, Ratios(boundary=0))
+
+        def misfit_and_ties(values: Tensor) -> tuple[float, Tensor]:
+            total, slope = gradient(images, tree, values)
+            cost, way = ties.ties(values)
+            return total + cost, slope.add_(way)
+
+        metric = metric_of(images, tree, settings.unit).plus(
+            ties.curvature() + variation.curvature())
+        return Rounds(misfit_and_ties, variation.variation, self.empty(tree), metric,
+                      positive=True, steps=_STEPS)
+
+    def by_rounds(self, tree: Tree) -> tuple[Octree, int, tuple[float, ...]]:
+        """Values of a tree by all images, their rounds, and what was left of those held out."""
+        left = None
+        if self.hidden:
+            hidden = self.images(tree, self.hidden)
+            even = misfit(hidden, tree, self.empty(tree))
+
+            def left(values: Tensor) -> float:
+                return misfit(hidden, tree, values) / even
+
+        values, number, curve = stopped(
+            lambda shown: self.rounds(tree, self.shown if shown else self.every), left,
+            self.settings.rounds, self._step, self.kept)
+        self.steps += _STEPS * (number + max(len(curve) - 1, 0))
+        return Octree(tree, values), number, curve
+
+    def empty(self, tree: Tree) -> Tensor:
+        """Values of a field of 0."""
+        n = tree.samples
+        return as_tensor(torch.zeros((len(tree.leaves), n, n, n)))
 
 
 def fitted(series: Series, imaging: Imaging, settings: Settings, step: Step, kept: Kept) -> Grown:
@@ -183,10 +208,9 @@ def fitted(series: Series, imaging: Imaging, settings: Settings, step: Step, kep
     growth = settings.growth
     times = halvings(series, growth)
     tree = coarser(fit.whole, times)
-    n = tree.samples
-    now = Octree(tree, as_tensor(torch.zeros((len(tree.leaves), n, n, n))))
+    now = Octree(tree, fit.empty(tree))
     given = settings.strength
-    strength = _STRENGTHS[len(_STRENGTHS) // 2] if given is None else given
+    strength = _STRENGTH if given is None else given
     numbers: list[int] = []
     for left in range(times, 0, -1):
         for number in range(growth.updates):
@@ -196,19 +220,14 @@ def fitted(series: Series, imaging: Imaging, settings: Settings, step: Step, kep
                 break
             now = after
             numbers.append(len(now.tree.leaves))
-        if given is None and left == 1:
-            empty = Octree(now.tree, torch.zeros_like(now.values))
-            strength, now, _ = fit.chosen("small", empty, _STRENGTHS)
         now = updated(Octree(coarser(now.tree, -1), now.values), growth.leaves)
         numbers.append(len(now.tree.leaves))
     # What small images cannot show yet, or where there are none.
     for number in range(growth.depth - growth.start - times):
         now = updated(fit.solved(f"grow 0 {number}", now, strength, fit.shown), growth.leaves)
         numbers.append(len(now.tree.leaves))
-    curve: tuple[float, ...] = ()
-    if given is None:
-        tried = [more * strength for more in _STRONGER] if times else _STRENGTHS
-        strength, now, curve = fit.chosen("whole", now, tried)
-    last = fit.solved("all", now, strength, fit.every)
-    return Grown(last, fit.steps, tuple(numbers), strength, (1.0, *curve) if curve else ())
-
+    if given is not None:
+        last = fit.solved("all", now, given, fit.every)
+        return Grown(last, fit.steps, tuple(numbers), given)
+    last, rounds, curve = fit.by_rounds(now.tree)
+    return Grown(last, fit.steps, tuple(numbers), _OF_ROUNDS, curve, rounds)

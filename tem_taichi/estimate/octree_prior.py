@@ -100,17 +100,30 @@ class LeafPrior:
 
     def slope(self, values: Tensor) -> tuple[float, Tensor]:
         """The cost, and its gradient."""
+        cost, found = self.variation(values)
+        more, way = self.ties(values)
+        return cost + more, found.add_(way)
+
+    def variation(self, values: Tensor) -> tuple[float, Tensor]:
+        """Of the total variation alone."""
         with torch.enable_grad():
             free = values.detach().requires_grad_()
             total = cells_variation(free, as_tensor(self.tree.steps), 1 / self.strength,
                                     self.corner)
-            if self.ratios.boundary and len(free) > 1:
+        found, = torch.autograd.grad(total, free)
+        return float(total.detach()), found
+
+    def ties(self, values: Tensor) -> tuple[float, Tensor]:
+        """Of leaves beside each other, and of those that are alike."""
+        cost, found = 0.0, torch.zeros_like(values)
+        if self.ratios.boundary and len(values) > 1:
+            with torch.enable_grad():
+                free = values.detach().requires_grad_()
                 one, other, areas = self._faces.sides(free)  # type: ignore[attr-defined]
                 # As stiff as the layer of nodes beside the face.
-                total = total + consistent(one, other, areas.sqrt(),
-                                           (self._stiff * self.ratios.boundary)**-0.5)
-        found, = torch.autograd.grad(total, free)
-        cost = float(total.detach())
+                total = consistent(one, other, areas.sqrt(),
+                                   (self._stiff * self.ratios.boundary)**-0.5)
+            cost, found = float(total.detach()), torch.autograd.grad(total, free)[0]
         if self.ratios.non_local and len(values) > 1:
             more, way = self._non_local(values)
             cost, found = cost + more, found + way

@@ -221,21 +221,6 @@ def _angles(rays: Rays) -> NDArray[np.float64]:
     return beams[:, :2] @ across
 
 
-def finer(volume: Tensor, shape: Sequence[int]) -> Tensor:
-    """A volume of `Series.coarser` on the voxels before, linear between its own.
-
-    Args:
-        volume: (nz, ny, nx).
-        shape: of the grid before.
-    """
-    for axis, n in enumerate(shape):
-        half = (torch.arange(n, device=volume.device) - n // 2) / 2 + volume.shape[axis] // 2
-        last = volume.shape[axis] - 1
-        low, high = (half.floor().long().clamp(0, last), half.ceil().long().clamp(0, last))
-        volume = (volume.index_select(axis, low) + volume.index_select(axis, high)) / 2
-    return volume
-
-
 def halves_of(order: NDArray[np.float64]) -> tuple[list[int], list[int]]:
     """Every other image in the order in which they were taken: two halves of like damage.
 

@@ -149,6 +149,31 @@ def judged(run: Run, judge: Callable[[Tensor], float], iterations: int, step: St
     return curve
 
 
+def stopped(make: Callable[[bool], Run], judge: Callable[[Tensor], float] | None, iterations: int,
+            step: Step, kept: Kept) -> tuple[Tensor, int, tuple[float, ...]]:
+    """A run by all images, as long as one by those shown explains the ones held out ever better.
+
+    Args:
+        make: a run at its start, of all images, or of those shown.
+        judge: of what those shown tell, 1 for an even volume; None = none are held out.
+        iterations: at most; as many where nothing is held out.
+        step: called after each.
+        kept: from where an interrupted run goes on.
+
+    Returns:
+        The volume, after how many iterations, and what was left of the images held out after each.
+    """
+    number, curve = iterations, tuple[float, ...]()
+    if judge is not None:
+        curve = tuple(kept.numbers("held out", lambda: judged(
+            make(True), judge, iterations, step, kept.state("held out"))))
+        number = max(1, int(np.argmin(curve)))
+    run = make(False)
+    iterate(run, lambda done: len(done) <= number, lambda volume: 0.0,
+            lambda done: step(done, number), kept.state("all"))
+    return run.volume, number, curve
+
+
 def iterate(run: Run, more: Callable[[list[float]], bool], judge: Callable[[Tensor], float],
             step: Callable[[int], None], file: Path | None) -> list[float]:
     """Iterations while there are more to do, from where an interrupted run left; their judgement.

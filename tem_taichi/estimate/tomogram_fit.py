@@ -3,8 +3,8 @@
 Images are those of a phase object, with the lens's defocus and its slope across a tilted specimen,
 or of waves that pass slices of one that is thicker than the lens's focus is deep, and show what the
 dose has left of it; noise is white, as strong in each image as its own high frequencies say; the
-brightness of each image is free. The prior is total variation; its strength is that with which
-images held out are explained best.
+brightness of each image is free. The prior is total variation, which gives back in rounds the
+contrast that it takes (`inverse.rounds`); as many as explain images held out best.
 """
 
 from collections.abc import Sequence
@@ -12,24 +12,25 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from tem_taichi.estimate.kept import Kept
-from tem_taichi.estimate.tilt_images import Series, band, finer, held_out
-from tem_taichi.estimate.tomogram import Step, Tomogram
+from tem_taichi.estimate.tilt_images import Series, band, held_out
+from tem_taichi.estimate.tomogram import Step, Tomogram, stopped
 from tem_taichi.estimate.tomogram_model import Lens, Model
-from tem_taichi.estimate.tomogram_strength import Fit, Trials, even, least, typical_slope
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics
+from tem_taichi.inverse.accelerated import in_memory, metric_of
+from tem_taichi.inverse.priors import total_variation_curvature, total_variation_slope
+from tem_taichi.inverse.rounds import Rounds
 from tem_taichi.noise.looks import noise_of as noise_of
 
-_COARSE = 32
-"""Pixels along a side of images from which wider voxels come first."""
-_FIRST = 2.0
-"""Strength of the prior that is tried first, in typical slopes of the misfit by a voxel at the
-start."""
-_TRIED = ((2.0, 4), (2**0.5, 2))
-"""Ratio of strengths that are tried with wide voxels, and then with narrow ones, and how many are
-in any case."""
+_CORNER = 0.1
+"""Differences of voxels that cost their square rather than themselves [V]."""
+_STRENGTH = 8.0
+"""Of the prior in each round, in typical slopes of the misfit by a voxel at the start: images are
+explained best after some ten rounds; half of it needs half as many and finds a little less."""
 _LEAST = 1e-5
 """Noise relative to the mean, of 1e10 electrons a pixel."""
 
@@ -112,61 +113,65 @@ def model_of(series: Series, which: Sequence[int], exposures: Sequence[Exposure]
                 shift_y=shifts[n][1]) for n in which], lens)
 
 
-def fitted(series: Series, exposures: Sequence[Exposure], lens: Lens, passes: int,
+def fitted(series: Series, exposures: Sequence[Exposure], lens: Lens, rounds: int,
            tv: float | None, positive: bool, every: int, step: Step, kept: Kept) -> Tomogram:
     """The potential relative to the surroundings that explains the images best [V].
-
-    The strength of the prior is looked for, and the fit begins, with voxels twice as wide; whether
-    narrow ones need more is asked of the images held out again. Both are asked of a `band`.
 
     Args:
         series: images and the grid.
         exposures: of `exposures_of`.
         lens: of all images.
-        passes: through all images, at most, for each strength.
-        tv: strength of the prior: what a difference of neighbours costs [1/V]; None = by the images
-            held out.
+        rounds: of `inverse.rounds`, at most; as many where nothing is held out.
+        tv: strength of the prior in each round: what a difference of neighbours costs [1/V]; None =
+            that to which noise is faint.
         positive: whether the potential is kept from falling below 0.
-        every: one image of so many is held out; 0 = none.
-        step: called after each step.
+        every: one image of so many is held out to find when to stop, those of a `band`; all are
+            used then. 0 = none.
+        step: called after each round.
         kept: from where an interrupted run goes on.
-
-    Raises:
-        ValueError: if tv is None and nothing is held out.
     """
-    if tv is None and not every:
-        raise ValueError("tv=null: needs held_out, by which the strength is chosen")
-    wide = min(series.rays.shape) >= _COARSE and series.rays.grid[0] > 1
-    coarse = series.coarser() if wide else series
-
     def model(of: Series, which: Sequence[int]) -> Model:
         return model_of(of, which, exposures, series.rays.pixel, lens)
 
-    everything = range(len(exposures))
-    scales = (coarse, series) if wide else (series,)
-    # What noise does to a voxel's slope, by which strengths are alike for voxels of any width.
-    typical = [typical_slope(model(of, everything)) for of in scales]
-    found = _FIRST if tv is None else tv / typical[-1]
-    curve: tuple[float, ...] = ()
+    whole = model(series, range(len(exposures)))
+    found = _STRENGTH * typical_slope(whole) if tv is None else tv
+    rest, left = whole, None
     if every:
-        rest, others = held_out(series, every)
-        part, begun = band(series), None
-        parts = (part.coarser(), part) if wide else (part,)
-        for of, unit, (ratio, count) in zip(parts, typical, _TRIED, strict=False):
-            trials = Trials(shown=model(of, rest), hidden=model(of, others), unit=unit, start=begun,
-                            positive=positive, passes=passes, step=step, kept=kept)
-            if tv is None:
-                found = least(trials.left, found if begun is None else ratio * found, ratio,
-                              count)
-            begun, curve = trials.fitted(found)
-            if tv is not None:
-                break
-    volume = even(scales[0])
-    for of, unit in zip(scales, typical, strict=True):
-        volume = finer(volume, of.rays.grid) if volume.shape != of.rays.grid else volume
-        fit = Fit(model(of, everything), positive)
-        run = fit.run(found * unit, volume)
-        curve_of_all = fit.settled(run, lambda volume: 0.0, passes, step,
-                                   kept.state(f"all {found} {of.rays.voxel}"))
-        volume = run.volume
-    return Tomogram(series.field(volume), volume, len(curve_of_all) - 1, found * typical[-1], curve)
+        part = band(series)
+        rest, others = (model(part, which) for which in held_out(part, every))
+        even_one = others.misfit(even(part))
+
+        def left(volume: Tensor) -> float:
+            return others.misfit(volume) / even_one
+
+    volume, number, curve = stopped(
+        lambda shown: rounds_of(rest if shown else whole, found, positive), left, rounds, step,
+        kept)
+    return Tomogram(series.field(volume), volume, number, found, curve)
+
+
+def rounds_of(model: Model, tv: float, positive: bool) -> Rounds:
+    """Of a volume to images, from an even one.
+
+    Args:
+        model: of the images.
+        tv: strength of the prior [1/V].
+        positive: whether the potential is kept from falling below 0.
+    """
+    start = even(model.series)
+    curved = total_variation_curvature(start.permute(in_memory(start)), 1 / tv, _CORNER)
+    return Rounds(model.gradient, lambda volume: total_variation_slope(volume, 1 / tv, _CORNER),
+                  start, metric_of(model.gradient, start).plus(curved), positive)
+
+
+def typical_slope(model: Model) -> float:
+    """Slope of the misfit by a voxel at the start, of those that are mostly noise [1/V]."""
+    slope = model.gradient(even(model.series))[1]
+    return max(1.4826 * float(slope[::2, ::2, ::2].abs().median()), 1e-30)
+
+
+def even(series: Series) -> Tensor:
+    """A volume of 0, in memory as projections take it."""
+    nz, ny, nx = series.rays.grid
+    return torch.zeros((nz, nx, ny), dtype=series.images.dtype,
+                       device=series.images.device).transpose(1, 2)

@@ -155,22 +155,6 @@ class Model:
             return sum(float(self._misfit(self._seen(part, n), n))
                        for n, part in enumerate(self._parts(volume)))
 
-    def misfit_of_shapes(self, volume: Tensor) -> float:
-        """The same, were the specimen's contrast as strong as fits best, one for all images."""
-        squares = torch.zeros(3, dtype=torch.float64)
-        with torch.no_grad():
-            for n, part in enumerate(self._parts(volume)):
-                weights = self.weights[self.groups[n]].square()
-                total = weights.sum((1, 2), keepdim=True)
-                seen, image = (one - (weights * one).sum((1, 2), keepdim=True) / total
-                               for one in (self._seen(part, n),
-                                           -self.series.images[self.groups[n]]))
-                squares += torch.stack([(weights * one * other).sum().double().cpu() for
-                                        one, other in ((image, image), (seen, image),
-                                                       (seen, seen))])
-        whole, common, own = squares.tolist()
-        return (whole - max(common, 0.0)**2 / max(own, 1e-30)) / 2
-
     def gradient(self, volume: Tensor) -> tuple[float, Tensor]:
         """The misfit, and its gradient by the volume [1/V].
 

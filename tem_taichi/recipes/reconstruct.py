@@ -105,10 +105,11 @@ class ReconstructRecipe(ScannedRecipe):
     resolution: float = 0.0
     """of wbp: details of this size have half of their contrast left [A]; 0 = all have all"""
     iterations: int = 50
-    """of sirt and sirt_tv, and passes through all images of gradient; at most"""
+    """at most; of gradient, rounds in which total variation gives back the contrast that it took,
+    but passes through all images where a network or a law of noise is learned"""
     tv: float | None = None
-    """strength of the total variation, of sirt_tv [1/A], of gradient [1/V]; null = that which
-    explains the images held out best"""
+    """strength of the total variation, of sirt_tv [1/A], null = that which explains the images held
+    out best; of each round of gradient [1/V], null = that to which noise is faint"""
     positive: bool = False
     """of all but wbp: whether no voxel may be below 0, lighter than the mean"""
     held_out: int = 8
@@ -248,6 +249,10 @@ def run(recipe: ReconstructRecipe, report: Report) -> Result:
     warnings = [f"{len(dark)} of {len(images)} images, the first of them image {dark[0]}, have no "
                 "positive mean: they tell nothing."] if dark else []
     warnings += found.doubts if found else ()
+    curve = whole.held_out
+    if len(curve) > recipe.iterations and min(curve) == curve[-1]:
+        warnings.append(f"iterations={recipe.iterations}: images held out were explained ever "
+                        "better until the last; more iterations may find more.")
     if recipe.method == "gradient" and scan is None:
         warnings += _doubts(recipe, table, voxel)
     taken = _taken(recipe, table, voxel, scan)
@@ -302,10 +307,10 @@ def _octree(recipe: ReconstructRecipe, series: Series, imaging: Imaging, unit: f
     """The fit of gradient on a tree."""
     check_memory(f"leaves={recipe.leaves}", most_memory(series, _growth(recipe)),
                  "take fewer leaves or samples, or a larger bin")
-    found = octree_fitted(series, imaging, Settings(_growth(recipe), recipe.iterations, unit=unit,
-                                                    every=recipe.held_out), report, kept)
+    found = octree_fitted(series, imaging, Settings(_growth(recipe), rounds=recipe.iterations,
+                                                    every=recipe.held_out, unit=unit), report, kept)
     volume = volume_of(found.field, series.rays.grid)
-    return Tomogram(series.field(volume), volume, found.steps, found.strength,
+    return Tomogram(series.field(volume), volume, found.rounds, found.strength,
                     found.held_out), found
 
 
