@@ -27,6 +27,7 @@ from tem_taichi.estimate.bead_series import gold_of
 from tem_taichi.estimate.thickness_figure import thickness_figure
 from tem_taichi.estimate.thickness_fit import fit_thickness, mean_intensities
 from tem_taichi.estimate.twin import NOT_MODELLED, Twin, TwinSettings, make_twin, twin_text
+from tem_taichi.estimate.twin_scene import crowd_strength
 from tem_taichi.files.mrc import read_image_stack
 from tem_taichi.noise.looks import Looks
 from tem_taichi.noise.style import Style
@@ -129,17 +130,27 @@ def gold_matched(twin: Twin, images: np.ndarray, part: np.ndarray, table: pd.Dat
           f"{again.tracks.beads['contrast'].median():.2f}")
 
 
+def thickness_map(twin: Twin, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Thickness of ice that would take as much from the beam as all layers and the crowd do [A]."""
+    def over(knots: torch.Tensor, spacing: float) -> np.ndarray:
+        return at_knots(knots, spacing, torch.tensor(x), torch.tensor(y)).numpy()
+
+    ice, density = twin.scene.specimen.ice, twin.found.density
+    layers = np.ones(np.broadcast_shapes(x.shape, y.shape))
+    if ice.absorption is not None:
+        layers = over(torch.tensor(ice.absorption).mean(dim=0), ice.absorption_spacing)
+    crowd = layers if density is None else over(torch.tensor(density.knots[0]), density.spacing)
+    return ice.thickness * (layers + (crowd_strength(twin.crowd) - 1) * crowd)
+
+
 def compare_fits(one: Twin, two: Twin) -> None:
     """Print what the part and the rest say of the same: dose, thickness, its map, the crowd."""
     ways = []
     for twin in (one, two):
-        ice = twin.scene.specimen.ice
         x = np.linspace(-3000, 3000, 121)
         # The halves meet where the part's y is greatest and that of the rest least.
         y = np.full(121, (HALF // 2) * PIXEL * (1 if twin is one else -1))
-        ways.append(ice.thickness * at_knots(torch.tensor(ice.relief), ice.relief_spacing,
-                                             torch.tensor(x), torch.tensor(y)).numpy()
-                    / twin.lens.mean_free_path)
+        ways.append(thickness_map(twin, x, y) / twin.lens.mean_free_path)
         print(f"t/L {twin.thickness.ratio:.3f} +- {twin.thickness.ratio_error:.3f}, I0 "
               f"{twin.thickness.intensity:.2f}, noise of {twin.implied_dose:.3f} e-/A^2, crowd "
               f"{100 * twin.crowd.volume_fraction:.2f} %, fading {twin.crowd.damage:.2f}")
@@ -161,13 +172,9 @@ def draw(file: Path, stacks: dict[str, np.ndarray], twin: Twin, found: dict[str,
             axes.imshow(_soft(stack[at]), cmap="gray", vmin=low, vmax=high)
             axes.set(xticks=[], yticks=[], title=f"{name} {round(angles[at])}°")
     axes = figure.add_subplot(grid[len(stacks), :])
-    ice = twin.scene.specimen.ice
     half_y, half_x = (side * PIXEL / 2 for side in stacks["part"].shape[1:])
     x, y = np.linspace(-2 * half_x, 2 * half_x, 400), np.linspace(-half_y, half_y, 60)
-    thick = np.full((60, 400), ice.thickness)
-    if ice.relief is not None:
-        thick = ice.thickness * at_knots(torch.tensor(ice.relief), ice.relief_spacing,
-                                         torch.tensor(x[None, :]), torch.tensor(y[:, None])).numpy()
+    thick = thickness_map(twin, x[None, :], y[:, None])
     shown = axes.imshow(thick / 10, extent=(x[0] / 10, x[-1] / 10, y[-1] / 10, y[0] / 10))
     axes.set_title("thickness map of the twin [nm], beads; x, y [nm]")
     beads = twin.found.beads
@@ -222,8 +229,8 @@ def main() -> None:
     part, rest = images[:, :HALF], images[:, HALF:]
     twin, simulated, clean = made(chosen.folder, part, table)
     print(*twin.warnings, *twin.assumptions, NOT_MODELLED, sep="\n")
-    print(f"dose {twin.nominal_dose:.2f} e-/A^2; the noise is that of {twin.implied_dose:.2f}; map "
-          f"of thickness explains {twin.found.relief.explained:.2f} of what parts of images differ "
+    print(f"dose {twin.nominal_dose:.2f} e-/A^2; the noise is that of {twin.implied_dose:.2f}; the "
+          f"ice's layers explain {twin.found.layers.explained:.2f} of what parts of images differ "
           "by beyond noise")
     thickness_figure(twin.thickness).savefig(chosen.figures / "thickness.png")
     gold_matched(twin, simulated, part, table)

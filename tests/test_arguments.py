@@ -25,12 +25,12 @@ NEVER = (math.nan, math.inf, "text", 2 + 1j, {}, object(), [[1.0], [2.0, 3.0]])
 """No number, nor an array of them."""
 
 OPTIONAL = {"aperture", "mtf", "dqe", "incident", "band", "mean_free_path", "amplitude_contrast",
-            "edge_thickness", "shift", "relief_heights"}
+            "edge_thickness", "shift", "relief_heights", "absorption"}
 """May be None."""
 
 POSITIVE = {"pixel_size", "slice_thickness", "voltage", "dose", "focal_length", "aperture", "gain",
             "mean_free_path", "hole_radius", "carbon_edge", "relief_spacing", "slope_change",
-            "wavelength"}
+            "absorption_spacing", "wavelength"}
 
 NAMES = {"copies": "positions", "sites": "positions", "rotations": "rotations|vector",
          "weight": "weight|broadening",

@@ -9,13 +9,21 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from tem_taichi.dataset import main as dataset
+from tem_taichi.device import as_tensor
 from tem_taichi.estimate.background import BackgroundSpectra
-from tem_taichi.estimate.crowd_fit import Lens, Sight
+from tem_taichi.estimate.crowd_fit import (
+    Lens,
+    Sight,
+    ball_potential,
+    contrast_power,
+    fit_crowd,
+)
 from tem_taichi.estimate.gold_loss import NARROWEST, WIDEST, aperture_of, gold_length
-from tem_taichi.estimate.plane_fit import fit_plane, plane_rays
-from tem_taichi.estimate.relief_fit import fit_relief
+from tem_taichi.estimate.layer_fit import fit_layers
+from tem_taichi.estimate.plane_fit import PlaneMap, fit_plane, plane_rays
 from tem_taichi.estimate.resampling import ice_spectra
 from tem_taichi.estimate.twin import Twin, TwinSettings, make_twin, twin_text
+from tem_taichi.rotations import tilt_rotation
 from tem_taichi.scene.load import load_scene
 from tem_taichi.scene.particle import particle_of
 from tem_taichi.scene.settings import (
@@ -29,6 +37,9 @@ from tem_taichi.scene.settings import (
 from tem_taichi.scene.specimen import IceSettings, SpecimenSettings
 from tem_taichi.series.record import TiltSeries
 from tem_taichi.series.simulate import simulate
+from tem_taichi.specimen.attenuation import transmitted
+from tem_taichi.specimen.ice_shape import IceShape
+from tem_taichi.specimen.view import View
 
 ANGLES = np.arange(-60.0, 61.0, 12.0)
 # Thin ice to the left, thick to the right, as at the edge of a cell.
@@ -79,7 +90,7 @@ def test_gold_is_where_it_is_and_as_dark(made) -> None:
 
 def test_the_edge_of_a_cell_is_in_the_ice(made) -> None:
     _, real, twin = made
-    assert twin.scene.specimen.ice.relief is not None and twin.found.relief.explained > 0.7
+    assert twin.scene.specimen.ice.absorption is not None and twin.found.layers.explained > 0.7
     again = simulate(replace(twin.scene, tilts=replace(
         twin.scene.tilts, angles=[0.0], defocus_offsets=[0.0], shifts=[[0.0, 0.0]],
         doses=(twin.scene.dose,)))).noise_free[0].numpy()
@@ -102,30 +113,86 @@ def test_a_map_comes_back_from_its_means() -> None:
                       axis=-1).reshape(-1, 2)
     table = pd.DataFrame({"tilt_angle": np.arange(-60.0, 61, 6), "axis_angle": 10.0,
                           "shift_x": 20.0, "shift_y": -30.0})
-    rays = plane_rays(table, (0.05, 0.0), 800.0, places)
-    truth = 1 + 0.3 * np.tanh(rays.places[..., 0] / 200)
-    values = truth.mean(axis=(0, 2)) * rays.across[:, None]
+    rays = plane_rays(table, (0.05, 0.0), places)
+    seen = rays.through(800.0)
+    truth = 1 + 0.3 * np.tanh(seen[..., 0] / 200)
+    values = truth.mean(axis=1) * rays.across[:, None]
     error = np.full(values.shape, 0.05)
-    found = fit_plane(values + error * rng.normal(size=values.shape), rays, rays.across, error,
+    found = fit_plane(values + error * rng.normal(size=values.shape), seen, rays.across, error,
                       200.0, False)
     # Noise of 0.05 in 21 tilts, of about as many parts as knots: 0.05 / 21^0.5 a knot.
     middle = found.knots[0][found.knots.shape[1] // 2]
     x = (np.arange(len(middle)) - len(middle) // 2) * 200.0
-    seen = np.abs(x) < 900
-    np.testing.assert_allclose(middle[seen], 1 + 0.3 * np.tanh(x[seen] / 200), atol=0.06)
+    near = np.abs(x) < 900
+    np.testing.assert_allclose(middle[near], 1 + 0.3 * np.tanh(x[near] / 200), atol=0.06)
     assert found.explained > 0.95
-    even = fit_plane(rays.across[:, None] + error * rng.normal(size=values.shape), rays,
+    even = fit_plane(rays.across[:, None] + error * rng.normal(size=values.shape), seen,
                      rays.across, error, 200.0, False)
     assert even.explained == 0
 
 
-def test_noise_is_no_relief() -> None:
+def seen_through(ice: IceShape, table: pd.DataFrame, shape: tuple[int, int]) -> np.ndarray:
+    """What is left of the beam, by the engine, for a mean free path of 2000 A."""
+    return np.stack([transmitted(ice, 2000.0, View(
+        tilt_rotation(row.tilt_angle, row.axis_angle), as_tensor([row.shift_x, row.shift_y]),
+        shape, 10.0, 100.0)).double().numpy() for row in table.itertuples()])
+
+
+def test_layers_come_back_where_they_are() -> None:
+    """A dark ridge in the upper half to the right, a bright one in the lower half to the left."""
+    rng = np.random.default_rng(5)
+    x = (np.arange(13) - 6) * 400.0
+    ridge, valley = (np.tile(one, (5, 1)) for one in (
+        1 + 0.8 * np.exp(-(((x - 400) / 500) ** 2)), 1 - 0.6 * np.exp(-(((x + 400) / 500) ** 2))))
+    truth = np.stack([valley, valley, ridge, ridge])
+    ice = IceShape(1600.0, slope_x=0.05, absorption=truth, absorption_spacing=400.0)
+    table = pd.DataFrame({"tilt_angle": np.arange(-60.0, 61, 5), "axis_angle": 4.0,
+                          "shift_x": 30.0, "shift_y": -20.0})
+    clean = seen_through(ice, table, (96, 192))
+    images = rng.poisson(60 * clean).astype(float)
+    found = fit_layers(images, table, 10.0, (0.05, 0.0), 1600.0, 0.8, np.full(25, 60.0))
+    assert found.absorption is not None and found.explained > 0.9
+    layers = found.absorption[:, found.absorption.shape[1] // 2]
+    # Which layer takes what is everywhere alike, no tilt tells.
+    middle = layers.shape[1] // 2
+    layers, known = (one - one.mean(axis=1, keepdims=True) for one in (
+        layers[:, middle - 2:middle + 3], truth[:, 2, np.abs(x) <= 900]))
+    # Blocks of 64 pixels are known to 0.02 to 0.03, of which a layer takes 0.2 to 0.4; the other
+    # way up it is another specimen.
+    assert np.sqrt(((layers - known)**2).mean()) < 0.06
+    assert np.sqrt(((layers[::-1] - known)**2).mean()) > 0.15
+    again = seen_through(replace(ice, absorption=found.absorption,
+                                 absorption_spacing=found.spacing), table, (96, 192))
+    off = np.log(again * found.beam[:, None, None] / clean)
+    # By the engine's own rays, at every tilt, where contrast is 0.1 to 0.3.
+    assert np.abs(off - off.mean(axis=(1, 2), keepdims=True)).mean(axis=(1, 2)).max() < 0.015
+    assert off.mean(axis=(1, 2)) == pytest.approx(0, abs=0.01)
+
+
+def test_what_the_crowd_takes_is_not_taken_twice() -> None:
+    table = pd.DataFrame({"tilt_angle": np.arange(-60.0, 61, 8), "axis_angle": 0.0,
+                          "shift_x": 0.0, "shift_y": 0.0})
+    x = (np.arange(13) - 6) * 400.0
+    crowd = PlaneMap(np.tile(1 + 0.8 * np.tanh(x / 400), (1, 5, 1)), 400.0, np.zeros(16),
+                     np.ones((16, 1)), 1.0)
+    ridge = 1 + 0.4 * np.tile(np.exp(-(x / 500) ** 2), (4, 5, 1))
+    taken = 0.8 * ridge + 0.2 * crowd.knots
+    clean = seen_through(IceShape(1600.0, absorption=taken, absorption_spacing=400.0), table,
+                         (96, 192))
+    found = fit_layers(clean * 60, table, 10.0, (0.0, 0.0), 1600.0, 0.8, np.full(16, 60.0),
+                       (crowd, 0.2))
+    middle = found.absorption.mean(axis=0)[found.absorption.shape[1] // 2]
+    near = slice(len(middle) // 2 - 2, len(middle) // 2 + 3)
+    np.testing.assert_allclose(middle[near], ridge[0, 2, 4:9], atol=0.03)
+
+
+def test_noise_is_no_layers() -> None:
     images = np.random.default_rng(1).poisson(100.0, (9, 64, 64)).astype(float)
     table = pd.DataFrame({"tilt_angle": np.linspace(-60, 60, 9), "axis_angle": 0.0, "shift_x": 0.0,
                           "shift_y": 0.0})
     across = 1 / np.cos(np.deg2rad(table["tilt_angle"].to_numpy()))
-    found = fit_relief(images, table, 10.0, (0.0, 0.0), 500.0, 0.1, 100 * np.exp(0.1 * across))
-    assert found.knots is None and found.explained == 0
+    found = fit_layers(images, table, 10.0, (0.0, 0.0), 500.0, 0.1, 100 * np.exp(0.1 * across))
+    assert found.absorption is None and found.explained == 0
 
 
 def test_apertures_make_gold_dark() -> None:
@@ -168,6 +235,22 @@ def test_one_command_from_a_series_to_a_labelled_set(tmp_path, monkeypatch, caps
     assert dataset(words) == 0 and "2 kept" in capsys.readouterr().out
     assert dataset([*words[:1], "twin.tile=40", *words[2:]]) == 2
     assert "twin.tile=40" in capsys.readouterr().err
+
+
+def test_a_crowd_that_tilts_show_less_of_does_not_fade_by_that() -> None:
+    """Of a crowd in the middle high tilts, which come late, have less in their field."""
+    w, lens = np.linspace(0.05, 0.5, 20), Lens(10.0, 300.0, 2.7, 3950.0, 4.48)
+    sights = [Sight(20000.0, 2000.0, 0.0, exposure, crowd)
+              for exposure, crowd in zip(np.linspace(1, 100, 15), np.linspace(1.2, 0.5, 15),
+                                         strict=True)]
+    power = np.stack([contrast_power(w / 10, sight, lens, 2.0) * sight.crowd for sight in sights])
+    ratio = 0.4 + 2e-8 * ball_potential(w / 10, 300.0, 4.48) ** 2 * power * 2000.0 * 40.0 / 100.0
+    spectra = BackgroundSpectra(w, ratio, np.full(ratio.shape, 1e4), np.full(15, 40.0), ())
+    found = fit_crowd(spectra, sights, lens, (300.0,))
+    assert found.damage == pytest.approx(2, abs=0.05)
+    assert found.densities == pytest.approx([2e-8], rel=0.02)
+    blind = fit_crowd(spectra, [replace(sight, crowd=1.0) for sight in sights], lens, (300.0,))
+    assert blind.damage > 2.3
 
 
 def test_grains_of_the_ice_are_no_noise() -> None:

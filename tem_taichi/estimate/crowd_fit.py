@@ -53,6 +53,8 @@ class Sight:
     """Half-width of the range of defocus over the field, for its tilt [A]."""
     exposure: float
     """Before the image and half of its own [e-/A^2]."""
+    crowd: float = 1.0
+    """Balls in the field over those of the specimen on average [1]."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def fit_crowd(spectra: BackgroundSpectra, sights: list[Sight], lens: Lens,
     balls = np.array([ball_potential(k, mass, lens.potential) ** 2 for mass in masses]
                      ).reshape(-1, len(k))
     # Counts relative to the mean, per pixel: m n_j path |V_j|^2 / pixel^2.
-    crowd = np.stack([balls * contrast_power(k, sight, lens, 0.0) * sight.path * mean
+    crowd = np.stack([balls * contrast_power(k, sight, lens, 0.0) * sight.crowd * sight.path * mean
                       / lens.pixel_size**2
                       for sight, mean in zip(sights, spectra.means, strict=True)])
     hats = np.stack([np.interp(spectra.w, _KNOTS, row) for row in np.eye(len(_KNOTS))])

@@ -22,7 +22,8 @@ from tem_taichi.estimate.bead_tracks import views_of
 from tem_taichi.estimate.crops import plain
 from tem_taichi.estimate.crowd_fit import CrowdFit, Lens, Sight
 from tem_taichi.estimate.gold_loss import aperture_of, bead_length, path_with_aperture
-from tem_taichi.estimate.relief_fit import fit_density, fit_relief
+from tem_taichi.estimate.layer_fit import fit_density, fit_layers
+from tem_taichi.estimate.plane_fit import PlaneMap
 from tem_taichi.estimate.resampling import fit_resampled
 from tem_taichi.estimate.thickness_field import fit_images_thickness
 from tem_taichi.estimate.thickness_fit import ThicknessFit
@@ -31,6 +32,7 @@ from tem_taichi.estimate.twin_scene import (
     Contents,
     axis_of,
     camera_of,
+    crowd_strength,
     said_of,
     short,
     sights_of,
@@ -54,12 +56,16 @@ from tem_taichi.series.plan import plan
 from tem_taichi.series.trial import foreseen_time
 from tem_taichi.specimen.depth import highest_frequency, thickest
 
+_ROUNDS = 3
+"""In which the crowd is fitted to spectra as dense as it is in each image, and then its density."""
+_LEAST = 0.01
+"""Of the crowd's mean density, that an image is taken to have."""
 _BEAM = 0.1
 """Relative deviation from the curve up to which the beam is taken to vary."""
 
-NOT_MODELLED = ("The twin has no membranes, wrinkles or carbon; a part that is denser is one that "
-                "is thicker; its crowd stands for the power spectrum of what is there, not for its "
-                "composition.")
+NOT_MODELLED = ("The twin has no membranes, wrinkles or carbon; a part that is thinner is one that "
+                "takes less from the beam; its crowd stands for the power spectrum of what is "
+                "there, not for its composition.")
 
 
 @dataclass(frozen=True)
@@ -165,23 +171,37 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
         aperture, voltage, settings.mean_free_path, pixel_size), IceSettings().potential)
     thickness, slope = slab(fit, lens.mean_free_path, axis_of(table))
     geometry = (pixel_size, slope, thickness)
-    relief = fit_relief(stack, table, *geometry, thickness / lens.mean_free_path,
-                        fit.intensity * table["dose"].to_numpy() / nominal)
-    spectra, corners = tile_spectra(stack, relief.shade, settings.tile)
+    light = fit.intensity * table["dose"].to_numpy() / nominal
+    ratio = thickness / lens.mean_free_path
+    layers = fit_layers(stack, table, *geometry, ratio, light)
+    spectra, corners = tile_spectra(stack, layers.shade, settings.tile)
     sights = sights_of(table, fit, lens, stack.shape[2])
-    crowd, factor, floor = fit_resampled(spectra, sights, lens, settings.masses,
-                                         fit.intensity / (nominal * pixel_size**2))
-    density = fit_density(spectra, crowd, floor, corners, settings.tile, stack.shape[1:], table,
-                          *geometry)
+    density: PlaneMap | None = None
+    for _ in range(_ROUNDS):
+        crowd, factor, floor = fit_resampled(spectra, sights, lens, settings.masses,
+                                             fit.intensity / (nominal * pixel_size**2))
+        share = (crowd.model - floor) / np.array([sight.crowd for sight in sights])[:, None]
+        places = fit_density(spectra, share, floor, corners, settings.tile, stack.shape[1:],
+                             table, *geometry)
+        if places is None:
+            break
+        density = places
+        sights = [replace(sight, crowd=max(float(mean), _LEAST)) for sight, mean in zip(
+            sights, density.model.mean(axis=1), strict=True)]
+    if layers.absorption is not None and density is not None:
+        stronger = crowd_strength(crowd)
+        layers = fit_layers(stack, table, pixel_size, slope, thickness / stronger, ratio, light,
+                            (density, 1 - 1 / stronger))
     camera, dose, more = camera_of(fit, crowd, factor, spectra.w, nominal, pixel_size)
     if aperture is not None:
         more.append(f"The aperture, {aperture:.0f} um at a focal length of "
                     f"{MicroscopeSettings().focal_length:g} mm, is that with which gold is as "
                     "dark as the beads are.")
-    beads, moved = within_ice(beads, thickness, relief)
+    beads, moved = within_ice(beads, thickness, layers)
     if moved:
         more.append(f"Beads that stick out of the ice are moved into it, by {moved:.0f} A at most.")
-    change = relief.beam if relief.knots is not None else fit.means / fit.expected(fit.tilt_angles)
+    change = (fit.means / fit.expected(fit.tilt_angles) if layers.absorption is None
+              else layers.beam)
     # What is far from the curve is no weak beam, but something in its way.
     table["dose"] *= dose / nominal * np.where(np.abs(change - 1) < _BEAM, change, 1.0)
     scene = Scene(
@@ -194,7 +214,7 @@ def make_twin(images: np.ndarray | torch.Tensor, tilts: pd.DataFrame, pixel_size
             table["astigmatism"].mean()), astigmatism_angle=short(
             table["astigmatism_angle"].median())),
         tilts=tilts_of(table))
-    found = Contents(crowd, relief, density, beads)
+    found = Contents(crowd, layers, density, beads)
     specimen = specimen_of(scene, fit, found, settings.mean_free_path, lens.mean_free_path,
                            settings.particles)
     slices = min(thickest("nearest", highest_frequency(pixel_size), voltage),

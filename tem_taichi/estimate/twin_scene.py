@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from tem_taichi.estimate.crowd_fit import CrowdFit, Lens, Sight
+from tem_taichi.estimate.layer_fit import Layers
 from tem_taichi.estimate.plane_fit import PlaneMap
-from tem_taichi.estimate.relief_fit import Relief
 from tem_taichi.estimate.thickness_fit import ThicknessFit
 from tem_taichi.rotations import tilt_rotation
 from tem_taichi.scene.particle import FiducialSettings, GlobuleSettings, ParticleSettings
@@ -32,13 +32,13 @@ class Contents:
 
     Attributes:
         crowd: of balls.
-        relief: of the ice.
+        layers: of the ice.
         density: of the crowd, relative; None = the same everywhere.
         beads: of gold, x, y, z, diameter [A].
     """
 
     crowd: CrowdFit
-    relief: Relief
+    layers: Layers
     density: PlaneMap | None
     beads: pd.DataFrame
 
@@ -143,6 +143,15 @@ def slab(fit: ThicknessFit, mean_free_path: float,
             tuple(short(float(-normal[n] / normal[2])) for n in (0, 1)))
 
 
+def crowd_strength(crowd: CrowdFit) -> float:
+    """What crowded ice absorbs over what ice does.
+
+    Args:
+        crowd: of balls.
+    """
+    return 1 + crowd.volume_fraction * (protein_potentials()[1] - 1)
+
+
 def specimen_of(scene: Scene, fit: ThicknessFit, found: Contents, mean_free_path_at_300: float,
                 lost: float, particles: Mapping[str, ParticleSettings]) -> SpecimenSettings:
     """Ice whose normal is where the fit has it, filled with the crowd over all fields of view.
@@ -156,22 +165,21 @@ def specimen_of(scene: Scene, fit: ThicknessFit, found: Contents, mean_free_path
         particles: of interest, by name.
     """
     crowd = found.crowd
-    # A crowd absorbs more than ice; the means only tell of both together.
-    stronger = 1 + crowd.volume_fraction * (protein_potentials()[1] - 1)
+    # The means only tell of ice and crowd together.
+    stronger = crowd_strength(crowd)
     thickness, slope = slab(fit, lost / stronger, scene.tilts.axis_angle)
-    relief = found.relief
     ice = IceSettings(thickness=thickness, mean_free_path=mean_free_path_at_300, slope=slope)
-    if relief.knots is not None:
-        ice = replace(ice, relief=_rows(relief.knots), relief_spacing=short(relief.spacing),
-                      relief_heights=_rows(np.asarray(relief.heights)))
+    layers = found.layers
+    if layers.absorption is not None:
+        ice = replace(ice, absorption=tuple(map(_rows, layers.absorption)),
+                      absorption_spacing=short(layers.spacing))
     size = _field(scene, thickness)
     # The crowd's numbers are those of a slab that is crowded everywhere alike.
     placing, kept = PlacingSettings(), np.ones((1, 1))
-    if relief.knots is not None:
-        kept = _sampled(relief.knots, relief.spacing, size)
     if found.density is not None:
-        kept = _sampled(found.density.knots, found.density.spacing, size)
-        placing = PlacingSettings(density=_rows(_in_volume(found.density, relief)),
+        knots = found.density.knots[0]
+        kept = _sampled(knots, found.density.spacing, size)
+        placing = PlacingSettings(density=_rows(knots),
                                   density_spacing=short(found.density.spacing))
     counts = [round(one * stronger * size[0] * size[1] * thickness * kept.mean())
               for one in crowd.densities]
@@ -189,34 +197,24 @@ def _rows(table: Array) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(f"{value:.4g}") for value in row) for row in table.tolist())
 
 
-def _in_volume(density: PlaneMap, relief: Relief) -> Array:
-    """A density across the specimen as one in its volume, at its knots."""
-    if relief.knots is None:
-        return density.knots
-    y, x = (torch.arange(n, dtype=torch.float64) * density.spacing - (n - 1) / 2 * density.spacing
-            for n in density.knots.shape)
-    return density.knots / at_knots(torch.from_numpy(relief.knots), relief.spacing, x[None, :],
-                                    y[:, None]).numpy()
-
-
 def _sampled(knots: Array, spacing: float, size: list[float]) -> Array:
     """A map at even places of the field."""
     x, y = (torch.linspace(-side / 2, side / 2, 64, dtype=torch.float64) for side in size)
     return at_knots(torch.from_numpy(knots), spacing, x[None, :], y[:, None]).numpy()
 
 
-def within_ice(beads: pd.DataFrame, thickness: float, relief: Relief
+def within_ice(beads: pd.DataFrame, thickness: float, layers: Layers
                ) -> tuple[pd.DataFrame, float]:
     """Beads moved into a slab along z where they stick out of it, and the farthest move [A].
 
-    Where there is a relief they stay where they are, on faces of the ice as within it.
+    Where it is not the same everywhere they stay where they are, on its faces as within it.
 
     Args:
         beads: x, y, z, diameter [A].
         thickness: of the slab [A].
-        relief: of the ice.
+        layers: of the ice.
     """
-    if relief.knots is not None or not len(beads):
+    if layers.absorption is not None or not len(beads):
         return beads, 0.0
     # Radii of atoms, and rounding.
     reach = max(thickness / 2 - float(beads["diameter"].max()) / 2 - 5, 0.0)

@@ -33,6 +33,7 @@ UNITS = {
     "granularity": "1", "stopped": "1", "edge_thickness": "A", "hole_radius": "A", "centre_x": "A",
     "centre_y": "A", "slope_x": "1", "slope_y": "1", "carbon_thickness": "A", "carbon_edge": "A",
     "relief": "1", "relief_heights": "A", "relief_spacing": "A",
+    "absorption": "1", "absorption_spacing": "A",
     "gain": "counts per electron", "mtf": "1", "dqe": "1",
 }
 """Of every continuous field of `Optics`, `Instrument`, `Exposure`, `Atoms`, `Ice`, `IceShape` and

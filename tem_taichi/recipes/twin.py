@@ -1,8 +1,8 @@
 """A scene that simulates a labelled series like a real one.
 
 twin.yaml, for `python -m tem_taichi.simulate` and as a template of `python -m tem_taichi.dataset`,
-has the ice and how thick it is where, gold at its places, camera and crowd that images, their
-angles and doses tell; particles of interest are added as in a scene.
+has the ice and what it takes from the beam where, gold at its places, camera and crowd that images,
+their angles and doses tell; particles of interest are added as in a scene.
 """
 
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ def run(recipe: TwinRecipe, report: Report) -> Result:
          "nominal_dose": twin.nominal_dose, "implied_dose": twin.implied_dose,
          "crowd_volume_fraction": crowd.volume_fraction, "crowd_damage": crowd.damage,
          "beads": len(twin.found.beads), "aperture_um": twin.scene.microscope.aperture,
-         "relief_explains": twin.found.relief.explained,
+         "layers_explain": twin.found.layers.explained,
          "crowd_varies": twin.found.density is not None,
          "crowd_masses_kDa": crowd.masses, "crowd_densities_per_A3": crowd.densities,
          "simulation_seconds": seconds},

@@ -50,6 +50,11 @@ class IceSettings:
     """of the mid-plane at the same knots, above that of the slope [A]; null = 0"""
     relief_spacing: float = 500.0
     """between knots of the relief, along x and y [A]"""
+    absorption: tuple[tuple[tuple[float, ...], ...], ...] | None = None
+    """what the ice takes from the beam over what ice does, as where it is denser: in layers of
+    equal thickness from below, each as the relief, linear between their middles; null = 1"""
+    absorption_spacing: float = 500.0
+    """between knots of the absorption, along x and y [A]"""
 
     def __post_init__(self) -> None:
         keep_tuples(self)
@@ -70,6 +75,7 @@ class IceSettings:
             len(self.relief_heights), len(self.relief_heights[0]))), "specimen.ice.relief_heights",
             self.relief_heights, "at as many knots as specimen.ice.relief")
         checks.positive("specimen.ice.relief_spacing", self.relief_spacing, "A")
+        self._check_absorption()
         for key in ("hole_centre", "slope"):
             checks.check(len(getattr(self, key)) == 2, f"specimen.ice.{key}", getattr(self, key),
                          "two numbers, x and y")
@@ -84,6 +90,19 @@ class IceSettings:
         checks.check(self.mean_free_path is None or 1 <= self.mean_free_path < 1e12,
                      "specimen.ice.mean_free_path", self.mean_free_path,
                      "at least 1 [A], or null")
+
+    def _check_absorption(self) -> None:
+        key = "specimen.ice.absorption"
+        checks.positive(f"{key}_spacing", self.absorption_spacing, "A")
+        if self.absorption is None:
+            return
+        for n, layer in enumerate(self.absorption):
+            check_knots(f"{key}[{n}]", layer, 0.0)
+        sizes = {(len(layer), len(layer[0])) for layer in self.absorption}
+        checks.check(len(self.absorption) >= 2 and len(sizes) == 1, key, self.absorption,
+                     "two layers or more, of as many knots")
+        checks.check(self.mean_free_path is not None, key, self.absorption,
+                     "null where mean_free_path is")
 
 
 @dataclass(frozen=True)

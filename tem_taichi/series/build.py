@@ -159,14 +159,17 @@ def ice_of(scene: Scene) -> Ice:
             stronger = by_composition / ice.protein_mean_free_path
         loss = _loss(scene, float(path), stronger)
     shape = None
-    if ice.hole_radius is not None or any(ice.slope) or ice.relief is not None:
+    if (ice.hole_radius is not None or any(ice.slope) or ice.relief is not None
+            or ice.absorption is not None):
         (x, y), (along_x, along_y) = ice.hole_centre, ice.slope
         shape = IceShape(thickness=ice.thickness, edge_thickness=ice.edge_thickness,
                          hole_radius=ice.hole_radius or math.inf, centre_x=x, centre_y=y,
                          slope_x=along_x, slope_y=along_y, carbon_thickness=ice.carbon_thickness,
                          relief=None if ice.relief is None else as_tensor(ice.relief),
                          relief_heights=None if ice.relief_heights is None else
-                         as_tensor(ice.relief_heights), relief_spacing=ice.relief_spacing)
+                         as_tensor(ice.relief_heights), relief_spacing=ice.relief_spacing,
+                         absorption=None if ice.absorption is None else
+                         as_tensor(ice.absorption), absorption_spacing=ice.absorption_spacing)
     # Particles in vacuum have no ice around them.
     granularity = ice.granularity if ice.potential else 0.0
     made = Ice(thickness=ice.thickness, potential=ice.potential, mean_free_path=path,
@@ -192,7 +195,8 @@ def _loss(scene: Scene, inelastic: float, stronger: float) -> Loss | None:
 
 def _check_inside(kind: Kind, pose: Poses, ice: IceSettings) -> None:
     """ValueError if a copy sticks out of the ice."""
-    if ice.relief is not None:  # whose faces are no planes, and may have beads on them
+    # Faces that are no planes, or what stands for such, may have beads on them.
+    if ice.relief is not None or ice.absorption is not None:
         return
     thickness = ice.thickness
     low, high = depths(kind, pose, torch.eye(3, dtype=current().dtype))

@@ -25,11 +25,14 @@ def transmitted(
     Returns:
         exp(-path / mean free path) of each pixel's ray, (ny, nx).
     """
-    # Rays on a coarse grid, about 8 pixels apart, or half a relief's knots, since each costs many
+    # Rays on a coarse grid, about 8 pixels apart, or half as far as knots, since each costs many
     # steps.
-    slab = is_slab(layer) and not present(layer.carbon_thickness)
-    apart = 8 if layer.relief is None else max(1, min(8, int(
-        number(layer.relief_spacing) / 2 / view.pixel_size)))
+    slab = (is_slab(layer) and layer.absorption is None
+            and not present(layer.carbon_thickness))
+    knots = [number(spacing) for spacing, given in (
+        (layer.relief_spacing, layer.relief), (layer.absorption_spacing, layer.absorption))
+        if given is not None]
+    apart = max(1, int(min([8.0, *(spacing / 2 / view.pixel_size for spacing in knots)])))
     coarse = [n if slab or apart == 1 else -(-n // apart) + 1 for n in view.shape]
     y, x = (as_tensor(np.linspace(-(n // 2), n - 1 - n // 2, few)) * view.pixel_size - by
             for n, few, by in zip(view.shape, coarse, view.shift.flip(0), strict=True))

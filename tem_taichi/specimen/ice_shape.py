@@ -14,8 +14,8 @@ from tem_taichi.physics import Value
 _LENS_STEP = 0.02
 """Of the radius, over which a surface is straight along a ray: off by 1e-4 tan(tilt)^2 of what
 the ice grows from centre to edge."""
-_RELIEF_STEPS = 4
-"""Along a ray, in the way from one knot of a relief to the next."""
+_KNOT_STEPS = 4
+"""Along a ray, in the way from one knot to the next."""
 _LEAST_STEP = 0.2
 """[A], for what is called a hole and is smaller than an atom."""
 
@@ -53,6 +53,12 @@ class IceShape:
     """Of the mid-plane at the same knots, above that which the slopes give [A]; None = 0."""
     relief_spacing: Value = 1.0
     """Between knots [A]."""
+    absorption: ArrayLike | torch.Tensor | None = None
+    """What the ice takes from the beam over what ice does [1], in the middles of layers of equal
+    thickness from below, at knots about the specimen's centre, rows along y, (layers, my, mx):
+    linear in between, beyond as at the nearest; None = 1 everywhere."""
+    absorption_spacing: Value = 1.0
+    """Between knots along x and y [A]."""
 
     def __post_init__(self) -> None:
         for name in ("thickness", "edge_thickness", "carbon_thickness"):
@@ -72,7 +78,15 @@ class IceShape:
                 raise ValueError(f"relief of shape {tuple(knots.shape)}: must be at least 2 x 2")
             if not number(knots.detach().min()) > 0:
                 raise ValueError("relief: must be positive everywhere [1]")
-
+        check_positive_number("absorption_spacing", self.absorption_spacing, "A")
+        if self.absorption is not None:
+            taken = to_field("absorption", self.absorption)
+            check_array("absorption", taken, ("layers", "my", "mx"), "1")
+            if min(taken.shape) < 2:
+                raise ValueError(f"absorption of shape {tuple(taken.shape)}: must be at least "
+                                 "2 x 2 x 2")
+            if not number(taken.detach().min()) >= 0:
+                raise ValueError("absorption: must not be negative anywhere [1]")
         if self.relief_heights is not None:
             heights = to_field("relief_heights", self.relief_heights)
             wanted = None if self.relief is None else to_field("relief", self.relief).shape
@@ -124,11 +138,37 @@ def at_knots(knots: torch.Tensor, spacing: Value, x: torch.Tensor, y: torch.Tens
         x: of points [A], any shape.
         y: the same.
     """
-    low, part = zip(*(_between_knots(value, n, spacing) for value, n in zip(
-        torch.broadcast_tensors(y, x), knots.shape, strict=True)), strict=True)
-    (row, column), (down, right) = low, part
-    return ((knots[row, column] * (1 - right) + knots[row, column + 1] * right) * (1 - down)
-            + (knots[row + 1, column] * (1 - right) + knots[row + 1, column + 1] * right) * down)
+    return _linear(knots, (y, x), (spacing, spacing))
+
+
+def absorption_at(shape: IceShape, x: torch.Tensor, y: torch.Tensor, height: torch.Tensor
+                  ) -> torch.Tensor:
+    """What the ice takes from the beam over what ice does [1].
+
+    Args:
+        shape: of the ice, with `absorption`.
+        x: of points [A], any shape.
+        y: the same.
+        height: the same, above the mid-plane along z [A].
+    """
+    knots = to_field("absorption", shape.absorption)
+    return _linear(knots, (height, y, x), (
+        shape.thickness / len(knots), shape.absorption_spacing, shape.absorption_spacing))
+
+
+def _linear(knots: torch.Tensor, places: tuple[torch.Tensor, ...], spacings: tuple[Value, ...]
+            ) -> torch.Tensor:
+    """Linear between knots about the origin along each axis [A], and beyond as at the nearest."""
+    low, part = zip(*(_between_knots(value, n, spacing) for value, n, spacing in zip(
+        torch.broadcast_tensors(*places), knots.shape, spacings, strict=True)), strict=True)
+
+    def between(axis: int, index: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        if axis == len(low):
+            return knots[index]
+        return (between(axis + 1, (*index, low[axis])) * (1 - part[axis])
+                + between(axis + 1, (*index, low[axis] + 1)) * part[axis])
+
+    return between(0, ())
 
 
 def _between_knots(value: torch.Tensor, n: int, spacing: Value
@@ -213,7 +253,7 @@ def steps_of(shape: IceShape, depth: float) -> int:
     """How many steps of a ray through a lens are straight enough over a depth [A]."""
     step = max(_LENS_STEP * number(shape.hole_radius), _LEAST_STEP)
     if shape.relief is not None:
-        step = min(step, max(number(shape.relief_spacing) / _RELIEF_STEPS, _LEAST_STEP))
+        step = min(step, max(number(shape.relief_spacing) / _KNOT_STEPS, _LEAST_STEP))
     if has_film(shape):
         step = min(step, max(number(shape.carbon_edge) / 2, _LEAST_STEP))
     return max(1, math.ceil(depth / step))
@@ -270,7 +310,8 @@ def path_length(
 ) -> torch.Tensor:
     """Way of the beam through the ice, or through the carbon film.
 
-    Exact for a slab: its thickness over the cosine of the tilt.
+    Exact for a slab: its thickness over the cosine of the tilt. Where the ice takes more or less
+    from the beam, it is the way through ice that would take as much.
 
     Args:
         shape: of the ice and its hole.
@@ -290,7 +331,20 @@ def path_length(
     # In steps, so that the points of a ray stay where they are while a surface moves.
     depth = 50.0 * math.ceil(1.01 * thickest(shape) / abs(float(slope[2].detach())) / 50.0 + 0.02)
     middle = -(x * slope[0] + y * slope[1]) / slope[2]
-    return depth * part_inside(shape, material, rotation, x, y, middle - depth / 2, depth)
+    if shape.absorption is None or material != "ice":
+        return depth * part_inside(shape, material, rotation, x, y, middle - depth / 2, depth)
+    apart = min(number(shape.thickness) / len(to_field("absorption", shape.absorption)),
+                number(shape.absorption_spacing))
+    count = math.ceil(_KNOT_STEPS * depth / apart)
+    step, total = depth / count, torch.zeros_like(middle)
+    for n in range(count):
+        begin = middle - depth / 2 + n * step
+        z = begin + step / 2
+        here_x, here_y = (x * rotation[0, i] + (y * rotation[1, i] + z * rotation[2, i])
+                          for i in (0, 1))
+        total = total + (part_inside(shape, material, rotation, x, y, begin, step)
+                         * absorption_at(shape, here_x, here_y, (z - middle) * slope[2]))
+    return step * total
 
 
 def depth_range(

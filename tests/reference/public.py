@@ -51,7 +51,8 @@ SHAPE: Values = {
     "thickness": 40.0, "edge_thickness": 61.0, "hole_radius": 51.3, "centre_x": 30.0,
     "centre_y": 8.0, "slope_x": 0.06, "slope_y": -0.03, "carbon_thickness": 23.0,
     "carbon_edge": 19.0, "relief": 1 + 0.2 * RNG.random((4, 3)), "relief_spacing": 27.0,
-    "relief_heights": 9 * RNG.random((4, 3))}
+    "relief_heights": 9 * RNG.random((4, 3)), "absorption_spacing": 23.0,
+    "absorption": np.linspace(0.5, 1.5, 24).reshape(2, 4, 3)}
 INSTRUMENT: Values = {"pixel_size": 1.5, "voltage": 280.0, "amplitude_contrast": 0.08,
                       "slice_thickness": 5.0, "anisotropy": 0.04, "anisotropy_angle": 20.0,
                       "damage": 1.0}
