@@ -6,7 +6,7 @@ import torch
 
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.tomogram import stopped
-from tem_taichi.inverse.accelerated import Metric
+from tem_taichi.inverse.accelerated import Accelerated, Metric
 from tem_taichi.inverse.priors import total_variation_curvature, total_variation_slope
 from tem_taichi.inverse.rounds import Rounds
 
@@ -46,15 +46,26 @@ def test_each_round_has_as_much_contrast_more_as_the_data_have(double, height, s
                                       abs=10 * CORNER)
 
 
-def test_a_run_goes_on_from_its_state():
-    """To the same numbers, as of the end of a round."""
-    target = plateau(1.0) + 0.1 * torch.as_tensor(
-        np.random.default_rng(0).standard_normal((1, 1, 32))).float()
-    whole, first, then = (rounds_of(target, 2.0, 4, positive=True) for _ in range(3))
+def test_a_run_goes_on_from_its_state(monkeypatch):
+    """To the same numbers, from within a round."""
+    noise = torch.as_tensor(np.random.default_rng(0).standard_normal((1, 1, 32))).float()
+    whole, first, then = (rounds_of(plateau(1.0) + 0.1 * noise, 2.0, 4, positive=True)
+                          for _ in range(3))
     for _ in range(5):
         whole.step()
     for _ in range(2):
         first.step()
+    steps, run = iter(range(2)), Accelerated.step
+
+    def interrupted(self):
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return run(self)
+
+    monkeypatch.setattr(Accelerated, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        first.step()
+    monkeypatch.undo()
     then.resume({name: value.clone() for name, value in first.state().items()})
     torch.testing.assert_close(then.volume, first.volume, rtol=0, atol=0)
     for _ in range(3):

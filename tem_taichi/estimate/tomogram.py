@@ -118,7 +118,9 @@ def _best(series: Series, iterations: int, tv: float | None, positive: bool, eve
 class Run(Protocol):
     """An iterative method at work."""
 
-    volume: Tensor
+    @property
+    def volume(self) -> Tensor:
+        """So far."""
 
     def step(self) -> float:
         """One iteration."""

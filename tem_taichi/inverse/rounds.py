@@ -33,22 +33,26 @@ class Rounds:
             steps: of a round.
         """
         self._misfit, self._prior, self._steps = misfit, prior, steps
-        self._given = torch.zeros_like(start)
+        self._given, self._done = torch.zeros_like(start), 0
         self._run = Accelerated(self._gradient, start, metric, positive)
-        self.volume, self._state = self._run.volume, self._now()
+
+    @property
+    def volume(self) -> Tensor:
+        """Where the steps so far have led."""
+        return self._run.volume
 
     def step(self) -> float:
-        """One round.
+        """One round, or what an interrupted one has left to do.
 
         Returns:
             Its loss at the end.
         """
-        for _ in range(self._steps):
-            loss = self._run.step()
-        given = self._prior(self._run.volume)[1]
+        while self._done < self._steps:
+            self._run.step()
+            self._done += 1
+        loss, given = self._run.loss, self._prior(self.volume)[1]
         self._run.add(self._given - given)
-        self._given = given
-        self.volume, self._state = self._run.volume, self._now()
+        self._given, self._done = given, 0
         return loss
 
     def _gradient(self, volume: Tensor) -> tuple[float, Tensor]:
@@ -57,15 +61,12 @@ class Rounds:
         given = (volume * self._given).sum(dtype=torch.float64)
         return total + cost - float(given), slope.add_(way).sub_(self._given)
 
-    def _now(self) -> dict[str, Tensor]:
-        return {**self._run.state(), "given": self._given}
-
     def state(self) -> dict[str, Tensor]:
-        """What changes, for `resume`, as of the end of the last round."""
-        return self._state
+        """What changes, for `resume`."""
+        return {**self._run.state(), "given": self._given, "done": torch.tensor(self._done)}
 
     def resume(self, state: dict[str, Tensor]) -> None:
         """Go on from a `state` of a run with the same losses and settings."""
         self._given = torch.empty_like(self._given).copy_(state["given"])
+        self._done = int(state["done"])
         self._run.resume(state)
-        self.volume, self._state = self._run.volume, self._now()
