@@ -1,13 +1,15 @@
 """The alignment of simulated tilt series found again from 20 A and 1 degree beside it.
 
     python -m experiments.alignment FOLDER [--series cell:1 beads:5 beads:11:144] [--by auto]
-        [--starts 1] [--tilts 0] [--plot FILE.png]
+        [--starts 1] [--tilts 0] [--refine 2] [--plot FILE.png]
 
 Series are those of `experiments.cell_series`, by specimen, seed and pixels along a side (192), made
 in the folder if they are not there. Their shifts get random errors of 20 A, their axis one of 1
 degree, their tilts errors of so many degrees, which are then looked for as well. The rows that are
 printed have what is left of them, root mean square but for a move of the whole specimen, beside the
-error bars stated. What was found is kept in the folder, and not looked for again while it is there.
+error bars stated; with --refine also what is left once a volume was fitted beside the shifts, with
+voxels of so many pixels; error bars are still those before. What was found is kept in the folder,
+and not looked for again while it is there.
 """
 
 import argparse
@@ -21,6 +23,9 @@ import pandas as pd
 
 from experiments.cell_series import DEFOCUS, SPECIMENS, THICKNESS, cell_series
 from tem_taichi.device import init
+from tem_taichi.estimate.shift_fit import fitted_shifts
+from tem_taichi.estimate.tilt_images import Grid, series_of
+from tem_taichi.estimate.tomogram_model import Lens
 from tem_taichi.recipes.alignment import BY, SURE, refined
 from tem_taichi.rotations import tilt_rotation
 
@@ -99,6 +104,37 @@ def found_again(folder: Path, name: str, start: int, settings: Settings, tilts: 
                   said["seconds"])
 
 
+def refined_beside(folder: Path, name: str, start: int, settings: Settings, before: Result,
+                   size: int) -> Result:
+    """The shifts after a fit of both them and a volume.
+
+    Args:
+        folder: of the series.
+        name: of `found_again`.
+        start: of `found_again`.
+        settings: of the alignment.
+        before: of `found_again`.
+        size: pixels along a voxel.
+    """
+    specimen, word, *many = name.split(":")
+    stem = "_".join([f"{specimen}{word}", *many])
+    kept = folder / f"{stem}_{start}_{settings.align_by}_refined_{size}.json"
+    if not kept.is_file():
+        series = cell_series(folder / f"{stem}.npz", specimen, int(word), *map(int, many))
+        init("cpu", "float32")
+        begun, high = time.process_time(), np.pi / 3
+        width = series.images.shape[2] * series.pixel_size
+        made = series_of(series.images.astype(np.float32), before.found, series.pixel_size, Grid(
+            THICKNESS, size, margin=THICKNESS / 2 * np.tan(high) + width / 2))
+        found = fitted_shifts(made, before.found, Lens(), SHIFT)
+        kept.write_text(json.dumps({
+            "tilts": found.tilts.to_dict("list"), "doubts": found.doubts,
+            "seconds": time.process_time() - begun}), encoding="utf-8")
+    said = json.loads(kept.read_text(encoding="utf-8"))
+    return Result(pd.DataFrame(said["tilts"]), before.found, before.truth, said["doubts"],
+                  said["seconds"])
+
+
 def row(name: str, result: Result) -> str:
     """Of the table."""
     table, truth = result.found, result.truth
@@ -159,6 +195,7 @@ def main() -> None:
     parser.add_argument("--tilts", type=float, default=0.0, help="errors of the tilts [deg]")
     parser.add_argument("--finest", type=float, default=40.0)
     parser.add_argument("--rounds", type=int, default=2, help="of projection matching")
+    parser.add_argument("--refine", type=int, default=0, help="pixels a voxel; 0 = not")
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
     kinds = ("shifts", "axis", "tilts") if given.tilts else ("shifts", "axis")
@@ -174,6 +211,9 @@ def main() -> None:
             result = found_again(given.folder, name, start, settings, given.tilts)
             label = name if given.starts == 1 else f"{name}, start {start}"
             print(row(label, result), *result.doubts, sep="\n", flush=True)
+            if given.refine:
+                result = refined_beside(given.folder, name, start, settings, result, given.refine)
+                print(row(f"{label}, refined", result), *result.doubts, sep="\n", flush=True)
             drawn.setdefault(name, result)
     if given.plot:
         draw(given.plot, drawn)

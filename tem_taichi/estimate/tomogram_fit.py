@@ -26,7 +26,7 @@ from tem_taichi.inverse.priors import total_variation_curvature, total_variation
 from tem_taichi.inverse.rounds import Rounds
 from tem_taichi.noise.looks import noise_of as noise_of
 
-_CORNER = 0.1
+CORNER = 0.1
 """Differences of voxels that cost their square rather than themselves [V]."""
 _STRENGTH = 8.0
 """Of the prior in each round, in typical slopes of the misfit by a voxel at the start: images are
@@ -95,7 +95,7 @@ def _numbers(tilts: pd.DataFrame, name: str) -> np.ndarray | None:
 
 
 def model_of(series: Series, which: Sequence[int], exposures: Sequence[Exposure], pixel: float,
-             lens: Lens) -> Model:
+             lens: Lens, room: tuple[int, int] = (0, 0)) -> Model:
     """Of some images of a series that has been made coarser or cut to a band.
 
     Of pixels as wide, the noise of the narrow ones; of a middle elsewhere, other shifts.
@@ -106,11 +106,12 @@ def model_of(series: Series, which: Sequence[int], exposures: Sequence[Exposure]
         exposures: of all images as they were, of `exposures_of`.
         pixel: of the images as they were [A].
         lens: of all images.
+        room: of `Model`.
     """
     finer_by, shifts = series.rays.pixel / pixel, series.rays.shifts.tolist()
     return Model(series.some(which), [
         replace(exposures[n], dose=exposures[n].dose * finer_by, shift_x=shifts[n][0],
-                shift_y=shifts[n][1]) for n in which], lens)
+                shift_y=shifts[n][1]) for n in which], lens, room)
 
 
 def fitted(series: Series, exposures: Sequence[Exposure], lens: Lens, rounds: int,
@@ -159,8 +160,8 @@ def rounds_of(model: Model, tv: float, positive: bool) -> Rounds:
         positive: whether the potential is kept from falling below 0.
     """
     start = even(model.series)
-    curved = total_variation_curvature(start.permute(in_memory(start)), 1 / tv, _CORNER)
-    return Rounds(model.gradient, lambda volume: total_variation_slope(volume, 1 / tv, _CORNER),
+    curved = total_variation_curvature(start.permute(in_memory(start)), 1 / tv, CORNER)
+    return Rounds(model.gradient, lambda volume: total_variation_slope(volume, 1 / tv, CORNER),
                   start, metric_of(model.gradient, start).plus(curved), positive)
 
 

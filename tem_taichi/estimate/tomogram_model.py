@@ -109,13 +109,15 @@ class Damaged:
 class Model:
     """Images of a volume, and how well they explain those of a series."""
 
-    def __init__(self, series: Series, exposures: Sequence[Exposure], lens: Lens) -> None:
+    def __init__(self, series: Series, exposures: Sequence[Exposure], lens: Lens,
+                 room: tuple[int, int] = (0, 0)) -> None:
         """Of a series.
 
         Args:
             series: images and the grid.
             exposures: of `exposures_of`, one for each image.
             lens: of all images.
+            room: pixels on either side of the images, along y and x, that are made as well.
         """
         self.series, self.lens = series, lens
         self.exposures = [replace(one, dose=_NO_DOSE) for one in exposures]
@@ -123,8 +125,8 @@ class Model:
         # What scatters next to an image's edge arrives within it.
         far = max(abs(number(one.optics.defocus)) for one in exposures) * float(
             number(wavelength(lens.voltage))) / (2 * rays.pixel)
-        shape = tuple(next_fast_len(n + 2 * int(min(far / rays.pixel, n / 4) + 1), real=True)
-                      for n in rays.shape)
+        shape = tuple(next_fast_len(n + 2 * (int(min(far / rays.pixel, n / 4) + 1) + more),
+                                    real=True) for n, more in zip(rays.shape, room, strict=True))
         self.rays = replace(rays, shape=shape)
         self.inner = tuple(slice(wide // 2 - n // 2, wide // 2 - n // 2 + n)
                            for wide, n in zip(shape, rays.shape, strict=True))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +29,13 @@ _CUTS = 6
 """Of a step that does not lessen the loss."""
 _ENOUGH, _ROUNDING = 1e-4, 1e-6
 """Least part of a step's promise that it must keep, but for what rounding does to the loss."""
+
+
+class Steps(Protocol):
+    """How curved a loss is."""
+
+    def step(self, slope: Tensor) -> Tensor:
+        """Where a gradient leads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,14 +130,14 @@ class Accelerated:
     curved a loss is that is no parabola. A step that does not lessen the loss is cut.
     """
 
-    def __init__(self, gradient: Gradient, start: Tensor, metric: Metric | Diagonal,
+    def __init__(self, gradient: Gradient, start: Tensor, metric: Steps,
                  positive: bool = False) -> None:
         """The volume is the start, or what of it may be; `loss` is the volume's, `losses` all.
 
         Args:
             gradient: of the loss, which is smooth.
             start: volume (nz, ny, nx).
-            metric: of `metric_of`, or `Diagonal`.
+            metric: of `metric_of`, `Diagonal`, or another.
             positive: whether no value may be below 0.
         """
         self.gradient, self.metric, self.positive = gradient, metric, positive

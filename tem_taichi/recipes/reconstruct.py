@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tem_taichi import checks
+from tem_taichi.estimate.alignment import Alignment
 from tem_taichi.estimate.bead_poses import Search
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.micrographs import Micrographs
@@ -23,6 +24,7 @@ from tem_taichi.estimate.octree_fit import fitted as octree_fitted
 from tem_taichi.estimate.octree_model import Explained
 from tem_taichi.estimate.octree_tree import Growth, most_memory, volume_of
 from tem_taichi.estimate.scans import Scan, imaging_of, scan_of
+from tem_taichi.estimate.shift_fit import fitted_shifts
 from tem_taichi.estimate.stem_fit import unit_of
 from tem_taichi.estimate.tilt_images import Grid, Series, agreement, halves_of, series_of
 from tem_taichi.estimate.tomogram import Tomogram, back_projected, iterated
@@ -80,14 +82,18 @@ class ReconstructRecipe(ScannedRecipe):
     specimen, all that is in the images; or auto, beads where there are, and the specimen as well
     where they leave a shift in doubt by 2 A or more"""
     align_within: float = 20.0
-    """of align: how far the shifts that are given may be off, as a standard deviation [A]; the axis
-    is taken for known to 3 deg, tilts to 1 deg"""
+    """of align and refine: how far the shifts that are given may be off, as a standard deviation
+    [A]; the axis is taken for known to 3 deg, tilts to 1 deg"""
     align_to: float | None = None
     """of align: finest details that are compared [A]; null = 40, or 3 pixels or the first zero of
     the contrast transfer function, as far as the table has defoci, where these are coarser"""
     align_rounds: int = 2
     """of align by the specimen: how often, at the end, shifts are corrected by what a
     reconstruction from other tilts predicts of each image; 0 = never"""
+    refine: bool = False
+    """of gradient: whether shifts are refined in one fit with a specimen, by the same model, from
+    those that are given or align has found, with align_within as their deviation or, of gold, their
+    errors; the axis is held. Written to aligned.csv, whose errors stay those before"""
     cut_from: tuple[float, float] = (0.0, 0.0)
     """where the middle of the images lies in the frames that they were cut from, x and y from their
     middle [A], through which the tilt axis runs"""
@@ -152,6 +158,8 @@ class ReconstructRecipe(ScannedRecipe):
         checks.check(self.beads in (None, "auto") or self.bead_diameter is not None,
                      "bead_diameter", self.bead_diameter, "given where beads are a file [A]")
         check_align(self)
+        checks.check(not self.refine or self.method == "gradient", "refine", self.refine,
+                     f"left out with method={self.method}")
         checks.not_negative("resolution", self.resolution, "A")
         checks.whole("iterations", self.iterations, 1, 10000)
         checks.not_negative("tv", self.tv, "1/A or 1/V")
@@ -174,7 +182,7 @@ class ReconstructRecipe(ScannedRecipe):
         stem = self.instrument == "stem"
         checks.one_of("specimen", self.specimen, ("voxels", "octree", "implicit"))
         check_learned(self, vars(self))
-        for key in ("align", "beads") if stem else ():
+        for key in ("align", "refine", "beads") if stem else ():
             checks.check(not getattr(self, key), key, getattr(self, key),
                          "left out with instrument=stem")
         checks.check(self.model == "projection" or not stem, "model", self.model,
@@ -205,9 +213,14 @@ def run(recipe: ReconstructRecipe, report: Report) -> Result:
     if recipe.beads is not None:
         images, mask = without_gold(images, table, pixel_size, mask, recipe.beads, Search(
             recipe.bead_diameter, cut_from=recipe.cut_from))
-    series = series_of(images, table, pixel_size, Grid(
-        recipe.thickness, recipe.bin, recipe.cut_from,
-        _margin(recipe, table, images.shape[2] * pixel_size)), mask)
+    grid = Grid(recipe.thickness, recipe.bin, recipe.cut_from,
+                _margin(recipe, table, images.shape[2] * pixel_size))
+    series = series_of(images, table, pixel_size, grid, mask)
+    moved = None
+    if recipe.refine:
+        moved = fitted_shifts(series, table, _lens(recipe), recipe.align_within, report)
+        table = moved.tilts
+        series = series_of(images, table, pixel_size, grid, mask)
     scan = None if recipe.instrument == "tem" else scan_of(
         images, recipe.bin, recipe.signal, recipe.beam, recipe.dark_counts)
     settings = [str(value) for key, value in sorted(vars(recipe).items()) if key not in (
@@ -224,8 +237,10 @@ def run(recipe: ReconstructRecipe, report: Report) -> Result:
             half, _ = _reconstructed(recipe, series.some(rows), part, table.iloc[rows], report,
                                      f"{key} half {number}", {})
             volumes[f"half{number}.mrc"] = half.volume
-    tables, halves = ({}, {}) if found is None else (
-        {"aligned.csv": found.tilts}, alignment_numbers(found))
+    tables = {} if found is None and moved is None else {"aligned.csv": table}
+    halves = {} if found is None else alignment_numbers(found)
+    if moved is not None:
+        halves["refine_changed"] = {f"{name}_rms_A": by for name, by in moved.changed.items()}
     if recipe.halves:
         tables["fsc.csv"], halves["halves_agree_to_A"] = agreement(
             volumes["half1.mrc"], volumes["half2.mrc"], voxel, table)
@@ -248,7 +263,7 @@ def run(recipe: ReconstructRecipe, report: Report) -> Result:
     dark = [number for number, image in enumerate(images, 1) if not image.mean() > 0]
     warnings = [f"{len(dark)} of {len(images)} images, the first of them image {dark[0]}, have no "
                 "positive mean: they tell nothing."] if dark else []
-    warnings += found.doubts if found else ()
+    warnings += [doubt for one in (found, moved) if one is not None for doubt in one.doubts]
     curve = whole.held_out
     if len(curve) > recipe.iterations and min(curve) == curve[-1]:
         warnings.append(f"iterations={recipe.iterations}: images held out were explained ever "
@@ -262,6 +277,8 @@ def run(recipe: ReconstructRecipe, report: Report) -> Result:
             f"compares details from {finest:.3g} A")
         taken.append(f"The alignment {how}. What no image tells is the start's: where the specimen "
                      "is, and how it lies about the tilt axis.")
+    if moved is not None:
+        taken.append(_moved(moved))
     return Result(numbers, taken, warnings, tables=tables, figures=figures, files=files, volumes={
         file: (volume.cpu().numpy(), voxel, origin) for file, volume in volumes.items()})
 
@@ -321,6 +338,13 @@ def _growth(recipe: ReconstructRecipe) -> Growth:
 def _lens(recipe: ReconstructRecipe) -> Lens:
     return Lens(recipe.voltage, recipe.spherical_aberration, recipe.amplitude_contrast,
                 recipe.model, recipe.slice_thickness, recipe.damage)
+
+
+def _moved(found: Alignment) -> str:
+    """In one line, how far the fit moved the shifts."""
+    x, y = found.changed.values()
+    return (f"Shifts were refined with the specimen, by {x:.2g} A along x and {y:.2g} A along y, "
+            "root mean square; their errors are those before.")
 
 
 def _margin(recipe: ReconstructRecipe, table: pd.DataFrame, width: float) -> float:
