@@ -30,11 +30,12 @@ from experiments.runs import RESULTS
 from tem_taichi.device import init
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.octree_fit import Grown, Settings, fitted
-from tem_taichi.estimate.octree_model import Explained, Integrals
+from tem_taichi.estimate.octree_model import Integrals
 from tem_taichi.estimate.octree_prior import Priors, Ratios
 from tem_taichi.estimate.octree_published import Schedule, published
 from tem_taichi.estimate.octree_tree import Growth, volume_of
 from tem_taichi.estimate.tilt_images import Series
+from tem_taichi.estimate.tomogram_model import Explained
 from tem_taichi.inverse.measures import structural_similarity
 from tem_taichi.inverse.tomography import Sirt
 from tem_taichi.specimen.faces import Faces, jump
@@ -157,8 +158,8 @@ METHODS: dict[str, Callable[[Case, Row], Found]] = {
 COMPARED = ("SIRT-TV, strength and stop by the truth", "SIRT, stopped by the truth", "voxels",
             "octree")
 GIVEN, LIKELY = 0.5, 0.3
-"""Strengths that images held out chose on seed 0 at noise 0.05, and the truth of SIRT-TV at 64^3 on
-seeds 1 and 2."""
+"""Strengths that images held out chose of fits without rounds on seed 0 at noise 0.05, and the
+truth of SIRT-TV at 64^3 on seeds 1 and 2."""
 
 
 def rows() -> list[Row]:
@@ -238,13 +239,14 @@ DRAWN = {"SIRT-TV by the truth": COMPARED[0], "voxels": "voxels", "octree": "oct
 
 
 def draw(lines: list[dict], virion: str | None) -> Figure:
-    """Slices of fits made again with strengths that are known, and curves of the lines."""
+    """Slices of fits made again, of priors by a strength that is known, and curves of the lines."""
     init("cpu", "float32")
     row = Row("", "", strength=GIVEN)
     case = case_of(row.size, row.noise, row.seed, row.phantom, virion)
     shown = {"truth": case.truth}
     for title, name in DRAWN.items():
-        found = (sirt(case, (0.3,)) if name == COMPARED[0] else METHODS[name](case, row))
+        whole = replace(row, strength=None) if name in COMPARED else row
+        found = sirt(case, (0.3,)) if name == COMPARED[0] else METHODS[name](case, whole)
         shown[title] = found.volume
     figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.8])

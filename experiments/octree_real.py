@@ -33,11 +33,12 @@ from experiments.runs import RESULTS, STRUCTURES
 from tem_taichi.device import as_tensor, init
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.octree_fit import Settings, fitted
-from tem_taichi.estimate.octree_model import Explained, Integrals
+from tem_taichi.estimate.octree_model import Integrals
 from tem_taichi.estimate.octree_tree import Growth, volume_of
 from tem_taichi.estimate.tilt_images import Series, agreement, halves_of
 from tem_taichi.estimate.tomogram import back_projected, iterated
 from tem_taichi.estimate.tomogram_fit import noise_of
+from tem_taichi.estimate.tomogram_model import Explained
 from tem_taichi.estimate.volume_figure import slices
 from tem_taichi.files.boxes import read_boxes
 from tem_taichi.files.mrc import read_volume

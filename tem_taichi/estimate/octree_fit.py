@@ -17,16 +17,15 @@ from torch import Tensor
 from tem_taichi.device import as_tensor
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.octree_model import (
-    Explained,
     gradient,
     metric_of,
     misfit,
-    typical_slope,
 )
 from tem_taichi.estimate.octree_prior import LeafPrior, Ratios
 from tem_taichi.estimate.octree_tree import Growth, coarser, halvings, on_tree, tree_of, updated
 from tem_taichi.estimate.tilt_images import Series, held_out
 from tem_taichi.estimate.tomogram import Step, iterate, stopped
+from tem_taichi.estimate.tomogram_model import Explained, typical_slope
 from tem_taichi.inverse.accelerated import Accelerated
 from tem_taichi.inverse.rounds import Rounds
 from tem_taichi.specimen.octree import Octree, Tree, packed

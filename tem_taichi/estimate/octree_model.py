@@ -5,13 +5,11 @@ the gradient.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from tem_taichi.estimate.tomogram_fit import noise_of
-from tem_taichi.estimate.tomogram_model import Model
+from tem_taichi.estimate.tomogram_model import Explained, Model
 from tem_taichi.inverse.accelerated import Diagonal
 from tem_taichi.specimen.octree import Octree, Tree, project_octree
 from tem_taichi.specimen.rays import Rays
@@ -23,21 +21,6 @@ _PROBE = 0.1
 """Of the values' unit: greatest change with which it is looked for."""
 _UNSEEN = 0.01
 """Of the largest curvature of a node: what is less curved is taken for that."""
-
-
-class Explained(Protocol):
-    """Images, and what line integrals explain of them."""
-
-    @property
-    def rays(self) -> Rays:
-        """How images see the finest grid."""
-
-    def explained(self, parts: Tensor) -> tuple[float, Tensor]:
-        """Minus the log of the images' probability, and its slopes by line integrals.
-
-        Args:
-            parts: of each image (n, ny, nx), in the field's unit times A.
-        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,23 +80,6 @@ def misfit(images: Explained, tree: Tree, values: Tensor) -> float:
         if isinstance(images, Model) and _thick(images):
             return images.misfit(field.planes(0, tree.shape[0]))
         return images.explained(project_octree(field, images.rays))[0]
-
-
-def typical_slope(images: Explained) -> float:
-    """What noise does to the slope by a node of the finest grid, as a deviation.
-
-    A ray shares its step among two nodes of a plane, whose weights' squares have a mean of 2/3 in
-    sum.
-    """
-    rays = images.rays
-    if isinstance(images, Model) and _thick(images):
-        slopes = images.gradient(torch.zeros(rays.grid).to(rays.rotations))[1]
-        return max(1.4826 * float(slopes[::2, ::2, ::2].abs().median()), 1e-30)
-    empty = torch.zeros((len(rays.rotations), *rays.shape), dtype=rays.rotations.dtype,
-                        device=rays.rotations.device)
-    sigma = noise_of(images.explained(empty)[1])
-    steps = rays.voxel / rays.rotations[:, 2].abs().amax(1)
-    return max(float((2 / 3 * (steps * sigma).square()).sum().sqrt()), 1e-30)
 
 
 def metric_of(images: Explained, tree: Tree, unit: float) -> Diagonal:

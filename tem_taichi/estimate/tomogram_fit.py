@@ -18,7 +18,7 @@ from torch import Tensor
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.tilt_images import Series, band, held_out
 from tem_taichi.estimate.tomogram import Step, Tomogram, stopped
-from tem_taichi.estimate.tomogram_model import Lens, Model
+from tem_taichi.estimate.tomogram_model import Lens, Model, typical_slope
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics
 from tem_taichi.inverse.accelerated import in_memory, metric_of
@@ -28,9 +28,9 @@ from tem_taichi.noise.looks import noise_of as noise_of
 
 CORNER = 0.1
 """Differences of voxels that cost their square rather than themselves [V]."""
-_STRENGTH = 8.0
-"""Of the prior in each round, in typical slopes of the misfit by a voxel at the start: images are
-explained best after some ten rounds; half of it needs half as many and finds a little less."""
+_STRENGTH = 5.0
+"""Of the prior in each round, in what noise does to the slope by a voxel: images are explained best
+after some ten rounds; half of it needs half as many and finds a little less."""
 _LEAST = 1e-5
 """Noise relative to the mean, of 1e10 electrons a pixel."""
 
@@ -163,12 +163,6 @@ def rounds_of(model: Model, tv: float, positive: bool) -> Rounds:
     curved = total_variation_curvature(start.permute(in_memory(start)), 1 / tv, CORNER)
     return Rounds(model.gradient, lambda volume: total_variation_slope(volume, 1 / tv, CORNER),
                   start, metric_of(model.gradient, start).plus(curved), positive)
-
-
-def typical_slope(model: Model) -> float:
-    """Slope of the misfit by a voxel at the start, of those that are mostly noise [1/V]."""
-    slope = model.gradient(even(model.series))[1]
-    return max(1.4826 * float(slope[::2, ::2, ::2].abs().median()), 1e-30)
 
 
 def even(series: Series) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from scipy.fft import next_fast_len
@@ -13,11 +14,12 @@ from tem_taichi.estimate.tilt_images import Series
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.projection import Projection
 from tem_taichi.instrument.tem import TEM
+from tem_taichi.noise.looks import noise_of
 from tem_taichi.physics import wavelength
 from tem_taichi.specimen.damage import damping
 from tem_taichi.specimen.depth import highest_frequency, thickest
 from tem_taichi.specimen.field import voxels
-from tem_taichi.specimen.rays import back_project, project
+from tem_taichi.specimen.rays import Rays, back_project, project
 from tem_taichi.specimen.view import Attenuation, Specimen, View
 
 MODELS = ("projection", "multislice")
@@ -106,6 +108,21 @@ class Damaged:
         return self.specimen.attenuation(view)
 
 
+class Explained(Protocol):
+    """Images, and what line integrals explain of them."""
+
+    @property
+    def rays(self) -> Rays:
+        """How images see the finest grid."""
+
+    def explained(self, parts: Tensor) -> tuple[float, Tensor]:
+        """Minus the log of the images' probability, and its slopes by line integrals.
+
+        Args:
+            parts: of each image (n, ny, nx), in the field's unit times A.
+        """
+
+
 class Model:
     """Images of a volume, and how well they explain those of a series."""
 
@@ -136,6 +153,12 @@ class Model:
         self.groups = [slice(n, n + 1) for n in range(len(exposures))] if self.phases is None else [
             group.which for group in self.phases]
         self.weights = (series.weights > 0) * doses[:, None, None]
+
+    def thin(self) -> "Model":
+        """The same images as those of one plane of focus."""
+        made = Model(self.series, self.exposures, replace(self.lens, model="projection"))
+        made.weights = self.weights
+        return made
 
     def images(self, volume: Tensor) -> list[Tensor]:
         """What is seen of a volume, each (ny, nx) relative to the beam; without gradients."""
@@ -219,3 +242,22 @@ class Model:
             bright = (seen * images).sum((1, 2), keepdim=True) / seen.square().sum(
                 (1, 2), keepdim=True)
         return (images - bright * seen).square().sum() / 2
+
+
+def typical_slope(images: Explained) -> float:
+    """What noise does to the slope of the misfit by a voxel, as a deviation.
+
+    A ray shares its step among two voxels of a plane, whose weights' squares have a mean of 2/3 in
+    sum. The noise is that of the highest frequencies, as whatever is large may be the specimen.
+
+    Args:
+        images: whose rays are of the grid.
+    """
+    if isinstance(images, Model) and images.lens.model != "projection":
+        images = images.thin()
+    rays = images.rays
+    empty = torch.zeros((len(rays.rotations), *rays.shape), dtype=rays.rotations.dtype,
+                        device=rays.rotations.device)
+    sigma = noise_of(images.explained(empty)[1])
+    steps = rays.voxel / rays.rotations[:, 2].abs().amax(1)
+    return max(float((2 / 3 * (steps * sigma).square()).sum().sqrt()), 1e-30)

@@ -21,7 +21,6 @@ from tem_taichi.estimate.micrographs import Micrographs
 from tem_taichi.estimate.octree_figure import tree_figure
 from tem_taichi.estimate.octree_fit import Grown, Imaging, Settings
 from tem_taichi.estimate.octree_fit import fitted as octree_fitted
-from tem_taichi.estimate.octree_model import Explained
 from tem_taichi.estimate.octree_tree import Growth, most_memory, volume_of
 from tem_taichi.estimate.scans import Scan, imaging_of, scan_of
 from tem_taichi.estimate.shift_fit import fitted_shifts
@@ -29,7 +28,7 @@ from tem_taichi.estimate.stem_fit import unit_of
 from tem_taichi.estimate.tilt_images import Grid, Series, agreement, halves_of, series_of
 from tem_taichi.estimate.tomogram import Tomogram, back_projected, iterated
 from tem_taichi.estimate.tomogram_fit import defoci_of, exposures_of, fitted, model_of
-from tem_taichi.estimate.tomogram_model import MODELS, Lens
+from tem_taichi.estimate.tomogram_model import MODELS, Explained, Lens
 from tem_taichi.estimate.volume_figure import planes_figure, slices
 from tem_taichi.files.io import read_images
 from tem_taichi.files.unfinished import part_key, unfinished_folder
