@@ -18,13 +18,13 @@ from tem_taichi.estimate.alignment import Alignment
 from tem_taichi.estimate.free_poses import Free, poses_of
 from tem_taichi.estimate.posed import Posed, upright
 from tem_taichi.estimate.tilt_images import Series
-from tem_taichi.estimate.tomogram_fit import CORNER, even, exposures_of, model_of, typical_slope
-from tem_taichi.estimate.tomogram_model import Lens
+from tem_taichi.estimate.tomogram_fit import CORNER, even, exposures_of, model_of
+from tem_taichi.estimate.tomogram_model import Lens, typical_slope
 from tem_taichi.inverse.accelerated import Accelerated, Metric, metric_of
 from tem_taichi.inverse.priors import total_variation_curvature, total_variation_slope
 
-_STRENGTH = 1.0
-"""Of the total variation, in typical slopes of the misfit by a voxel at the start."""
+_STRENGTH = 0.6
+"""Of the total variation, in what noise does to the slope by a voxel."""
 _VOXELS = 6e6
 """At most: wider ones are taken otherwise."""
 _ALONE, _STEPS, _ROUNDS = 10, 20, 8
