@@ -146,8 +146,10 @@ def test_waves_pass_wide_voxels_and_bands_where_rays_do(specimen, monkeypatch, t
             input="-", method="gradient", specimen="octree", model="multislice", samples=5, depth=2,
             leaves=256, iterations=1, held_out=3, output=str(tmp_path / "tomogram"))
         _reconstructed(recipe, whole, None, tilts, lambda done, of: None, "", {})
-    assert len({model.series.rays.pixel for model in models}) == 2
-    assert specimen == "octree" or len({model.series.rays.grid for model in models}) == 4
+    # Trees grow by wide voxels; of voxels a band is asked when to stop.
+    tree = specimen == "octree"
+    assert len({model.series.rays.pixel for model in models}) == (2 if tree else 1)
+    assert tree or len({model.series.rays.grid for model in models}) == 2
     for model in models:
         shifts = torch.tensor([[one.shift_x, one.shift_y] for one in model.exposures])
         torch.testing.assert_close(shifts, model.series.rays.shifts)

@@ -335,7 +335,7 @@ def path_length(
         return depth * part_inside(shape, material, rotation, x, y, middle - depth / 2, depth)
     apart = min(number(shape.thickness) / len(to_field("absorption", shape.absorption)),
                 number(shape.absorption_spacing))
-    count = math.ceil(_KNOT_STEPS * depth / apart)
+    count = math.ceil(_KNOT_STEPS * depth / apart + 0.02)  # none more where a surface moves a bit
     step, total = depth / count, torch.zeros_like(middle)
     for n in range(count):
         begin = middle - depth / 2 + n * step
