@@ -10,7 +10,7 @@ field twice as high as the fit's, with Poisson noise; the fit has voxels of 2.5 
 tilts are shown to no fit: "gain" is by how many nats an image of these is more probable by the
 tomogram than by an even image, scale and level of each being free. The control is two balls within
 5 nm. CPU s are those of a fit with its choice. Finished rows are kept in the file and not made
-again.
+again; those without a number of rounds chose a strength of the total variation instead.
 """
 
 import argparse
@@ -194,7 +194,7 @@ def table(rows: list[dict]) -> str:
         balls = ", ".join(f"{fsc:.2f} ({z:.0f})" for z, fsc in row["balls"])
         lines.append(f"| {row['case']} | {row['dose']} | {row['seed']} | {row['model']} | "
                      f"{row['fsc']:.3f} | {balls} | {row['correlation']:.3f} | {row['gain']:.0f} | "
-                     f"{row['tv']:.2g} | {row['rounds']} | {row['cpu']:.0f} |")
+                     f"{row['tv']:.2g} | {row.get('rounds', '')} | {row['cpu']:.0f} |")
     return "\n".join(lines)
 
 
