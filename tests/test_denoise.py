@@ -438,21 +438,36 @@ def test_what_is_kept_is_not_computed_again(tmp_path):
     assert other.numbers("n", lambda: [0.0]) == [0.0]
 
 
+def estimates_of(gains):
+    return [Estimate(name, (1.0,), torch.ones(2, 2), gain, 0.0) for name, gain in gains.items()]
+
+
 def test_total_variation_must_be_better_on_the_same_parts(monkeypatch):
     """On the part that chose its strength, then in the mean over all that judged the other."""
-    ones = [Estimate(name, (1.0,), torch.ones(2, 2), gain, 0.0)
-            for name, gain in (("spectral", 5.0), ("local", 6.0), ("total_variation", 7.0))]
+    ones = estimates_of({"spectral": 50.0, "local": 60.0, "total_variation": 70.0})
     recording = record(counts_of(rods(), 900.0), None)
     assert len(recording.parts) >= 4
-    by_part = {"local": [7.5, 5.0, 5.5, 6.0], "total_variation": [7.0, 9.0, 9.0, 9.0]}
+    by_part = {"local": [75.0, 50.0, 55.0, 60.0], "total_variation": [70.0, 90.0, 90.0, 90.0]}
     monkeypatch.setattr(denoise, "gains", lambda name, _, __, parts: [
         by_part[name][part] for part in parts] + ([3.0] if name == "total_variation" else []))
     assert choose(ones, recording).name == "local"
-    by_part["local"][0] = 6.5
+    by_part["local"][0] = 65.0
     assert choose(ones, recording).name == "total_variation"
-    by_part["total_variation"] = [7.0, 5.0, 5.0, 5.0]
+    by_part["local"][0] = 69.0  # 1 nat less proves nothing
+    assert choose(ones, recording).name == "local"
+    by_part["local"][0] = 65.0
+    by_part["total_variation"] = [70.0, 57.0, 57.0, 57.0]
     assert choose(ones, recording).name == "local"
     assert choose(ones[2:], recording).name == "total_variation"
+
+
+@pytest.mark.parametrize(("gains", "name"), [
+    ({"smooth": 10.0, "spectral": 6.9, "local": 6.9}, "smooth"),
+    ({"smooth": 10.0, "spectral": 7.1, "local": 6.9}, "spectral"),
+    ({"smooth": 0.2, "spectral": -6.0, "local": -0.1}, "local"),
+    ({"local": 10.0, "smooth": 13.1}, "smooth")])
+def test_of_filters_that_chance_alone_tells_apart_one_that_adapts_is_taken(gains, name):
+    assert choose(estimates_of(gains), record(counts_of(rods(), 900.0), None)).name == name
 
 
 def test_a_map_grows_to_the_error_that_was_measured():

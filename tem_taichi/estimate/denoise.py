@@ -29,9 +29,12 @@ from tem_taichi.estimate.shrinkage import (
 )
 
 PRIORS = ("smooth", "spectral", "local", "total_variation")
+"""The more an estimate adapts to an image the later."""
 OTHERS = ("average", "gaussian", "wiener", "nonlocal_means", "wavelets", "topaz", "surrogate",
           "corrected")
 """Beside which a prior is shown: no prior, what everybody does, and a published recipe."""
+CHANCE = 3.0
+"""Differences of gains that prove nothing: up to odds of twenty to one [nat]."""
 _JUDGED = 512
 """Pixels a side at most, in the middle, in which estimates are judged."""
 _SLOW = {"total_variation", "nonlocal_means", "wavelets", "topaz"}
@@ -241,24 +244,30 @@ def sampled(name: str, counts: Tensor, recording: Recording, kept: Kept | None =
 def choose(estimates: Sequence[Estimate], recording: Recording) -> Estimate:
     """The prior that predicts best what was held out.
 
-    Total variation, whose strength is found by a single part, must be better there than the best
-    of the others, and then in the mean over all parts that judged that one: where there is little
-    signal one part alone would take a picture without contrast for the best.
+    Of filters that differ by `CHANCE` alone it is the one that adapts most to the image. Where
+    nothing is seen the least contrast would be taken for the best otherwise, since it errs least.
+
+    Total variation, whose strength is found by a single part, must be surely better there than the
+    best of the others, and then in the mean over all parts that judged that one.
     """
     ranked = sorted((one for one in estimates if one.gain is not None),
                     key=lambda one: -float(one.gain or 0))
     fast = [one for one in ranked if one.name not in _SLOW]
     slow = [one for one in ranked if one.name in _SLOW]
-    if not (fast and slow):
-        return ranked[0]
+    if not fast:
+        return slow[0]
+    most = float(fast[0].gain or 0)
+    filtered = max((one for one in fast if float(one.gain or 0) >= most - CHANCE),
+                   key=lambda one: PRIORS.index(one.name))
+    if not slow:
+        return filtered
     same, = gains(fast[0].name, fast[0].strength, recording, [0])
     first = float(slow[0].gain or 0)
-    if first <= same:
-        return fast[0]
+    if first <= same + CHANCE:
+        return filtered
     others = _judges(recording)[1:]
     found = gains(slow[0].name, slow[0].strength, recording, others)[:len(others)]
-    return slow[0] if (first + sum(found)) / (1 + len(others)) > float(fast[0].gain or 0) \
-        else fast[0]
+    return slow[0] if (first + sum(found)) / (1 + len(others)) > most + CHANCE else filtered
 
 
 def _judges(recording: Recording) -> list[int]:

@@ -18,7 +18,16 @@ from torch import Tensor
 from tem_taichi import checks
 from tem_taichi.device import as_tensor
 from tem_taichi.estimate.baselines import NEEDS, installed
-from tem_taichi.estimate.denoise import OTHERS, PRIORS, Estimate, best, choose, sampled, whole
+from tem_taichi.estimate.denoise import (
+    CHANCE,
+    OTHERS,
+    PRIORS,
+    Estimate,
+    best,
+    choose,
+    sampled,
+    whole,
+)
 from tem_taichi.estimate.denoise_error import ErrorMap, error_map
 from tem_taichi.estimate.denoise_figure import denoise_figure
 from tem_taichi.estimate.kept import Kept
@@ -270,8 +279,9 @@ def _assumed(recipe: DenoiseRecipe, recording: Recording, exposures: int) -> lis
 def _doubts(chosen: Estimate, error: ErrorMap | None) -> list[str]:
     """What a user should not believe."""
     said = []
-    if chosen.gain is not None and chosen.gain <= 0:
-        said.append("No prior predicts what was held out better than an image without contrast.")
+    if chosen.gain is not None and chosen.gain <= CHANCE:
+        said.append("No prior predicts what was held out surely better than an image without "
+                    "contrast: there may be nothing to see.")
     if error is not None and error.measured is None:
         said.append("The error is too small for what was held out to tell: the map is the scatter "
                     "of the estimate alone, without what the prior may have taken away.")
