@@ -68,15 +68,12 @@ def turned(points, angle):
 
 
 @pytest.mark.parametrize("axis", [0.0, 3.0, -84.0, 40.0, 178.0])
-@pytest.mark.parametrize("changes", [{}, {"shift_x": [7.0, -4.0, 3.0]},
-                                     {"shift_y": [5.0, 2.0, -9.0]}])
-def test_changes_are_those_of_the_table(axis, changes):
+def test_changes_are_those_of_the_table(axis):
     """Images of changed shifts are those of points where rotations put them; the sign of each."""
     problem, tilts, points = posed(axis)
+    change = torch.tensor([[7.0, -4.0, 3.0], [5.0, 2.0, -9.0]])
     after = tilts.copy()
-    for name, by in changes.items():
-        after[name] = after[name] + np.asarray(by)
-    change = torch.tensor([changes.get(name, [0.0] * 3) for name in ("shift_x", "shift_y")])
+    after[["shift_x", "shift_y"]] += change.T.numpy()
     grid = problem.model.series.rays.grid
     volume = blobs(turned(points, -turn_of(axis)), grid)
     seen = problem.placed(project(volume, problem.model.rays), change)[
@@ -145,27 +142,26 @@ def series():
 
 
 def test_errors_of_shifts_are_found(series):
-    """Of 5 A less than 1 A is left; the axis is held."""
+    """Of errors of 4 A and as large ones that are smooth over the tilts; the axis is held."""
     images, truth = series
     start = truth.copy()
-    start[["shift_x", "shift_y"]] += np.random.default_rng(1).normal(0, 5, (COUNT, 2))
+    bend = 3 * np.linspace(-1, 1, COUNT)**2 - 1
+    start[["shift_x", "shift_y"]] += (np.random.default_rng(1).normal(0, 4, (COUNT, 2))
+                                      + bend[:, None] * [4.0, -4.0])
     found = found_of(images, start)
-    assert rms(apart(start, truth)) > 3.5
-    assert rms(apart(found.tilts, truth)) < 1.0
+    assert rms(apart(start, truth)) > 5
+    assert rms(apart(found.tilts, truth)) < 1.2
+    # What noise leaves is found from the truth as well.
+    assert rms(apart(found.tilts, found_of(images, truth).tilts)) < 0.3
     by = found.tilts["shift_x"] - start["shift_x"]
     assert found.changed["shift_x"] == pytest.approx(rms(by))
     assert found.tilts["axis_angle"].tolist() == truth["axis_angle"].tolist()
     assert found.doubts == ()
 
 
-def test_what_is_right_stays(series):
-    images, truth = series
-    assert rms(apart(found_of(images, truth).tilts, truth)) < 1.0
-
-
 def test_what_gold_knows_stays_known(series, monkeypatch):
     """Errors in the table are deviations where it has beads, and only there."""
-    monkeypatch.setattr(shift_fit, "_ROUNDS", 1)
+    monkeypatch.setattr(shift_fit, "_LOOKS", 1)
     images, truth = series
     wrong = truth.assign(shift_y=truth["shift_y"] + np.where(np.arange(COUNT) % 2, 6.0, -6.0),
                          shift_x_error=0.05, shift_y_error=0.05)
@@ -174,7 +170,7 @@ def test_what_gold_knows_stays_known(series, monkeypatch):
 
 
 def test_far_shifts_are_doubted(series, monkeypatch):
-    monkeypatch.setattr(shift_fit, "_ROUNDS", 1)
+    monkeypatch.setattr(shift_fit, "_LOOKS", 1)
     images, truth = series
     wrong = truth.assign(shift_x=truth["shift_x"] + 12.0 * (np.arange(COUNT) == 3))
     assert found_of(images, wrong).doubts == ()
@@ -186,7 +182,7 @@ def test_far_shifts_are_doubted(series, monkeypatch):
 
 def test_recipe(series, tmp_path, capsys, monkeypatch):
     """The table that is written has the poses by which the tomogram was made."""
-    monkeypatch.setattr(shift_fit, "_ROUNDS", 2)
+    monkeypatch.setattr(shift_fit, "_LOOKS", 1)
     images, truth = series
     start = truth.assign(shift_x=truth["shift_x"] + np.where(np.arange(COUNT) % 2, 6.0, -6.0))
     write_mrc(tmp_path / "series.mrc", 100 * images, PIXEL)
