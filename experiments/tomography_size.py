@@ -28,16 +28,14 @@ import torch
 
 from experiments.runs import RESULTS, add_row, machine, rows_of
 from tem_taichi.device import init
-from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.tilt_images import Grid, Series, series_of
-from tem_taichi.estimate.tomogram_fit import exposures_of, fitted
+from tem_taichi.estimate.tomogram_fit import exposures_of, model_of, rounds_of
 from tem_taichi.estimate.tomogram_model import Lens
 from tem_taichi.experiment import Experiment, images
 from tem_taichi.instrument.exposure import Exposure
 from tem_taichi.instrument.optics import Optics
 from tem_taichi.instrument.projection import Projection
 from tem_taichi.inverse.measures import correlation
-from tem_taichi.inverse.rounds import STEPS
 from tem_taichi.inverse.tomography import Sirt
 from tem_taichi.noise.camera import Camera
 from tem_taichi.specimen.field import voxels
@@ -147,13 +145,14 @@ def _of(run: Callable[[], object]) -> dict[str, float]:
 
 
 def _step(series: Series) -> dict[str, float]:
-    """Of a step of the fit, of those of the last round."""
-    times: list[tuple[float, float]] = []
+    """Of a step of the fit, of those of the second round."""
     lens = Lens()
-    fitted(series, exposures_of(series, tilts(), lens), lens, 2, 1.0, False, 0,
-           lambda done, of: times.append((time.perf_counter(), time.process_time())), Kept())
-    clock, used = (b - a for a, b in zip(*times[-2:], strict=True))
-    return {"seconds": clock / STEPS, "cpu_seconds": used / STEPS}
+    model = model_of(series, range(len(ANGLES)), exposures_of(series, tilts(), lens), VOXEL, lens)
+    run = rounds_of(model, 1.0, False)
+    run.step()
+    before = run.steps
+    used = _of(run.step)
+    return {name: value / (run.steps - before) for name, value in used.items()}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -6,7 +6,7 @@ import torch
 
 from tem_taichi.estimate.kept import Kept
 from tem_taichi.estimate.tomogram import stopped
-from tem_taichi.inverse.accelerated import Accelerated, Metric
+from tem_taichi.inverse.accelerated import Accelerated, Diagonal, Metric
 from tem_taichi.inverse.priors import total_variation_curvature, total_variation_slope
 from tem_taichi.inverse.rounds import Rounds
 
@@ -20,7 +20,7 @@ def plateau(height: float) -> torch.Tensor:
     return line
 
 
-def rounds_of(target: torch.Tensor, strength: float, steps: int = 40,
+def rounds_of(target: torch.Tensor, strength: float, small: float = 1e-4,
               positive: bool = False) -> Rounds:
     """Of the line itself as the data, squares of whose differences count half."""
     def misfit(volume):
@@ -29,7 +29,7 @@ def rounds_of(target: torch.Tensor, strength: float, steps: int = 40,
 
     curved = 1 + total_variation_curvature(target, 1 / strength, CORNER)
     return Rounds(misfit, lambda volume: total_variation_slope(volume, 1 / strength, CORNER),
-                  torch.zeros_like(target), Metric(curved), positive, steps)
+                  torch.zeros_like(target), Metric(curved), positive, small)
 
 
 @pytest.mark.parametrize(("height", "strength"), [(1.0, 0.6), (1.0, 5.0), (0.5, 5.0)])
@@ -38,7 +38,7 @@ def test_each_round_has_as_much_contrast_more_as_the_data_have(double, height, s
     12 samples among 32 (Strong and Chan 2003, doi 10.1088/0266-5611/19/6/059); after k rounds that
     is taken from k times the height, but never more than all of it is there. Ten differences on
     the way up and down may each be as large as the corner at hardly any cost."""
-    run, taken = rounds_of(plateau(height), strength, 100), strength * (2 / 12 + 2 / 20)
+    run, taken = rounds_of(plateau(height), strength, 1e-9), strength * (2 / 12 + 2 / 20)
     for number in range(1, 5):
         run.step()
         found = float(run.volume[..., 14:18].mean() - run.volume[..., :4].mean())
@@ -46,10 +46,30 @@ def test_each_round_has_as_much_contrast_more_as_the_data_have(double, height, s
                                       abs=10 * CORNER)
 
 
+def test_a_round_ends_where_it_makes_no_more_progress(double):
+    """Five steps where the metric is the loss's curvature and the first leads to its least; more
+    where it is not, and then little is left to do."""
+    curved = torch.logspace(0, 3, 32).reshape(1, 1, 32)
+    target = torch.as_tensor(np.random.default_rng(2).standard_normal((1, 1, 32))) / curved.sqrt()
+
+    def misfit(volume):
+        slope = curved * (volume - target)
+        return float((slope * (volume - target)).sum() / 2), slope
+
+    def nothing(volume):
+        return 0.0, torch.zeros_like(volume)
+
+    whole = misfit(torch.zeros_like(target))[0]
+    good, poor = (Rounds(misfit, nothing, torch.zeros_like(target), Diagonal(metric))
+                  for metric in (curved, torch.full_like(curved, 1000.0)))
+    assert good.step() == pytest.approx(0, abs=1e-9 * whole) and good.steps == 5
+    assert poor.step() < 0.03 * whole and 8 < poor.steps < 40
+
+
 def test_a_run_goes_on_from_its_state(monkeypatch):
     """To the same numbers, from within a round."""
     noise = torch.as_tensor(np.random.default_rng(0).standard_normal((1, 1, 32))).float()
-    whole, first, then = (rounds_of(plateau(1.0) + 0.1 * noise, 2.0, 4, positive=True)
+    whole, first, then = (rounds_of(plateau(1.0) + 0.1 * noise, 2.0, positive=True)
                           for _ in range(3))
     for _ in range(5):
         whole.step()

@@ -40,8 +40,6 @@ _SMALL, _LAST = 3e-4, 5
 _STRENGTH, _OF_ROUNDS = 0.5, 4.0
 """Of the priors while the tree grows, and of the total variation in each round after that, in what
 noise does to the slope by a node."""
-_STEPS = 24
-"""Of a round: the metric, which is not of frequencies, leads slowly."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,7 @@ class _Fit:
         metric = metric_of(images, tree, settings.unit).plus(
             ties.curvature() + variation.curvature())
         return Rounds(misfit_and_ties, variation.variation, self.empty(tree), metric,
-                      positive=True, steps=_STEPS)
+                      positive=True)
 
     def by_rounds(self, tree: Tree) -> tuple[Octree, int, tuple[float, ...]]:
         """Values of a tree by all images, their rounds, and what was left of those held out."""
@@ -179,10 +177,14 @@ class _Fit:
             def left(values: Tensor) -> float:
                 return misfit(hidden, tree, values) / even
 
-        values, number, curve = stopped(
-            lambda shown: self.rounds(tree, self.shown if shown else self.every), left,
-            self.settings.rounds, self._step, self.kept)
-        self.steps += _STEPS * (number + max(len(curve) - 1, 0))
+        runs: list[Rounds] = []
+
+        def run(shown: bool) -> Rounds:
+            runs.append(self.rounds(tree, self.shown if shown else self.every))
+            return runs[-1]
+
+        values, number, curve = stopped(run, left, self.settings.rounds, self._step, self.kept)
+        self.steps += sum(run.steps for run in runs)
         return Octree(tree, values), number, curve
 
     def empty(self, tree: Tree) -> Tensor:

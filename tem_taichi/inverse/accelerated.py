@@ -132,7 +132,9 @@ class Accelerated:
 
     def __init__(self, gradient: Gradient, start: Tensor, metric: Steps,
                  positive: bool = False) -> None:
-        """The volume is the start, or what of it may be; `loss` is the volume's, `losses` all.
+        """The volume is the start, or what of it may be; `loss` is the volume's.
+
+        `losses` are those from the start, or from the last `add`, to after the last step.
 
         Args:
             gradient: of the loss, which is smooth.
@@ -157,6 +159,7 @@ class Accelerated:
         with torch.no_grad():
             if math.isinf(self.loss):
                 self.loss, self._slope = self.gradient(self.volume)
+                self.losses = [self.loss]
             for way in self._ways():
                 if self._along(way):
                     break
@@ -172,6 +175,7 @@ class Accelerated:
             slope: of what the loss has got more, the same for all volumes.
         """
         self.loss += _dot(slope, self.volume)
+        self.losses = [self.loss]
         self._slope = self._slope + slope
 
     def _ways(self) -> Iterator[Tensor]:

@@ -13,16 +13,19 @@ from torch import Tensor
 
 from tem_taichi.inverse.accelerated import Accelerated, Diagonal, Gradient, Metric
 
-STEPS = 8
-"""Of a round, each by one gradient; the next round goes on where it ends."""
+SMALL, _LAST = 0.03, 4
+"""Of all that a round lessens its loss by: what it does in so many steps where it ends. Of images
+with much noise a few steps are enough, and with little three times as many."""
+_STEPS = 100
+"""Of a round, at most, each by one gradient; the next round goes on where it ends."""
 
 
 class Rounds:
     """A volume by ever more rounds."""
 
     def __init__(self, misfit: Gradient, prior: Gradient, start: Tensor, metric: Metric | Diagonal,
-                 positive: bool = False, steps: int = STEPS) -> None:
-        """None yet; what of it may be is the volume.
+                 positive: bool = False, small: float = SMALL) -> None:
+        """None yet; what of it may be is the volume, and `steps` are counted from now.
 
         Args:
             misfit: of images.
@@ -30,10 +33,10 @@ class Rounds:
             start: volume, of which the prior has taken nothing.
             metric: of both together.
             positive: whether no value may be below 0.
-            steps: of a round.
+            small: where a round ends, of all that it lessens its loss by: what the last steps do.
         """
-        self._misfit, self._prior, self._steps = misfit, prior, steps
-        self._given, self._done = torch.zeros_like(start), 0
+        self._misfit, self._prior, self._small = misfit, prior, small
+        self._given, self.steps = torch.zeros_like(start), 0
         self._run = Accelerated(self._gradient, start, metric, positive)
 
     @property
@@ -47,13 +50,20 @@ class Rounds:
         Returns:
             Its loss at the end.
         """
-        while self._done < self._steps:
+        while not self._ends():
             self._run.step()
-            self._done += 1
+            self.steps += 1
         loss, given = self._run.loss, self._prior(self.volume)[1]
         self._run.add(self._given - given)
-        self._given, self._done = given, 0
+        self._given = given
         return loss
+
+    def _ends(self) -> bool:
+        losses = self._run.losses
+        if len(losses) <= _LAST:
+            return False
+        last, whole = losses[-1 - _LAST] - losses[-1], losses[0] - losses[-1]
+        return len(losses) > _STEPS or last <= self._small * whole
 
     def _gradient(self, volume: Tensor) -> tuple[float, Tensor]:
         total, slope = self._misfit(volume)
@@ -63,10 +73,9 @@ class Rounds:
 
     def state(self) -> dict[str, Tensor]:
         """What changes, for `resume`."""
-        return {**self._run.state(), "given": self._given, "done": torch.tensor(self._done)}
+        return {**self._run.state(), "given": self._given}
 
     def resume(self, state: dict[str, Tensor]) -> None:
         """Go on from a `state` of a run with the same losses and settings."""
         self._given = torch.empty_like(self._given).copy_(state["given"])
-        self._done = int(state["done"])
         self._run.resume(state)
