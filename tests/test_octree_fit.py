@@ -92,7 +92,7 @@ def shell_series(sigma=1.0):
 def test_the_likely_fit_finds_the_shell_and_refines_it(tmp_path):
     """More than back-projection, with fewer numbers; a killed run goes on to the same end."""
     series, seen = shell_series(), []
-    settings = Settings(GROWTH, steps=8, every=4)
+    settings = Settings(GROWTH, steps=8, rounds=7, every=4)
 
     def killed(done, of):
         seen.append((done, of))

@@ -58,7 +58,7 @@ def found_by(truth: torch.Tensor) -> dict[str, float]:
     found = {}
     for model in ("projection", "multislice"):
         lens = Lens(VOLTAGE, 0.0, model=model)
-        made = fitted(series, exposures_of(series, tilts, lens), lens, 3, 10.0, True, 0,
+        made = fitted(series, exposures_of(series, tilts, lens), lens, 2, 10.0, True, 0,
                       lambda done, of: None, Kept())
         shells = shell_correlation(made.volume, truth, VOXEL,
                                    measured_region(truth.shape, ANGLES[0], ANGLES[-1]))
