@@ -40,6 +40,8 @@ _SMALL, _LAST = 3e-4, 5
 _STRENGTH, _OF_ROUNDS = 0.5, 4.0
 """Of the priors while the tree grows, and of the total variation in each round after that, in what
 noise does to the slope by a node."""
+_STEPS = 24
+"""Of a round: to end it by its own progress gives nothing here."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ class _Fit:
         metric = metric_of(images, tree, settings.unit).plus(
             ties.curvature() + variation.curvature())
         return Rounds(misfit_and_ties, variation.variation, self.empty(tree), metric,
-                      positive=True)
+                      positive=True, small=0.0, steps=_STEPS)
 
     def by_rounds(self, tree: Tree) -> tuple[Octree, int, tuple[float, ...]]:
         """Values of a tree by all images, their rounds, and what was left of those held out."""

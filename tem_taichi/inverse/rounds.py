@@ -16,7 +16,7 @@ from tem_taichi.inverse.accelerated import Accelerated, Diagonal, Gradient, Metr
 SMALL, _LAST = 0.03, 4
 """Of all that a round lessens its loss by: what it does in so many steps where it ends. Of images
 with much noise a few steps are enough, and with little three times as many."""
-_STEPS = 100
+STEPS = 100
 """Of a round, at most, each by one gradient; the next round goes on where it ends."""
 
 
@@ -24,7 +24,7 @@ class Rounds:
     """A volume by ever more rounds."""
 
     def __init__(self, misfit: Gradient, prior: Gradient, start: Tensor, metric: Metric | Diagonal,
-                 positive: bool = False, small: float = SMALL) -> None:
+                 positive: bool = False, small: float = SMALL, steps: int = STEPS) -> None:
         """None yet; what of it may be is the volume, and `steps` are counted from now.
 
         Args:
@@ -34,8 +34,9 @@ class Rounds:
             metric: of both together.
             positive: whether no value may be below 0.
             small: where a round ends, of all that it lessens its loss by: what the last steps do.
+            steps: of a round, at most.
         """
-        self._misfit, self._prior, self._small = misfit, prior, small
+        self._misfit, self._prior, self._small, self._steps = misfit, prior, small, steps
         self._given, self.steps = torch.zeros_like(start), 0
         self._run = Accelerated(self._gradient, start, metric, positive)
 
@@ -63,7 +64,7 @@ class Rounds:
         if len(losses) <= _LAST:
             return False
         last, whole = losses[-1 - _LAST] - losses[-1], losses[0] - losses[-1]
-        return len(losses) > _STEPS or last <= self._small * whole
+        return len(losses) > self._steps or last <= self._small * whole
 
     def _gradient(self, volume: Tensor) -> tuple[float, Tensor]:
         total, slope = self._misfit(volume)
