@@ -120,6 +120,19 @@ def sirt_tv_by_truth(case: Case) -> Found:
     return integrals(case, volume)
 
 
+def measured_truth(case: Case) -> Found:
+    """All that the tilts can measure, without noise, and nothing in the wedge."""
+    inside = measured_region(case.truth.shape, float(ANGLES.min()), float(ANGLES.max()))
+    volume = torch.fft.irfftn(torch.fft.rfftn(case.truth.float()) * inside, s=case.truth.shape)
+    nz, ny, nx = case.hidden.rays.grid
+    whole = torch.zeros(nz, ny, nx)
+    # The middle n // 2 of one on that of the other.
+    starts = [n // 2 - m // 2 for n, m in zip(whole.shape, volume.shape, strict=True)]
+    whole[tuple(slice(a, a + m) for a, m in zip(starts, volume.shape, strict=True))] = volume
+    hidden = exposures_of(case.hidden, case.hidden_tilts, LENS)
+    return Found(volume, torch.stack(Model(case.hidden, hidden, LENS).images(whole)))
+
+
 def gradient(case: Case, rounds: int = 50) -> Found:
     """The potential by the microscope's own model."""
     exposures = exposures_of(case.shown, case.shown_tilts, LENS)
@@ -163,6 +176,7 @@ def joint(case: Case, plan: Plan) -> Found:
 
 
 METHODS: dict[str, Callable[[Case], Found]] = {
+    "measured part of the truth": measured_truth,
     "wbp": wbp, "sirt": sirt, "sirt_tv": sirt_tv, "sirt_tv, stopped by the truth": sirt_tv_by_truth,
     "gradient": gradient, "octree": octree,
     "network": partial(joint, plan=Plan("implicit", "l2", tv=None)),
@@ -273,7 +287,8 @@ def figure(folder: Path) -> Figure:
     """Slices of truth and tomograms, from above and from the side, and shell correlations."""
     case = CASES[DRAWN](folder)
     voxel = case.hidden.rays.voxel
-    files = {name: folder / kept_as(DRAWN, name) for name in METHODS}
+    files = {name: folder / kept_as(DRAWN, name) for name, method in METHODS.items()
+             if method is not measured_truth}
     found = {name: torch.from_numpy(np.load(file)) for name, file in files.items()
              if file.is_file()}
     shown = {"truth": case.truth, **{name: one for name, one in found.items() if name != "sirt"}}
