@@ -174,13 +174,17 @@ def rows() -> list[Row]:
                  ("octree", {"samples": 9, "leaves": 120}),
                  # As many numbers: 64 leaves of 11^3 to 120 of 9^3.
                  ("uniform octree", {"samples": 11, "depth": 2, "leaves": 64, "stretched": True}))]
-    # Table 1 at half its size: as many leaves, of half the samples.
+    # Table 1: as many leaves, of half the samples, at half the size.
     made += [replace(one, study="samples", method=name, samples=g, depth=2, leaves=40,
                      strength=GIVEN, stretched=True)
              for g in (6, 8, 10, 12, 14, 17) for name in ("octree", "octree, CNLC")]
     made += [replace(one, study="samples at noise 0.5", method=name, samples=g, depth=2, leaves=40,
                      strength=GIVEN, stretched=True, noise=0.5)
              for g in (6, 8, 10, 12, 14, 17) for name in ("octree", "octree, CNLC")]
+    # Of the published size.
+    made += [replace(one, study="samples at noise 0.5, 128^3", method=name, size=128, samples=g,
+                     depth=2, leaves=40, strength=GIVEN, stretched=True, noise=0.5)
+             for g in (12, 16, 20, 24, 28, 34) for name in ("octree", "octree, CNLC")]
     made += [replace(one, method=name, seed=2) for name in COMPARED]
     made += [replace(one, method="octree", size=128, samples=17)]
     made += [replace(one, study="noise", noise=noise, method=name)
@@ -266,14 +270,15 @@ def draw(lines: list[dict], virion: str | None) -> Figure:
                 xlim=(0.015, 0.7))
     axes[0].set_xticks([0.02, 0.05, 0.1, 0.5], ["0.02", "0.05", "0.1", "0.5"])
     axes[0].set_xticks([], minor=True)
-    for study, name in itertools.product(("samples", "samples at noise 0.5"),
-                                         ("octree", "octree, CNLC")):
-        curve = sorted((one["samples"], one["psnr"]) for one in lines
+    for study, name in itertools.product(
+            ("samples", "samples at noise 0.5", "samples at noise 0.5, 128^3"),
+            ("octree", "octree, CNLC")):
+        curve = sorted((one["samples"] * 128 // one["size"], one["psnr"]) for one in lines
                        if one["study"] == study and one["method"] == name)
         if curve:
             axes[1].plot(*zip(*curve, strict=True), "o-", markersize=3,
                          label=name + study.removeprefix("samples"))
-    axes[1].set(xlabel="samples along a leaf's side", ylabel="PSNR [dB]")
+    axes[1].set(xlabel="samples along a leaf's side, of 128$^3$", ylabel="PSNR [dB]")
     for ax in axes:
         small(ax)
         ax.legend(fontsize=6)
