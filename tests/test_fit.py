@@ -447,7 +447,11 @@ def test_units_in_the_names_of_a_tables_columns(here):
 def test_real_tilt_series(here, shared, capsys):
     """EMPIAR-10499: its thickness in mean free paths, whatever the counts are; and a twin."""
     data = shared / "data/tilt"
-    words = [f"input={data}/empiar10499_00254_y0-310.mrc", f"angles={data}/empiar10499_00254.tsv"]
+    title, *lines = (data / "empiar10499_00254.tsv").read_text().splitlines()
+    (here / "every4th.tsv").write_text("\n".join([title, *lines[::4]]))
+    with mrcfile.open(data / "empiar10499_00254_y0-310.mrc") as file:
+        write_mrc(here / "every4th.mrc", file.data[::4].astype(np.float32), 10.0)
+    words = ["input=every4th.mrc", "angles=every4th.tsv"]
     result, _ = run("recipe=thickness", *words, "output=t")
     # By hand: the table's full frames have a mean of 39.84 at 0 deg, of 18.96 and 22.06 at -57
     # and 57: ln(39.84 / 20.5) / (1 / cos 57 - 1) = 0.79, to the 2 % that means scatter.

@@ -226,6 +226,27 @@ def test_doses_come_from_prior_doses_in_any_order() -> None:
     assert len(notes) == 1
 
 
+def test_images_that_were_left_out_give_no_dose_to_others() -> None:
+    """Brightness tells a long exposure from a gap."""
+    angles = np.arange(-60.0, 61, 6)
+    rng = np.random.default_rng(0)
+    slab = 100 * np.exp(-0.7 / np.cos(np.deg2rad(angles)))[:, None, None]
+    prior = np.argsort(np.argsort(np.abs(angles), kind="stable"), kind="stable") * 3.0
+    there = ~np.isin(np.arange(len(angles)), [3, 9, 14])
+    given = pd.DataFrame({"tilt_angle": angles, "prior_dose": prior, "defocus": 1e4})[there]
+    images = rng.poisson(np.broadcast_to(slab, (len(angles), 64, 64)))[there]
+    table, notes = complete_table(given, images, 10.0, 300.0, 2.7)
+    assert (table["dose"] == 3).all() and any("left out" in line for line in notes)
+    # The first image has five times the dose of each that follows, and shows it.
+    first = prior == 0
+    images = rng.poisson(slab * np.where(first, 5, 1)[:, None, None] * np.ones((64, 64)))
+    given = pd.DataFrame({"tilt_angle": angles, "prior_dose": np.where(first, 0.0, prior + 12),
+                          "defocus": 1e4})
+    table, notes = complete_table(given, images, 10.0, 300.0, 2.7)
+    assert table["dose"].tolist() == np.where(first, 15.0, 3.0).tolist()
+    assert not any("left out" in line for line in notes)
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"tilt_angle": np.nan}, "tilt_angle"),
     ({"dose": np.nan}, "dose and prior_dose"),

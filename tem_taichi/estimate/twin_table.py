@@ -5,9 +5,12 @@ import pandas as pd
 
 from tem_taichi.estimate.ctf_search import CtfSearch
 from tem_taichi.estimate.ctf_tilt import fit_stack
+from tem_taichi.estimate.thickness_fit import fit_thickness, mean_intensities
 
 _COARSEST = 5.0
 """Pixel size [A] up to which Thon rings are looked for."""
+_WHOLE = 0.1
+"""How far steps of the prior dose may be from whole numbers of the least one."""
 
 
 def complete_table(tilts: pd.DataFrame, images: np.ndarray, pixel_size: float, voltage: float,
@@ -37,7 +40,7 @@ def complete_table(tilts: pd.DataFrame, images: np.ndarray, pixel_size: float, v
     angles = _column(tilts, "tilt_angle")
     if angles is None:
         raise ValueError("tilts: column tilt_angle must be there and finite [deg]")
-    table = pd.DataFrame({"tilt_angle": angles, **_doses(tilts, notes)})
+    table = pd.DataFrame({"tilt_angle": angles, **_doses(tilts, angles, images, notes)})
     for name in ("axis_angle", "shift_x", "shift_y"):
         values = _column(tilts, name)
         table[name] = 0.0 if values is None else values
@@ -59,7 +62,8 @@ def _column(tilts: pd.DataFrame, name: str) -> np.ndarray | None:
     return values if np.isfinite(values).all() else None
 
 
-def _doses(tilts: pd.DataFrame, notes: list[str]) -> dict[str, np.ndarray]:
+def _doses(tilts: pd.DataFrame, angles: np.ndarray, images: np.ndarray, notes: list[str]
+           ) -> dict[str, np.ndarray]:
     """Order of acquisition, and the dose before and of each image [e-/A^2]."""
     index, dose, prior = (_column(tilts, name)
                           for name in ("acquisition_index", "dose", "prior_dose"))
@@ -74,12 +78,28 @@ def _doses(tilts: pd.DataFrame, notes: list[str]) -> dict[str, np.ndarray]:
         dose = np.empty(len(prior))
         dose[order] = np.append(steps, np.median(steps))
         notes.append("Each image's dose is what the next one's prior dose grows by.")
+        least = steps.min()
+        if least > 0 and np.allclose(steps / least, np.round(steps / least), atol=_WHOLE) and (
+                _from_slab(images, angles, np.full_like(dose, least))
+                < _from_slab(images, angles, dose)):
+            dose = np.full_like(dose, least)
+            notes[-1] = (f"Each image's dose is {least:.3g} e-/A^2, the least that prior doses "
+                         "grow by; where they grow by more, images were left out.")
     if dose.min() <= 0:
         raise ValueError(f"tilts: dose={dose.min():g}: must be positive [e-/A^2]")
     if prior is None:
         prior = np.empty(len(dose))
         prior[order] = np.cumsum(dose[order]) - dose[order]
     return {"acquisition_index": np.argsort(order), "prior_dose": prior, "dose": dose}
+
+
+def _from_slab(images: np.ndarray, angles: np.ndarray, doses: np.ndarray) -> float:
+    """Deviation of images' means over doses from those of a slab [1]; infinite where none fits."""
+    try:
+        fit = fit_thickness(mean_intensities(images) / doses, angles)
+    except ValueError:
+        return float("inf")
+    return float(np.abs(np.log(fit.means / fit.expected(angles))).mean())
 
 
 def _defoci(tilts: pd.DataFrame) -> np.ndarray | None:
