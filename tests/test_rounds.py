@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tem_taichi.estimate.kept import Kept
-from tem_taichi.estimate.tomogram import stopped
+from tem_taichi.estimate.tomogram import judged, stopped
 from tem_taichi.inverse.accelerated import Accelerated, Diagonal, Metric
 from tem_taichi.inverse.priors import total_variation_curvature, total_variation_slope
 from tem_taichi.inverse.rounds import Rounds
@@ -92,6 +92,17 @@ def test_a_run_goes_on_from_its_state(monkeypatch):
         then.step()
     torch.testing.assert_close(then.volume, whole.volume, rtol=0, atol=1e-6)
     assert float(whole.volume.min()) >= 0
+
+
+@pytest.mark.parametrize(("left", "seen"), [
+    ([0.5, 0.4, 0.41, 0.42, 0.43, 0.44], 5),  # ever worse
+    ([0.5, 0.4, 0.41, 0.42, 0.39, 0.38, 0.38, 0.39, 0.40, 0.1], 9),  # but for a while
+    ([0.5, 0.5, 0.5, 0.5, 0.1], 4)])
+def test_what_gets_worse_for_a_while_goes_on(left, seen):
+    run = rounds_of(plateau(1.0), 1.0)
+    judgements = iter(left)
+    curve = judged(run, lambda volume: next(judgements), 20, lambda done, of: None, None)
+    assert curve == [1.0, *left[:seen]]
 
 
 def test_rounds_end_before_noise(double):
