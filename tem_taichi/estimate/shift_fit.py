@@ -33,7 +33,7 @@ _STEPS, _LOOKS, _STILL = 20, 8, 0.2
 """Steps of both between looks at the shifts, and looks at most; the last is one at which they have
 moved by no more than that, in deviations were the volume known. All are one descent: begun again at
 each look it forgets how volume and shifts hang together, and hardly moves what is smooth over the
-tilts (a lysate's 6.5 A across the axis to 5.7 instead of 2.5 A in as many steps)."""
+tilts (a lysate's 6.5 A across the axis to 5.7 instead of 2.7 A in as many steps)."""
 _REACH = 2.0
 """Stated deviations of a shift that images have room for."""
 _FLAT = 1e-6
