@@ -194,6 +194,8 @@ def rows() -> list[Row]:
     made += [replace(one, method=name, seed=3) for name in COMPARED]
     made += [replace(one, study="growth", method=name, size=128, samples=17) for name in (
         "voxels", COMPARED[1], "SIRT-TV, stop by the truth")]
+    made += [replace(one, study="noise, 128^3", method=name, size=128, samples=17, noise=noise)
+             for noise in (0.5, 0.1, 0.02) for name in ("octree", "SIRT-TV, stop by the truth")]
     return made
 
 
