@@ -179,14 +179,11 @@ class _Fit:
             def left(values: Tensor) -> float:
                 return misfit(hidden, tree, values) / even
 
-        runs: list[Rounds] = []
-
-        def run(shown: bool) -> Rounds:
-            runs.append(self.rounds(tree, self.shown if shown else self.every))
-            return runs[-1]
-
-        values, number, curve = stopped(run, left, self.settings.rounds, self._step, self.kept)
-        self.steps += sum(run.steps for run in runs)
+        values, number, curve = stopped(
+            lambda shown: self.rounds(tree, self.shown if shown else self.every), left,
+            self.settings.rounds, self._step, self.kept)
+        # Those of an interrupted run as well.
+        self.steps += _STEPS * (number + max(len(curve) - 1, 0))
         return Octree(tree, values), number, curve
 
     def empty(self, tree: Tree) -> Tensor:

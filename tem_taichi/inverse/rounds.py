@@ -13,10 +13,10 @@ from torch import Tensor
 
 from tem_taichi.inverse.accelerated import Accelerated, Diagonal, Gradient, Metric
 
-SMALL, _LAST = 0.03, 4
+_SMALL, _LAST = 0.03, 4
 """Of all that a round lessens its loss by: what it does in so many steps where it ends. Of images
 with much noise a few steps are enough, and with little three times as many."""
-STEPS = 100
+_STEPS = 100
 """Of a round, at most, each by one gradient; the next round goes on where it ends."""
 
 
@@ -24,7 +24,7 @@ class Rounds:
     """A volume by ever more rounds."""
 
     def __init__(self, misfit: Gradient, prior: Gradient, start: Tensor, metric: Metric | Diagonal,
-                 positive: bool = False, small: float = SMALL, steps: int = STEPS) -> None:
+                 positive: bool = False, small: float = _SMALL, steps: int = _STEPS) -> None:
         """None yet; what of it may be is the volume, and `steps` are counted from now.
 
         Args:
